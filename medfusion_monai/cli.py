@@ -1,0 +1,197 @@
+"""The program ``medfusion``: what the MONAI bundle runner is not for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``medfusion`` with these arguments and return its exit code: 0, or 2 for an error of the user's.
+
+    Args:
+        argv: the arguments after the program's name; None takes those of the process.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.handler(arguments)
+    except ValueError as error:
+        print(f"medfusion: error: {error}", file=sys.stderr)
+        return 2
+
+
+def entry_point() -> None:
+    """Run ``medfusion`` as the installed program."""
+    raise SystemExit(main())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; each verb has an ``_add_...`` function that also names its handler.
+
+    A handler takes the parsed arguments and returns the exit code. It imports what it needs itself, so that ``--help``
+    stays fast.
+    """
+    parser = argparse.ArgumentParser(prog="medfusion", description="Data and tools around the Medfusion MONAI bundles.")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_prepare(subparsers)
+    _add_demo(subparsers)
+    _add_summarize(subparsers)
+    return parser
+
+
+def _add_prepare(subparsers: Any) -> None:
+    parser = subparsers.add_parser("prepare", help="write the datalist of a source of images")
+    sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    _add_prepare_folder(sources)
+    _add_prepare_phantoms(sources)
+
+
+def _add_prepare_folder(sources: Any) -> None:
+    parser = sources.add_parser("folder", help="images in one sub-folder per class, or listed in a table")
+    parser.add_argument("--root", required=True, help="folder of the images")
+    parser.add_argument("--csv", help="table with a row per image; without it, --root has a sub-folder per class")
+    parser.add_argument("--image-column", default="image", help="column of paths relative to --root (image)")
+    parser.add_argument("--label-column", default="label", help="column of the classes (label)")
+    parser.add_argument("--patient-column", help="column of the patients; without it, each image is its own patient")
+    parser.add_argument(
+        "--where",
+        action="append",
+        type=_column_value,
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="keep only such rows; repeatable",
+    )
+    parser.add_argument(
+        "--classes", nargs="+", metavar="VALUE[=NAME]", help="values in label order, with names; default: all, sorted"
+    )
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="channels that all images must have")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out missing and unreadable images")
+    parser.add_argument("--copy", action="store_true", help="copy the images to OUTPUT/images")
+    _add_common(parser)
+    parser.set_defaults(handler=_prepare_folder)
+
+
+def _add_prepare_phantoms(sources: Any) -> None:
+    parser = sources.add_parser("phantoms", help="generated chest X-rays, with and without a large heart")
+    parser.add_argument("--num-images", type=_positive, default=2000, help="images in all (2000)")
+    parser.add_argument("--size", type=_positive, default=64, help="height and width in pixels (64)")
+    _add_common(parser)
+    parser.set_defaults(handler=_prepare_phantoms)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, help="folder for datalist.json")
+    parser.add_argument(
+        "--fractions",
+        nargs=3,
+        type=float,
+        default=(0.8, 0.1, 0.1),
+        metavar=("TRAINING", "VALIDATION", "TEST"),
+        help="shares of the patients (0.8 0.1 0.1)",
+    )
+    parser.add_argument("--seed", type=_seed, default=0, help="seed (0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a datalist that differs")
+
+
+def _add_demo(subparsers: Any) -> None:
+    parser = subparsers.add_parser("demo", help="train a bundle on generated images, sample, and measure the result")
+    parser.add_argument("--bundle", required=True, help="folder of the bundle")
+    parser.add_argument("--output", required=True, help="folder for data, weights, samples and summary")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed (0)")
+    parser.set_defaults(handler=_demo)
+
+
+def _add_summarize(subparsers: Any) -> None:
+    parser = subparsers.add_parser("summarize", help="measure reconstructions of the test split, draw them and samples")
+    parser.add_argument("--bundle", required=True, help="folder of the bundle")
+    parser.add_argument("--dataset-dir", required=True, help="folder of the datalist that was trained on")
+    parser.add_argument("--model-file", required=True, help="models/model.pt")
+    parser.add_argument("--samples-dir", required=True, help="folder of the samples that inference wrote")
+    parser.add_argument("--output", required=True, help="folder for summary.json and picture.png")
+    parser.add_argument("--overlays", nargs="*", default=["demo.yaml"], help="merged after train.yaml (demo.yaml)")
+    parser.set_defaults(handler=_summarize)
+
+
+def _column_value(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not column or not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is not COLUMN=VALUE")
+    return column, value
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive integer")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of 0 or more")
+    return int(text)
+
+
+def _prepare_folder(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.data.folder import prepare_folder
+
+    options = vars(arguments).copy()
+    for key in ("verb", "source", "handler"):
+        del options[key]
+    columns = [column for column, _ in options["where"]]
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"--where names a column twice: {columns}. Give one value per column.")
+    options["where"] = dict(options["where"])
+    _print_counts(prepare_folder(**options), arguments.output)
+    return 0
+
+
+def _prepare_phantoms(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.data.phantoms import prepare_phantoms
+
+    options = vars(arguments).copy()
+    for key in ("verb", "source", "handler"):
+        del options[key]
+    _print_counts(prepare_phantoms(**options), arguments.output)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.reports.demo import run_demo
+
+    run_demo(arguments.bundle, arguments.output, arguments.seed)
+    return 0
+
+
+def _summarize(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.reports.demo import print_summary
+    from medfusion_monai.reports.summary import summarize
+
+    summary = summarize(
+        arguments.bundle,
+        arguments.dataset_dir,
+        arguments.model_file,
+        arguments.samples_dir,
+        arguments.output,
+        arguments.overlays,
+    )
+    print_summary(summary, Path(arguments.output))
+    return 0
+
+
+def _print_counts(document: dict[str, Any], output: str) -> None:
+    """Print a table of images and patients by split, and where the datalist is."""
+    names = document["class_names"]
+    rows = [["split", *names, "patients"]]
+    for split, counts in document["counts"].items():
+        if isinstance(counts, dict):
+            rows.append([split, *(str(counts["images"][name]) for name in names), str(counts["patients"])])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells]))
+    if document["counts"].get("skipped"):
+        print(f"left out as unreadable: {document['counts']['skipped']}")
+    print(Path(output) / "datalist.json")

@@ -1,0 +1,35 @@
+"""Data: datalists, image files, and the sources they are prepared from."""
+
+from medfusion_monai.data.datalist import (
+    DataError,
+    find_datalist,
+    make_datalist,
+    read_datalist,
+    split_by_patient,
+    write_datalist,
+)
+from medfusion_monai.data.folder import prepare_folder
+from medfusion_monai.data.images import check_images, find_unreadable, read_image
+from medfusion_monai.data.phantoms import draw_chest_phantom, prepare_phantoms
+from medfusion_monai.data.sampling_plan import parse_label, sampling_plan
+from medfusion_monai.data.stream import SeededDataset, StreamSampler, fingerprint
+
+__all__ = [
+    "DataError",
+    "SeededDataset",
+    "StreamSampler",
+    "check_images",
+    "draw_chest_phantom",
+    "find_datalist",
+    "find_unreadable",
+    "fingerprint",
+    "make_datalist",
+    "parse_label",
+    "prepare_folder",
+    "prepare_phantoms",
+    "read_datalist",
+    "read_image",
+    "sampling_plan",
+    "split_by_patient",
+    "write_datalist",
+]

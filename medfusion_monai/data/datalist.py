@@ -1,0 +1,270 @@
+"""The datalist: one JSON file that tells the bundles which image belongs to which split, class and patient."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfusion_monai.data.splits import SPLITS, DataError, split_by_patient
+
+__all__ = [
+    "DataError",
+    "find_datalist",
+    "make_datalist",
+    "make_folder",
+    "read_datalist",
+    "refuse_other_datalist",
+    "split_by_patient",
+    "write_datalist",
+]
+
+DATALIST_NAME = "datalist.json"
+
+
+def read_datalist(
+    dataset_dir: str | os.PathLike[str], split: str, class_names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Read one split of a prepared folder.
+
+    Args:
+        dataset_dir: folder that holds ``datalist.json``.
+        split: ``training``, ``validation`` or ``test``.
+        class_names: what the caller believes the classes are called, in label order; None takes the datalist's own.
+
+    Returns:
+        Items with ``image`` (absolute path), ``label`` (int) and ``patient`` (str; an entry without one is a patient
+        of its own).
+
+    Raises:
+        DataError: no datalist, not JSON, an empty split, a bad entry, other class names, a missing image file, or a
+            patient in two splits.
+    """
+    path = find_datalist(dataset_dir)
+    document = _load(path)
+    names = _agreed_class_names(path, document.get("class_names"), class_names)
+    entries = document.get(split)
+    if not isinstance(entries, list) or not entries:
+        present = [key for key in SPLITS if document.get(key)]
+        found = "no such key" if entries is None else "no entries" if entries == [] else "no list"
+        raise DataError(
+            f"{path}: split '{split}' has {found}; filled splits: {present}. "
+            "Choose one of them or prepare the data again with a larger fraction for this split."
+        )
+    folder = path.parent
+    items = [_checked_item(path, f"{split}[{index}]", entry, names) for index, entry in enumerate(entries)]
+    _refuse_shared_patients(path, document)
+    for item in items:
+        item["image"] = os.path.normpath(folder / item["image"])
+    _refuse_missing_files(path, split, [item["image"] for item in items])
+    return items
+
+
+def find_datalist(dataset_dir: str | os.PathLike[str]) -> Path:
+    """Return the real path of the datalist in a prepared folder.
+
+    Raises:
+        DataError: the folder or the file does not exist.
+    """
+    advice = "Run `medfusion prepare ... --output DIR` first, or pass --dataset_dir DIR with the folder it wrote."
+    # Symbolic links are resolved before the relative image paths are joined, as "link/.." is not the link's parent.
+    folder = Path(os.path.realpath(dataset_dir))
+    if not folder.is_dir():
+        raise DataError(f"dataset_dir '{dataset_dir}' is not a folder. {advice}")
+    path = folder / DATALIST_NAME
+    if not path.is_file():
+        raise DataError(f"dataset_dir '{dataset_dir}' holds no {DATALIST_NAME}. {advice}")
+    return path
+
+
+def make_datalist(
+    splits: Mapping[str, Sequence[Mapping[str, Any]]],
+    class_names: Sequence[str],
+    source: str,
+    seed: int,
+    skipped: int = 0,
+) -> dict[str, Any]:
+    """Return the content of a datalist: the splits, and what they hold.
+
+    Args:
+        splits: records by split; images are paths relative to the datalist.
+        class_names: names in label order.
+        source: short text on how the data was made, without absolute paths.
+        seed: the seed of the split.
+        skipped: unreadable images that were left out; stated in the counts when there are any.
+    """
+    counts: dict[str, Any] = {}
+    for name, items in splits.items():
+        labels = Counter(item["label"] for item in items)
+        counts[name] = {
+            "images": {class_name: labels[index] for index, class_name in enumerate(class_names)},
+            "patients": len({item["patient"] for item in items}),
+        }
+    if skipped:
+        counts["skipped"] = skipped
+    entries = {
+        name: [
+            {"image": Path(item["image"]).as_posix(), "label": int(item["label"]), "patient": str(item["patient"])}
+            for item in items
+        ]
+        for name, items in splits.items()
+    }
+    return {"class_names": list(class_names), "counts": counts, "source": source, "seed": seed, **entries}
+
+
+def write_datalist(
+    path: str | os.PathLike[str],
+    splits: Mapping[str, Sequence[Mapping[str, Any]]],
+    class_names: Sequence[str],
+    source: str,
+    seed: int,
+    skipped: int = 0,
+) -> dict[str, Any]:
+    """Write a datalist in one step, so that no reader ever sees half of it.
+
+    Args:
+        path: the file to write; its folder is created. The other arguments are those of :func:`make_datalist`.
+        splits: records by split; images are paths relative to the datalist.
+        class_names: names in label order.
+        source: short text on how the data was made, without absolute paths.
+        seed: the seed of the split.
+        skipped: unreadable images that were left out.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DataError: the folder cannot be created or written to.
+    """
+    path = Path(path)
+    document = make_datalist(splits, class_names, source, seed, skipped)
+    make_folder(path.parent)
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            json.dump(document, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise DataError(
+            f"{path}: cannot be written: {error.strerror or error}. Choose another --output or free it."
+        ) from error
+    return document
+
+
+def refuse_other_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
+    """Raise where writing the document would replace a datalist that says something else.
+
+    Raises:
+        DataError: the file exists and differs.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    try:
+        same = json.loads(path.read_text(encoding="utf-8")) == document
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise DataError(
+            f"{path}: exists already and differs from what would be written. "
+            "Choose another --output, or replace it with --overwrite."
+        )
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a folder for output and return it.
+
+    Raises:
+        DataError: it cannot be created.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"output folder '{path}' cannot be created: {error.strerror or error}. Choose another --output."
+        ) from error
+    return Path(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}. Write it again with `medfusion prepare`.") from error
+    if not isinstance(document, dict):
+        raise DataError(
+            f"{path}: holds a JSON {type(document).__name__}, not an object with the keys {list(SPLITS)}. "
+            "Write it again with `medfusion prepare`."
+        )
+    return document
+
+
+def _agreed_class_names(path: Path, own: Any, wanted: Sequence[str] | None) -> list[str] | None:
+    if own is not None and not (isinstance(own, list) and all(isinstance(name, str) for name in own)):
+        raise DataError(
+            f"{path}: class_names is {own!r}, not a list of names. Write it again with `medfusion prepare`."
+        )
+    if wanted is not None and own is not None and list(wanted) != own:
+        raise DataError(
+            f"{path}: its class_names are {own}, but {list(wanted)} are asked for. "
+            "Override --class_names with the datalist's, or prepare the data with other --classes."
+        )
+    return own if wanted is None else list(wanted)
+
+
+def _checked_item(path: Path, place: str, entry: Any, names: Sequence[str] | None) -> dict[str, Any]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not entry["image"]:
+        raise DataError(f"{path}: {place} is {entry!r}: it needs 'image', a path relative to the datalist.")
+    if "label" not in entry:
+        raise DataError(f"{path}: {place} ({entry['image']}) has no 'label': give it the index of its class.")
+    label = entry["label"]
+    if isinstance(label, bool) or not isinstance(label, int):
+        raise DataError(
+            f"{path}: {place} ({entry['image']}) has label {label!r}: it must be an integer, a class index."
+        )
+    if label < 0 or (names is not None and label >= len(names)):
+        raise DataError(
+            f"{path}: {place} ({entry['image']}) has label {label}, outside the classes "
+            f"{'0, 1, ...' if names is None else dict(enumerate(names))}. Correct the label or name all classes."
+        )
+    return {"image": entry["image"], "label": label, "patient": str(entry.get("patient", entry["image"]))}
+
+
+def _refuse_shared_patients(path: Path, document: Mapping[str, Any]) -> None:
+    home: dict[str, str] = {}
+    shared: dict[str, tuple[str, str]] = {}
+    for name in SPLITS:
+        for entry in document.get(name) or []:
+            patient = str(entry.get("patient", entry.get("image")))
+            if home.setdefault(patient, name) != name:
+                shared[patient] = (home[patient], name)
+    if shared:
+        patient, (first, second) = next(iter(shared.items()))
+        raise DataError(
+            f"{path}: {len(shared)} patient(s) are in two splits, first '{patient}' in {first} and {second}. "
+            "Split by patient, as `medfusion prepare` does with --patient-column."
+        )
+
+
+def _refuse_missing_files(path: Path, split: str, images: Sequence[str]) -> None:
+    missing = [image for image in images if not os.path.isfile(image)]
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(images)} {split} images do not exist, first {missing[:3]}. "
+            "Bring them back, or run `medfusion prepare` again where the images are now."
+        )

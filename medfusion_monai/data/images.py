@@ -1,0 +1,183 @@
+"""Reads image files as hospitals have them, strictly: what cannot be read in full is an error with a reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+from tqdm import tqdm
+
+from medfusion_monai.data.datalist import DataError
+
+GRAY_TOLERANCE = 2  # of 255; what JPEG's colour conversion makes of equal channels
+MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+BAR_FROM = 1000
+
+
+def read_image(path: str | os.PathLike[str], channels: int | None = None) -> np.ndarray:
+    """Read an image file, whatever its suffix says.
+
+    The content decides the format. Orientation tags are applied. Alpha is dropped when opaque and otherwise composited
+    on black. An RGB file whose channels are equal counts as gray.
+
+    Args:
+        path: the file: PNG, JPEG, WebP, TIFF or what else Pillow reads; 8 bits, or 16 bits gray.
+        channels: 1 or 3 channels that the caller wants; None takes those of the file.
+
+    Returns:
+        float32 of shape (C, H, W) in [0, 1].
+
+    Raises:
+        DataError: the file is missing, truncated, no image, or has other channels.
+    """
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels is {channels!r}: use 1 (gray), 3 (RGB) or None (as in the file).")
+    pixels = _reader_for(Path(path))(Path(path))
+    return _with_channels(pixels, channels, path)
+
+
+def find_unreadable(
+    paths: Sequence[str | os.PathLike[str]],
+    channels: int | None = None,
+    num_threads: int | None = None,
+    progress: bool = True,
+) -> dict[str, str]:
+    """Decode all images in a pool of threads and return what is wrong, as ``{path: reason}`` in the given order.
+
+    Args:
+        paths: the files.
+        channels: as for :func:`read_image`.
+        num_threads: threads that decode; None takes one per core, eight at most.
+        progress: show a bar when there are more than a thousand images.
+    """
+
+    def problem(path: str | os.PathLike[str]) -> str | None:
+        try:
+            read_image(path, channels)
+        except DataError as error:
+            return str(error)
+        return None
+
+    threads = num_threads or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        show = progress and len(paths) > BAR_FROM
+        reasons = list(tqdm(pool.map(problem, paths), "check images", len(paths), disable=not show))
+    return {os.fspath(path): reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
+
+
+def check_images(
+    paths: Sequence[str | os.PathLike[str]],
+    channels: int | None = None,
+    num_threads: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Decode all images and raise one error that counts and lists the problems.
+
+    Args:
+        paths: the files.
+        channels: as for :func:`read_image`.
+        num_threads: threads that decode; None takes one per core, eight at most.
+        progress: show a bar when there are more than a thousand images.
+
+    Raises:
+        DataError: at least one image cannot be read; the first ten are listed.
+    """
+    problems = find_unreadable(paths, channels, num_threads, progress)
+    if problems:
+        raise DataError(
+            list_problems(f"{len(problems)} of {len(paths)} images cannot be used", list(problems.values()))
+            + "\nReplace or remove these files."
+        )
+
+
+def list_problems(title: str, problems: Sequence[str], limit: int = 10) -> str:
+    """Return a title and the first problems, one a line, saying how many more there are."""
+    lines = [f"{title}:", *(f"  {problem}" for problem in problems[:limit])]
+    if len(problems) > limit:
+        lines.append(f"  ... and {len(problems) - limit} more")
+    return "\n".join(lines)
+
+
+def _reader_for(path: Path) -> Callable[[Path], np.ndarray]:
+    """Choose the reader by the file's first bytes; formats beside Pillow's are added here."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not an image file. Give the path of a file.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(352)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: does not exist. Correct the path or bring the file back.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror or error}. Check its permissions.") from error
+    if not head:
+        raise DataError(f"{path}: is empty (0 bytes). Fetch the file again.")
+    if head[128:132] == b"DICM":
+        raise DataError(f"{path}: is a DICOM file, which is not read here. Convert it to PNG first.")
+    if head[344:347] in (b"n+1", b"ni1") or path.name.endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path}: is a NIfTI file, which is not read here. Convert it to PNG first.")
+    return _read_with_pillow
+
+
+def _read_with_pillow(path: Path) -> np.ndarray:
+    """Return (C, H, W) in [0, 1] with the file's own 1 or 3 channels."""
+    # Some programs switch this on for the whole process; half an image must not pass as a whole one.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with its preview behind
+                raise DataError(f"{path}: holds {frames} frames. Write one image a file.")
+            image.load()
+            return _to_array(ImageOps.exif_transpose(image), path)
+    except DataError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        with open(path, "rb") as file:
+            head = file.read(8)
+        raise DataError(
+            f"{path}: is not an image: {path.stat().st_size} bytes that begin with {head!r}. "
+            "Remove it or convert it to PNG or JPEG."
+        ) from error
+    except Exception as error:  # Pillow's decoders raise anything from SyntaxError to zlib.error
+        raise DataError(
+            f"{path}: cannot be decoded, truncated or damaged: {error} ({path.stat().st_size} bytes). "
+            "Fetch the file again."
+        ) from error
+
+
+def _to_array(image: Image.Image, path: Path) -> np.ndarray:
+    if image.mode in MODES_16_BIT:
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise DataError(
+                f"{path}: has values from {pixels.min()} to {pixels.max()}. Write gray as 8 or 16 bits without sign."
+            )
+        return (pixels / 65535).astype(np.float32)[None]
+    if image.mode == "F":
+        raise DataError(f"{path}: holds floating-point values, whose range is unknown. Write it as 16-bit PNG.")
+    # Transparency is an own channel or, in PNG, one colour that counts as transparent.
+    has_alpha = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+    gray = image.mode in ("1", "L", "LA", "La")
+    image = image.convert(("LA" if has_alpha else "L") if gray else ("RGBA" if has_alpha else "RGB"))
+    planes = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1).astype(np.float32) / 255
+    return planes[:-1] * planes[-1:] if has_alpha else planes
+
+
+def _with_channels(pixels: np.ndarray, channels: int | None, path: str | os.PathLike[str]) -> np.ndarray:
+    if channels is None or len(pixels) == channels:
+        return np.ascontiguousarray(pixels)
+    if channels == 3:
+        raise DataError(
+            f"{path}: has 1 channel, the bundle wants 3; choose the bundle for gray images or give colour images."
+        )
+    difference = float(np.max(pixels.max(0) - pixels.min(0))) * 255
+    if difference > GRAY_TOLERANCE + 1e-3:
+        raise DataError(
+            f"{path}: is coloured (its channels differ by up to {difference:.0f} of 255), the bundle wants 1 channel; "
+            "convert it to gray or choose the bundle for colour images."
+        )
+    return pixels.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)

@@ -1,0 +1,81 @@
+"""Splits by patient: no patient is in two splits, each split has all classes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SPLITS = ("training", "validation", "test")
+DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
+
+
+class DataError(ValueError):
+    """The user's data is not as it has to be: the message says what, where, what was found and what to do."""
+
+
+def split_by_patient(
+    records: Iterable[Mapping[str, Any]], fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """Split records so that no patient is in two splits and each split has all classes.
+
+    A patient counts for the class of its highest label. The result depends on the set of records and the seed, not
+    on the order of the records.
+
+    Args:
+        records: mappings with ``image``, ``label`` and ``patient``.
+        fractions: shares of the patients for training, validation and test; they sum to 1, zeros are allowed.
+        seed: chooses the patients.
+
+    Returns:
+        The records under ``training``, ``validation`` and ``test``, sorted by image.
+
+    Raises:
+        DataError: bad fractions, or a class with fewer patients than there are non-empty fractions.
+    """
+    fractions = _checked_fractions(fractions)
+    by_patient: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        by_patient[str(record["patient"])].append(dict(record))
+    by_class: dict[int, list[str]] = defaultdict(list)
+    for patient in sorted(by_patient):
+        by_class[max(record["label"] for record in by_patient[patient])].append(patient)
+
+    splits: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
+    for label in sorted(by_class):
+        patients = by_class[label]
+        order = np.random.default_rng([seed, label]).permutation(len(patients))
+        bounds = np.cumsum(_allocate(len(patients), fractions, label))
+        for position, index in enumerate(order):
+            name = SPLITS[int(np.searchsorted(bounds, position, side="right"))]
+            splits[name].extend(by_patient[patients[index]])
+    return {name: sorted(items, key=lambda item: str(item["image"])) for name, items in splits.items()}
+
+
+def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+    values = tuple(float(value) for value in fractions)
+    if len(values) != len(SPLITS) or min(values) < 0 or abs(sum(values) - 1) > 1e-6:
+        raise DataError(
+            f"fractions are {list(values)}: give three numbers of 0 or more that sum to 1, for {', '.join(SPLITS)}."
+        )
+    return values
+
+
+def _allocate(number: int, fractions: Sequence[float], label: int) -> list[int]:
+    """Share out patients by largest remainder, at least one to each fraction that is not zero."""
+    used = sum(fraction > 0 for fraction in fractions)
+    if number < used:
+        raise DataError(
+            f"class with label {label} has {number} patient(s), too few for {used} splits with at least one each. "
+            "Add patients of this class or set a fraction to 0."
+        )
+    shares = [int(number * fraction + 1e-9) for fraction in fractions]
+    shares = [max(share, 1) if fraction > 0 else 0 for share, fraction in zip(shares, fractions, strict=True)]
+    while sum(shares) != number:
+        gaps = [number * fraction - share for share, fraction in zip(shares, fractions, strict=True)]
+        step = 1 if sum(shares) < number else -1
+        able = [index for index in range(len(shares)) if fractions[index] > 0 and shares[index] + step >= 1]
+        shares[max(able, key=lambda index: step * gaps[index])] += step
+    return shares

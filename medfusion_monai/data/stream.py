@@ -1,0 +1,98 @@
+"""The order of the training images, and what is random about each, as functions of the seed and the position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.transforms import Randomizable
+from torch.utils.data import Dataset, Sampler
+
+from medfusion_monai.diffusion.randomness import derive_seed
+
+
+class SeededDataset(Dataset):
+    """A dataset seen as an endless stream: position ``p`` is the same item, and as random, in every run.
+
+    Passes over the data follow each other, each in its own order. Every item carries ``seed``, from which the
+    trainers draw its noise; so training does not depend on batch size, workers, processes or restarts.
+
+    Args:
+        dataset: items are dictionaries, e.g. a ``monai.data.CacheDataset`` with the deterministic transforms.
+        random_transform: applied to each item with a random state of its own.
+        seed: of orders, transforms and the items' seeds.
+        shuffle: whether passes have random orders; validation uses False.
+
+    Raises:
+        ValueError: if the dataset is empty.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        random_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        self.dataset = dataset
+        if len(self.dataset) == 0:
+            raise ValueError("the dataset is empty: there is nothing to train on")
+        self.random_transform = random_transform
+        self.seed, self.shuffle = seed, shuffle
+        self._order: tuple[int, np.ndarray] = (-1, np.arange(len(self.dataset)))
+
+    def __len__(self) -> int:
+        """Items of one pass."""
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Give the item at any position from 0 on, its ``image``, ``label`` and ``seed`` among others."""
+        pass_number, offset = divmod(position, len(self))
+        item = self.dataset[int(self.order(pass_number)[offset])]
+        seed = derive_seed("item", self.seed, position)
+        if self.random_transform is not None:
+            if isinstance(self.random_transform, Randomizable):
+                self.random_transform.set_random_state(seed=seed % 2**32)
+            item = self.random_transform(item)
+        return {"image": item["image"], "label": item["label"], "seed": seed}
+
+    def order(self, pass_number: int) -> np.ndarray:
+        """Indices (len(self),) in the order of a pass."""
+        if self.shuffle and self._order[0] != pass_number:
+            shuffler = np.random.default_rng(derive_seed("order", self.seed, pass_number))
+            self._order = pass_number, shuffler.permutation(len(self))
+        return self._order[1]
+
+
+class StreamSampler(Sampler[list[int]]):
+    """Batches of consecutive positions without end, from ``start_iteration`` on; of several processes each its share.
+
+    Args:
+        batch_size: items per batch and process.
+        rank: number of this process.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: for a batch size below 1.
+    """
+
+    def __init__(self, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.start_iteration = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield lists of ``batch_size`` positions for ``SeededDataset``."""
+        first = (self.start_iteration * self.world_size + self.rank) * self.batch_size
+        while True:
+            yield list(range(first, first + self.batch_size))
+            first += self.world_size * self.batch_size
+
+
+def fingerprint(datalist: Sequence[dict[str, Any]]) -> str:
+    """Give 16 digits that tell one list of training images and labels from another, wherever the folder lies."""
+    names = sorted(f"{Path(item['image']).name}={item['label']}" for item in datalist)
+    return f"{derive_seed(*names):016x}"

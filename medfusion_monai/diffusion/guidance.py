@@ -1,0 +1,44 @@
+"""Labels in training and sampling: dropping them, and classifier-free guidance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medfusion_monai.diffusion.samplers import Denoiser
+from medfusion_monai.networks.unet import NO_LABEL
+
+
+def guided_denoiser(
+    unet: nn.Module,
+    class_labels: Tensor,
+    guidance_scale: float = 1.0,
+    negative_label: int | None = None,
+    null_label: int = NO_LABEL,
+) -> Denoiser:
+    """Bind labels to a UNet, with classifier-free guidance in one batched call (Ho and Salimans 2022, equation 6).
+
+    The prediction is ``negative + guidance_scale * (positive - negative)``.
+
+    Args:
+        unet: called as ``unet(x, timesteps=..., class_labels=...)``.
+        class_labels: (B,) integers.
+        guidance_scale: 1 for the plain conditional prediction (one call of the batch, nothing doubled).
+        negative_label: label to steer away from; none if None.
+        null_label: what stands for 'no label' in the UNet's training.
+    """
+    negative = torch.full_like(class_labels, null_label if negative_label is None else negative_label)
+
+    def plain(latents: Tensor, timesteps: Tensor) -> Tensor:
+        return unet(latents, timesteps=timesteps, class_labels=class_labels)
+
+    def guided(latents: Tensor, timesteps: Tensor) -> Tensor:
+        both = unet(
+            torch.cat([latents, latents]),
+            timesteps=torch.cat([timesteps, timesteps]),
+            class_labels=torch.cat([class_labels, negative]),
+        )
+        positive_prediction, negative_prediction = both.chunk(2)
+        return negative_prediction + guidance_scale * (positive_prediction - negative_prediction)
+
+    return plain if guidance_scale == 1.0 else guided

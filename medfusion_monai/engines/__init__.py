@@ -1,0 +1,19 @@
+"""Trainers and what they are made of."""
+
+from medfusion_monai.engines.autoencoder_trainer import AutoencoderTrainer
+from medfusion_monai.engines.latent_statistics import measure_latent_statistics
+from medfusion_monai.engines.lr import warmup_decay
+from medfusion_monai.engines.prepare_batch import (
+    AutoencoderPrepareBatch,
+    DiffusionPrepareBatch,
+    SamplingPrepareBatch,
+)
+
+__all__ = [
+    "AutoencoderPrepareBatch",
+    "AutoencoderTrainer",
+    "DiffusionPrepareBatch",
+    "SamplingPrepareBatch",
+    "measure_latent_statistics",
+    "warmup_decay",
+]

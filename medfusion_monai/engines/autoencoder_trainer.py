@@ -1,0 +1,71 @@
+"""The trainer of phase one. Phase two is MONAI's ``SupervisedTrainer`` with ``DiffusionPrepareBatch``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.engines.trainer import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
+
+from medfusion_monai.losses.adversarial import AdversarialLoss
+
+
+class AutoencoderTrainer(SupervisedTrainer):
+    """Trains an autoencoder, with discriminators from a given step on.
+
+    ``engine.state.output`` holds ``image``, ``pred`` (the reconstruction), ``loss`` and ``terms``: every weighted
+    term of the loss by name.
+
+    Args:
+        adversarial: the adversarial loss, or None to train without.
+        discriminator_optimizer: optimizer of ``adversarial``; needed with it.
+        kwargs: as ``monai.engines.SupervisedTrainer``; ``loss_function`` is a ``ReconstructionLoss``.
+
+    Raises:
+        ValueError: if one of adversarial loss and its optimizer is missing.
+    """
+
+    def __init__(
+        self,
+        adversarial: AdversarialLoss | None = None,
+        discriminator_optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if (adversarial is None) != (discriminator_optimizer is None):
+            raise ValueError("adversarial and discriminator_optimizer belong together: give both or none")
+        super().__init__(**kwargs)
+        self.adversarial = adversarial
+        self.discriminator_optimizer = discriminator_optimizer
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        image, _, _, keywords = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking)
+        adversarial = self.adversarial
+        if adversarial is not None and not adversarial.active(engine.state.iteration):
+            adversarial = None
+
+        engine.network.train()
+        output = engine.inferer(image, engine.network, **keywords)
+        terms: dict[str, Tensor] = engine.loss_function(output, image)
+        loss = terms.pop("loss")
+        if adversarial is not None:
+            terms |= adversarial.generator_loss(output, loss, engine.network.last_layer)
+            loss = loss + terms["adversarial"]
+        engine.state.output = {Keys.IMAGE: image, Keys.PRED: output.reconstruction.detach(), Keys.LOSS: loss}
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+
+        engine.optimizer.zero_grad()
+        loss.backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        engine.optimizer.step()
+        if adversarial is not None and self.discriminator_optimizer is not None:
+            self.discriminator_optimizer.zero_grad()
+            terms["discriminator"] = adversarial.discriminator_loss(output, image)
+            terms["discriminator"].backward()
+            self.discriminator_optimizer.step()
+        engine.state.output[Keys.LOSS] = loss.detach()
+        engine.state.output["terms"] = {name: term.detach() for name, term in terms.items()}
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output

@@ -1,0 +1,98 @@
+"""What a step needs beside images: their noise, timesteps and dropped labels, each sample by its own seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfusion_monai.diffusion.randomness import generators, randn
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.unet import NO_LABEL
+
+Batch = dict[str, Any]
+
+
+class AutoencoderPrepareBatch:
+    """Gives the autoencoder's trainer images in [-1, 1] and the noise that draws their latents.
+
+    Args:
+        autoencoder: the network that is trained; tells the latents' shape.
+    """
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        self.channels, self.factor = autoencoder.latent_channels, autoencoder.downsampling_factor
+
+    def __call__(
+        self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Tensor]]:
+        """Turn ``image`` (B, C, H, W) in [0, 1] and ``seed`` into (inputs, targets, (), keywords of the network)."""
+        image = to_network(batch["image"], device, non_blocking)
+        shape = (self.channels, image.shape[-2] // self.factor, image.shape[-1] // self.factor)
+        return image, image, (), {"noise": randn(shape, generators(batch["seed"]), device)}
+
+
+class DiffusionPrepareBatch:
+    """Gives the UNet's trainer noisy latents, timesteps, labels and the target.
+
+    Each time an image is seen it has a fresh sample of its posterior, fresh noise and a fresh timestep, and
+    loses its label with the given probability, on its own.
+
+    Args:
+        autoencoder: the frozen first stage.
+        schedule: noise schedule, also tells the prediction type.
+        label_dropout: probability that a sample loses its label; published 0.5.
+        null_label: what the UNet takes for 'no label'.
+
+    Raises:
+        ValueError: for a probability outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        schedule: NoiseSchedule,
+        label_dropout: float = 0.5,
+        null_label: int = NO_LABEL,
+    ) -> None:
+        if not 0.0 <= label_dropout <= 1.0:
+            raise ValueError(f"label_dropout must be between 0 and 1, received {label_dropout}")
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.schedule, self.label_dropout, self.null_label = schedule, label_dropout, null_label
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Tensor]]:
+        """Turn ``image`` (B, C, H, W) in [0, 1], ``label`` and ``seed`` into (inputs, targets, (), keywords)."""
+        self.autoencoder.eval()
+        sources = generators(batch["seed"])
+        posterior = self.autoencoder.encode(to_network(batch["image"], device, non_blocking))
+        shape = posterior.mean.shape[1:]
+        latents = self.autoencoder.normalize(posterior.sample(randn(shape, sources, device)))
+        noise = randn(shape, sources, device)
+        timesteps = torch.cat([torch.randint(self.schedule.num_train_timesteps, (1,), generator=g) for g in sources])
+        keep = torch.cat([torch.rand(1, generator=g) for g in sources]) >= self.label_dropout
+        labels = torch.where(keep, torch.as_tensor(batch["label"]).cpu(), self.null_label)
+        timesteps, labels = (x.to(device, non_blocking=non_blocking) for x in (timesteps, labels))
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        target = self.schedule.target(latents, noise, timesteps)
+        return noisy, target, (), {"timesteps": timesteps, "class_labels": labels}
+
+
+class SamplingPrepareBatch:
+    """Gives the sampler labels and seeds from the entries of ``sampling_plan``."""
+
+    def __call__(
+        self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
+        """Turn ``label`` and ``seed``, B of each, into (labels (B,), no targets, (), the seeds)."""
+        labels = torch.as_tensor(batch["label"]).to(device, non_blocking=non_blocking)
+        return labels, None, (), {"seeds": [int(seed) for seed in batch["seed"]]}
+
+
+def to_network(image: Tensor, device: torch.device, non_blocking: bool = False) -> Tensor:
+    """Bring images from [0, 1] to the device and to [-1, 1]."""
+    return image.to(device, non_blocking=non_blocking) * 2.0 - 1.0

@@ -1,0 +1,142 @@
+"""Checkpoints to go on from, and the best weights so far."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from medfusion_monai.data.stream import StreamSampler
+from medfusion_monai.networks.weights import save_atomically, save_weights
+
+logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """Anything with a state dict: networks, optimizers, handlers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the state."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Restore the state."""
+
+
+class CheckpointError(ValueError):
+    """A training checkpoint that cannot be gone on from."""
+
+
+class TrainingCheckpoint:
+    """Saves all that a restart needs at the end of epochs, and goes on from it when training starts.
+
+    Attach it last, so that what it saves includes the validation of the same epoch. Random states need no
+    saving: orders, transforms and noise are functions of the seed and the position (``SeededDataset``).
+
+    Args:
+        path: the checkpoint file; written beside and renamed, so that a kill leaves the one before.
+        objects: what to save and restore, by name.
+        sampler: the batches' sampler; it is told where to go on.
+        settings: what a checkpoint must agree on with the run that goes on from it, e.g. data and seed.
+        interval: epochs between checkpoints.
+        resume: whether to go on from the file if it is there; otherwise it is overwritten.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        objects: Mapping[str, Stateful],
+        sampler: StreamSampler,
+        settings: Mapping[str, Any] | None = None,
+        interval: int = 1,
+        resume: bool = True,
+    ) -> None:
+        self.path, self.objects, self.sampler = Path(path), dict(objects), sampler
+        self.settings = {name: json.dumps(value, sort_keys=True) for name, value in (settings or {}).items()}
+        self.interval, self.resume = interval, resume
+
+    def attach(self, engine: Engine) -> None:
+        """Load when training starts, save at the end of epochs."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save."""
+        state = {
+            "iteration": engine.state.iteration,
+            "settings": self.settings,
+            "objects": {name: item.state_dict() for name, item in self.objects.items()},
+        }
+        save_atomically(state, self.path)
+
+    def load(self, engine: Engine) -> None:
+        """Go on from the file, if there is one.
+
+        Raises:
+            CheckpointError: if the file is damaged or belongs to a run with other settings.
+        """
+        if not self.resume or not self.path.is_file():
+            return
+        anew = f"; to start anew, delete {self.path} or pass --resume false"
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            iteration, settings = state["iteration"], state["settings"]
+        except Exception as error:
+            raise CheckpointError(f"checkpoint {self.path} cannot be read ({error}){anew}") from error
+        for name in self.settings.keys() | settings.keys():
+            ours, theirs = self.settings.get(name), settings.get(name)
+            if ours != theirs:
+                raise CheckpointError(
+                    f"checkpoint {self.path} belongs to another run: {name} was {theirs}, now it is {ours}{anew}"
+                )
+        try:
+            for name, item in self.objects.items():
+                item.load_state_dict(state["objects"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"checkpoint {self.path} does not fit these networks: {error}{anew}") from error
+        engine.state.iteration = self.sampler.start_iteration = iteration
+        engine.state.epoch = iteration // (engine.state.epoch_length or 1)
+        logger.info("%s: going on after step %d", self.path.stem, iteration)
+
+
+class BestWeights:
+    """Saves a network's weights whenever the validation is better than ever before.
+
+    Attach it to the evaluator, and give it to ``TrainingCheckpoint`` as well, so that a restart remembers the best.
+
+    Args:
+        path: where the state dict goes.
+        network: the network to save.
+        metric: name of a metric of the evaluator, smaller is better.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module, metric: str = "val_loss") -> None:
+        self.path, self.network, self.metric = Path(path), network, metric
+        self.best = float("inf")
+
+    def attach(self, engine: Engine) -> None:
+        """Look at the metric whenever the evaluator is done."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save if the metric is the best so far."""
+        metrics = {name: float(value) for name, value in engine.state.metrics.items()}
+        better = metrics[self.metric] < self.best
+        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        logger.info("validation %d: %s%s", engine.state.epoch, values, " (best)" if better else "")
+        if better:
+            self.best = metrics[self.metric]
+            save_weights(self.network, self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the best value."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self.best = state["best"]

@@ -1,0 +1,91 @@
+"""Pictures of how training goes: reconstructions, and samples by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.randomness import derive_seed
+from medfusion_monai.losses.reconstruction import to_unit
+from medfusion_monai.networks.medfusion import Medfusion
+
+
+class ImageGrid:
+    """Writes a grid of images as PNG, and to TensorBoard, at the end of epochs.
+
+    Args:
+        draw: gives the images: rows, each (N, C, H, W) in [0, 1]. See ``reconstruction_rows``, ``sample_rows``.
+        path: folder of the pictures; ``{name}_{step}.png`` is written there.
+        name: what the picture shows.
+        interval: epochs between pictures.
+        writer: a TensorBoard ``SummaryWriter``, or None.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[], Sequence[Tensor]],
+        path: str | Path,
+        name: str,
+        interval: int = 1,
+        writer: Any | None = None,
+    ) -> None:
+        self.draw, self.path, self.name, self.interval, self.writer = draw, Path(path), name, interval, writer
+
+    def attach(self, engine: Engine) -> None:
+        """Draw at the end of epochs of a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Draw and write."""
+        step = engine.state.iteration
+        grid = grid_of_rows(self.draw())
+        save_picture(grid, self.path / f"{self.name}_{step:07d}.png")
+        if self.writer is not None:
+            self.writer.add_image(self.name, grid, step)
+
+
+def grid_of_rows(rows: Sequence[Tensor], padding: int = 2) -> Tensor:
+    """Lay rows of images, each (N, C, H, W) in [0, 1], into one picture (3, H', W')."""
+    width = max(len(row) for row in rows)
+    filled = [torch.cat([row, row.new_ones(width - len(row), *row.shape[1:])]) for row in rows]
+    return make_grid(torch.cat(filled).float().cpu(), nrow=width, padding=padding, pad_value=1.0)
+
+
+def save_picture(picture: Tensor, path: str | Path) -> None:
+    """Write a picture (3, H, W) in [0, 1] as 8-bit PNG, values rounded."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    values = np.rint(picture.clamp(0, 1).numpy() * 255).astype(np.uint8)
+    Image.fromarray(values.transpose(1, 2, 0)).save(path)
+
+
+@torch.no_grad()
+def reconstruction_rows(autoencoder: Any, images: Tensor) -> list[Tensor]:
+    """Give originals (N, C, H, W) in [0, 1], their reconstructions, and the absolute difference four times enlarged."""
+    training = autoencoder.training
+    device = next(autoencoder.parameters()).device
+    reconstructions = to_unit(autoencoder.eval().reconstruct(images.to(device) * 2.0 - 1.0)).cpu()
+    autoencoder.train(training)
+    return [images, reconstructions, (4.0 * (reconstructions - images).abs()).clamp(max=1.0)]
+
+
+def sample_rows(
+    network: Medfusion, inferer: LatentDiffusionSampler, num_classes: int, num_samples: int = 8, seed: int = 0
+) -> list[Tensor]:
+    """Sample one row of images (N, C, H, W) in [0, 1] a class, of the same seeds each time."""
+    training = network.training
+    device = next(network.parameters()).device
+    seeds = [derive_seed("grid", seed, number) for number in range(num_samples)]
+    labels = [torch.full((num_samples,), label, device=device) for label in range(num_classes)]
+    network.eval()
+    rows = [inferer(class_labels, network, seeds=seeds).cpu() for class_labels in labels]
+    network.train(training)
+    return rows

@@ -1,0 +1,187 @@
+"""Writing sampled images: files that say that they are synthetic, and a manifest."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+from torch.utils.data import Sampler
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.csv"
+FORMATS = {"png": ".png", "png16": ".png", "nifti": ".nii.gz"}
+
+
+def suffix_of(output_format: str, channels: int) -> str:
+    """Give the file ending of a format; raise a ValueError if it is unknown or cannot hold these channels."""
+    if output_format not in FORMATS:
+        raise ValueError(f"output_format must be one of {', '.join(FORMATS)}, received {output_format!r}")
+    if output_format == "png16" and channels != 1:
+        raise ValueError("output_format png16 holds gray images only: use png or nifti for RGB")
+    return FORMATS[output_format]
+
+
+class SampleWriter(Sampler[list[int]]):
+    """Writes the images of an evaluator, and goes on where a run was stopped.
+
+    As batch sampler of the evaluator's data loader it yields only batches of which a file is missing, always of
+    the same composition, so that a run in two parts gives the same bytes. As handler it writes each batch, each
+    file beside its place and renamed, and then its lines of ``manifest.csv``.
+
+    Args:
+        plan: of ``sampling_plan``.
+        output_dir: folder of files and manifest.
+        settings: what every image of the run was made with: sampler settings, SHA-256 of the weights. A manifest
+            of other settings is refused.
+        batch_size: images that are sampled together.
+        output_format: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32 in [0, 1]).
+
+    Raises:
+        ValueError: for a batch size below 1, a format that is unknown, or a folder that holds another run.
+    """
+
+    def __init__(
+        self,
+        plan: Sequence[Mapping[str, Any]],
+        output_dir: str | Path,
+        settings: Mapping[str, Any],
+        batch_size: int = 16,
+        output_format: str = "png",
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        suffix_of(output_format, channels=1)
+        self.plan, self.output_dir, self.batch_size = list(plan), Path(output_dir), batch_size
+        self.output_format = output_format
+        self.settings = {name: str(value) for name, value in settings.items()}
+        self.columns = ["file", "label", "class_name", "seed", *self.settings]
+        self.written = self._read_manifest()
+        self.bar: tqdm | None = None
+
+    def __iter__(self) -> Any:
+        """Yield lists of indices into the plan."""
+        return iter(self._missing_batches())
+
+    def __len__(self) -> int:
+        """Batches that are left."""
+        return len(self._missing_batches())
+
+    def attach(self, engine: Engine) -> None:
+        """Write after every batch of an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Write the images of a batch and then their lines of the manifest."""
+        if self.bar is None:
+            done = len(self.plan) - sum(map(len, self._missing_batches()))
+            self.bar = tqdm(total=len(self.plan), initial=done, desc="sampling", unit=" images", dynamic_ncols=True)
+        batch: dict[str, Any] = engine.state.batch
+        rows = []
+        for image, file, label, class_name, seed in zip(
+            engine.state.output[Keys.PRED].float().cpu(), *(batch[c] for c in self.columns[:4]), strict=True
+        ):
+            row = {"file": file, "label": int(label), "class_name": class_name, "seed": int(seed), **self.settings}
+            self._write(image, row)
+            rows.append(row)
+        self._append(rows)
+        self.bar.update(len(rows))
+
+    def report(self) -> None:
+        """Log what stands in the folder."""
+        if self.bar is not None:
+            self.bar.close()
+        logger.info("%d images and %s are in %s", len(self.plan), MANIFEST, self.output_dir)
+
+    def _missing_batches(self) -> list[list[int]]:
+        starts = range(0, len(self.plan), self.batch_size)
+        batches = [list(range(start, min(start + self.batch_size, len(self.plan)))) for start in starts]
+        return [batch for batch in batches if not all(self._is_there(self.plan[index]) for index in batch)]
+
+    def _is_there(self, item: Mapping[str, Any]) -> bool:
+        return item["file"] in self.written and (self.output_dir / item["file"]).is_file()
+
+    def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
+        note = {"synthetic": True, "generator": "medfusion_monai", **row}
+        path = self.output_dir / row["file"]
+        partial = path.with_name(f".{path.name}")
+        if self.output_format == "nifti":
+            partial.write_bytes(nifti_bytes(image.numpy(), note))
+        else:
+            bits = 16 if self.output_format == "png16" else 8
+            write_png(image.numpy(), partial, note, bits)
+        os.replace(partial, path)
+
+    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines to the manifest; it is rewritten and renamed, in the order of the plan."""
+        self.written |= {str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows}
+        path = self.output_dir / MANIFEST
+        partial = path.with_name(f".{MANIFEST}")
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, self.columns, lineterminator="\n")
+            table.writeheader()
+            table.writerows(self.written[name] for name in sorted(self.written))
+        os.replace(partial, path)
+
+    def _read_manifest(self) -> dict[str, dict[str, str]]:
+        path = self.output_dir / MANIFEST
+        if not path.is_file():
+            return {}
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = {row["file"]: row for row in csv.DictReader(file)}
+        planned = {item["file"]: item for item in self.plan}
+        for name, row in rows.items():
+            expected = dict(self.settings)
+            if name in planned:
+                expected |= {"label": str(planned[name]["label"]), "seed": str(planned[name]["seed"])}
+            for column, value in expected.items():
+                if row.get(column) != value:
+                    raise ValueError(
+                        f"{path} holds images of another run: {name} has {column} {row.get(column)}, this run has "
+                        f"{value}. Name another --output_dir, or delete that folder"
+                    )
+        return rows
+
+
+def write_png(image: np.ndarray, path: str | Path, note: Mapping[str, Any], bits: int = 8) -> None:
+    """Write an image (C, H, W) in [0, 1] as PNG, values rounded, gray stays gray.
+
+    Args:
+        image: one or three channels.
+        path: the file.
+        note: what its text says; ``Synthetic`` and ``Comment`` are set.
+        bits: 8, or 16 for gray images.
+    """
+    values = np.rint(image.clip(0.0, 1.0) * (2**bits - 1)).astype(np.uint16 if bits == 16 else np.uint8)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Synthetic", "true: made by a generative model, shows no real patient")
+    text.add_text("Software", "medfusion_monai")
+    text.add_text("Comment", json.dumps(dict(note)))
+    pixels = values[0] if len(values) == 1 else values.transpose(1, 2, 0)
+    Image.fromarray(pixels).save(path, format="PNG", pnginfo=text)
+
+
+def nifti_bytes(image: np.ndarray, note: Mapping[str, Any]) -> bytes:
+    """Make a gzipped NIfTI of an image (C, H, W) in [0, 1], float32; its header says that it is synthetic.
+
+    Axes are (W, H), or (W, H, 1, 1, C) for RGB, as MONAI's readers expect.
+    """
+    array = image.transpose(2, 1, 0).astype(np.float32)  # (C, H, W) -> (W, H, C)
+    array = array[..., 0] if array.shape[-1] == 1 else array[:, :, None, None, :]
+    file = nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    file.header["descrip"] = b"SYNTHETIC, generated by medfusion_monai"
+    file.header.extensions.append(nib.nifti1.Nifti1Extension("comment", json.dumps(dict(note)).encode()))
+    return gzip.compress(file.to_bytes(), mtime=0)

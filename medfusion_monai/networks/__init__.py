@@ -1,0 +1,20 @@
+"""Networks of both stages: tensors to tensors, no files, no logging."""
+
+from medfusion_monai.networks.autoencoder import Autoencoder, AutoencoderOutput, DiagonalGaussian
+from medfusion_monai.networks.discriminator import PatchDiscriminator
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.published import load_published
+from medfusion_monai.networks.unet import NO_LABEL, UNet
+from medfusion_monai.networks.weights import WeightsError
+
+__all__ = [
+    "NO_LABEL",
+    "Autoencoder",
+    "AutoencoderOutput",
+    "DiagonalGaussian",
+    "Medfusion",
+    "PatchDiscriminator",
+    "UNet",
+    "WeightsError",
+    "load_published",
+]

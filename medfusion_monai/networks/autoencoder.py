@@ -1,0 +1,184 @@
+"""The first stage: an autoencoder that makes an image 8 times smaller and gives a Gaussian of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from medfusion_monai.networks.blocks import Downsample, ResidualBlock, Upsample, zero_init
+
+
+class DiagonalGaussian:
+    """The posterior of the latents given an image: a Gaussian with independent values.
+
+    Args:
+        moments: (B, 2C, H, W), mean and log-variance; the latter is clamped to [-30, 20].
+    """
+
+    def __init__(self, moments: Tensor) -> None:
+        self.mean, logvar = moments.chunk(2, dim=1)
+        self.logvar = logvar.clamp(-30.0, 20.0)
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """Draw latents (B, C, H, W), by the given standard normal noise of that shape or by fresh one."""
+        noise = torch.randn_like(self.mean) if noise is None else noise
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+    def mode(self) -> Tensor:
+        """Return the most likely latents (B, C, H, W)."""
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """Divergence from the unit Gaussian, summed over values, averaged over the batch (Kingma 2014, app. B)."""
+        kl = 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
+        return kl.sum() / kl.shape[0]
+
+
+class AutoencoderOutput(NamedTuple):
+    """What the autoencoder gives in training.
+
+    Attributes:
+        reconstruction: (B, channels, H, W) in about [-1, 1].
+        reconstruction_low: (B, channels, H/2, W/2), or None without deep supervision.
+        posterior: the Gaussian that the latents were drawn from.
+    """
+
+    reconstruction: Tensor
+    reconstruction_low: Tensor | None
+    posterior: DiagonalGaussian
+
+
+class Autoencoder(nn.Module):
+    """Variational autoencoder of Medfusion (Mueller-Franzes et al. 2022, figure 2); 13.37 M weights as published.
+
+    Images enter and leave in [-1, 1]. ``encode`` and ``decode`` work on raw latents, as published.
+    ``encode_stage_2_inputs`` and ``decode_stage_2_outputs`` (MONAI's names) work on latents that
+    ``latent_mean`` and ``latent_std`` bring to zero mean and unit variance; these buffers are measured on the
+    training set after phase one and travel with the weights.
+
+    Args:
+        in_channels: image channels, 1 (gray) or 3 (RGB).
+        latent_channels: channels of the latents.
+        channels: widths per level; each level after the first halves height and width.
+        norm_groups: groups of the normalisations.
+        deep_supervision: also predict the image at half resolution.
+
+    Raises:
+        ValueError: if ``norm_groups`` does not divide a width.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        latent_channels: int = 8,
+        channels: Sequence[int] = (64, 128, 256, 512),
+        norm_groups: int = 8,
+        deep_supervision: bool = True,
+    ) -> None:
+        super().__init__()
+        check_widths(channels, norm_groups)
+        self.in_channels, self.latent_channels = in_channels, latent_channels
+        self.downsampling_factor = 2 ** (len(channels) - 1)
+
+        self.conv_in = ResidualBlock(in_channels, channels[0], norm_groups)
+        self.encoder = nn.ModuleList(
+            nn.Sequential(Downsample(a, b), ResidualBlock(b, b, norm_groups)) for a, b in pairwise(channels)
+        )
+        moments_channels = 2 * latent_channels
+        self.to_moments = nn.Sequential(
+            nn.Conv2d(channels[-1], moments_channels, 3, padding=1), nn.Conv2d(moments_channels, moments_channels, 1)
+        )
+        self.from_latents = ResidualBlock(latent_channels, channels[-1], norm_groups)
+        self.decoder = nn.ModuleList(  # from the lowest resolution to the highest
+            nn.Sequential(Upsample(a, b), ResidualBlock(b, b, norm_groups)) for a, b in pairwise(channels[::-1])
+        )
+        self.conv_out = zero_init(nn.Conv2d(channels[0], in_channels, 1))
+        self.conv_out_low = zero_init(nn.Conv2d(channels[1], in_channels, 1)) if deep_supervision else None
+
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
+        self.register_buffer("latent_mean", torch.zeros(latent_channels))
+        self.register_buffer("latent_std", torch.ones(latent_channels))
+
+    def encode(self, image: Tensor) -> DiagonalGaussian:
+        """Give the posterior of the raw latents, (B, latent_channels, H/8, W/8), of images (B, C, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: if the channels or the size do not fit.
+        """
+        factor = self.downsampling_factor
+        if image.shape[1] != self.in_channels:
+            raise ValueError(f"image has {image.shape[1]} channels, the autoencoder was built for {self.in_channels}")
+        if image.shape[-1] % factor or image.shape[-2] % factor:
+            raise ValueError(f"image size {tuple(image.shape[-2:])} is not divisible by {factor}: resize or pad it")
+        x = self.conv_in(image)
+        for level in self.encoder:
+            x = level(x)
+        return DiagonalGaussian(self.to_moments(x))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Map raw latents (B, latent_channels, h, w) to images (B, C, 8h, 8w) in about [-1, 1]."""
+        return self.decode_with_low(latents)[0]
+
+    def decode_with_low(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Like ``decode``, and the image at half resolution (None without deep supervision)."""
+        x = self.from_latents(latents)
+        low = None
+        for index, level in enumerate(self.decoder):
+            if index == len(self.decoder) - 1 and self.conv_out_low is not None:
+                low = self.conv_out_low(x)
+            x = level(x)
+        return self.conv_out(x), low
+
+    @property
+    def last_layer(self) -> Tensor:
+        """Weight of the last decoder layer, where the adversarial weight is balanced."""
+        return self.conv_out.get_parameter("weight")
+
+    def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Store mean and standard deviation, (latent_channels,) each, of the raw latents of the training set."""
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_(std)
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Bring raw latents to zero mean and unit variance per channel."""
+        return (latents - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Undo ``normalize``."""
+        return latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
+
+    def encode_stage_2_inputs(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Draw unit-variance latents (B, latent_channels, H/8, W/8) of images (B, C, H, W) in [-1, 1]."""
+        return self.normalize(self.encode(image).sample(noise))
+
+    def decode_stage_2_outputs(self, latents: Tensor) -> Tensor:
+        """Map unit-variance latents (B, latent_channels, h, w) to images (B, C, 8h, 8w) in about [-1, 1]."""
+        return self.decode(self.denormalize(latents))
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """Encode and decode images (B, C, H, W) in [-1, 1] by the most likely latents, without randomness."""
+        return self.decode(self.encode(image).mode())
+
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> AutoencoderOutput:
+        """Reconstruct images (B, C, H, W) in [-1, 1] from latents drawn from their posterior.
+
+        Args:
+            image: (B, C, H, W) in [-1, 1].
+            noise: standard normal values of the latents' shape that draw them; fresh ones if None.
+        """
+        posterior = self.encode(image)
+        return AutoencoderOutput(*self.decode_with_low(posterior.sample(noise)), posterior)
+
+
+def check_widths(channels: Sequence[int], norm_groups: int) -> None:
+    """Raise a ValueError if ``norm_groups`` does not divide each of ``channels`` or fewer than two levels are given."""
+    if len(channels) < 2:
+        raise ValueError(f"channels must name at least two levels, received {list(channels)}")
+    wrong = [width for width in channels if width <= 0 or width % norm_groups]
+    if wrong:
+        raise ValueError(f"channels {wrong} cannot be normalised in norm_groups={norm_groups}: use multiples of it")

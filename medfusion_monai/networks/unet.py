@@ -1,0 +1,129 @@
+"""The second stage: a UNet that estimates the noise in latents, given the timestep and a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medfusion_monai.networks.autoencoder import check_widths
+from medfusion_monai.networks.blocks import Downsample, ResidualBlock, Upsample, timestep_embedding, zero_init
+
+NO_LABEL = -1
+"""The label of a sample whose label is dropped or unknown: nothing is added to its time embedding."""
+
+
+class UNet(nn.Module):
+    """Denoising UNet of Medfusion without attention; 194.35 M weights as published.
+
+    Called like MONAI's ``DiffusionModelUNet``.
+
+    Args:
+        in_channels: channels of the latents.
+        out_channels: channels of the estimate; ``in_channels`` if None.
+        channels: width of the input convolution, then of each level; each level after the first halves
+            height and width.
+        num_res_blocks: residual blocks per level on the way down; the way up has one more.
+        num_classes: number of labels, or None for an unconditional network.
+        embedding_channels: size of the vector that carries timestep and label.
+        norm_groups: groups of the normalisations.
+
+    Raises:
+        ValueError: if ``norm_groups`` does not divide a width, or ``embedding_channels`` is no multiple of 8.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 8,
+        out_channels: int | None = None,
+        channels: Sequence[int] = (256, 256, 512, 1024),
+        num_res_blocks: int = 2,
+        num_classes: int | None = 2,
+        embedding_channels: int = 1024,
+        norm_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        check_widths(channels, norm_groups)
+        if embedding_channels < 16 or embedding_channels % 8:
+            raise ValueError(f"embedding_channels must be a multiple of 8, at least 16, received {embedding_channels}")
+        self.num_classes = num_classes
+        self.time_channels = embedding_channels // 4
+        self.time_embedding = nn.Sequential(
+            nn.Linear(self.time_channels, embedding_channels),
+            nn.SiLU(),
+            nn.Linear(embedding_channels, embedding_channels),
+        )
+        self.class_embedding = nn.Embedding(num_classes, embedding_channels) if num_classes else None
+
+        def block(a: int, b: int) -> ResidualBlock:
+            return ResidualBlock(a, b, norm_groups, embedding_channels)
+
+        self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        skips, width, num_levels = [channels[0]], channels[0], len(channels) - 1
+        self.down_blocks = nn.ModuleList()
+        for level in range(1, num_levels + 1):
+            for _ in range(num_res_blocks):
+                self.down_blocks.append(block(width, channels[level]))
+                width = channels[level]
+                skips.append(width)
+            if level < num_levels:
+                self.down_blocks.append(Downsample(width, width))
+                skips.append(width)
+        self.middle = nn.ModuleList([block(width, width), block(width, width)])
+        self.up_blocks = nn.ModuleList()
+        for level in range(num_levels, 0, -1):
+            for index in range(num_res_blocks + 1):
+                last = index == num_res_blocks
+                next_width = channels[level - 1] if last else channels[level]
+                self.up_blocks.append(block(width + skips.pop(), next_width))
+                width = next_width
+            if level > 1:
+                self.up_blocks.append(Upsample(width, width))
+        self.conv_out = zero_init(nn.Conv2d(width, out_channels or in_channels, 1))
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
+    ) -> Tensor:
+        """Estimate noise (or what the schedule's prediction type names) in noisy latents.
+
+        Args:
+            x: noisy latents (B, in_channels, h, w).
+            timesteps: (B,).
+            context: not supported, for MONAI's order of arguments; must be None.
+            class_labels: (B,) integers, ``NO_LABEL`` (or any negative) where there is none; None for no label at all.
+
+        Returns:
+            (B, out_channels, h, w).
+
+        Raises:
+            ValueError: if a context is given, or labels to a network without classes.
+        """
+        if context is not None:
+            raise ValueError("UNet has no cross-attention: pass class_labels and leave context None")
+        embedding = self.embed(timesteps, class_labels)
+        x = self.conv_in(x)
+        skips = [x]
+        for block in self.down_blocks:
+            x = block(x, embedding) if isinstance(block, ResidualBlock) else block(x)
+            skips.append(x)
+        for block in self.middle:
+            x = block(x, embedding)
+        for block in self.up_blocks:
+            if isinstance(block, ResidualBlock):
+                x = block(torch.cat([x, skips.pop()], dim=1), embedding)
+            else:  # odd sizes were rounded up on the way down
+                height, width = skips[-1].shape[-2:]
+                x = block(x)[..., :height, :width]
+        return self.conv_out(x)
+
+    def embed(self, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
+        """Give the conditioning vectors (B, embedding_channels) of timesteps (B,) and labels (B,)."""
+        sinusoids = timestep_embedding(timesteps, self.time_channels)
+        embedding = self.time_embedding(sinusoids.to(self.conv_in.weight.dtype))
+        if class_labels is None:
+            return embedding
+        if self.class_embedding is None:
+            raise ValueError("class_labels were given to a UNet that was built with num_classes=None")
+        known = (class_labels >= 0)[:, None]
+        return embedding + self.class_embedding(class_labels.clamp(min=0)) * known

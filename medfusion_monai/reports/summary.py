@@ -1,0 +1,145 @@
+"""What came out of a training: how well held-out images are reconstructed, what samples look like."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+import medfusion_monai
+from medfusion_monai.data import read_datalist, read_image
+from medfusion_monai.handlers import grid_of_rows, reconstruction_rows
+from medfusion_monai.losses.reconstruction import structural_similarity, to_unit
+from medfusion_monai.metrics.similarity import ms_ssim, ms_ssim_window
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.weights import load_weights
+
+
+def summarize(
+    bundle: str | Path,
+    dataset_dir: str | Path,
+    model_file: str | Path,
+    samples_dir: str | Path,
+    output: str | Path,
+    overlays: Sequence[str] = ("demo.yaml",),
+    overrides: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure reconstructions of the test split, draw them and the samples, write ``summary.json``.
+
+    Args:
+        bundle: folder of the bundle.
+        dataset_dir: folder of the datalist that was trained on.
+        model_file: ``models/model.pt``.
+        samples_dir: folder of samples that inference wrote, with their manifest.
+        output: folder of ``summary.json`` and ``picture.png``.
+        overlays: files of ``configs`` that were merged after ``train.yaml``.
+        overrides: keys that were given on the command line.
+        extra: more entries of the summary.
+
+    Returns:
+        The summary.
+    """
+    parser = ConfigParser()
+    parser.read_config([str(Path(bundle) / "configs" / name) for name in ("train.yaml", *overlays)])
+    parser.update({"dataset_dir": str(dataset_dir), **(overrides or {})})
+    class_names = parser.get_parsed_content("class_names")
+    network = load_weights(_network(parser), model_file).eval()
+    test = read_datalist(dataset_dir, "test", class_names)
+    images = load_images(test, parser.get_parsed_content("preprocessing"))
+    samples = {name: load_samples(samples_dir, name) for name in class_names}
+    summary = {
+        **measure_reconstructions(network.autoencoder, images),
+        **(extra or {}),
+        "seed": parser.get_parsed_content("seed"),
+        "versions": versions(),
+    }
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    draw_picture(network.autoencoder, images, samples, output / "picture.png")
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+@torch.no_grad()
+def measure_reconstructions(autoencoder: Any, images: Tensor, batch_size: int = 64) -> dict[str, Any]:
+    """Compare images (N, C, H, W) in [0, 1] with their reconstructions: MS-SSIM, SSIM and MSE, averaged."""
+    values: dict[str, list[Tensor]] = {"ms_ssim": [], "ssim": [], "mse": []}
+    for batch in images.split(batch_size):
+        reconstruction = to_unit(autoencoder.reconstruct(batch * 2.0 - 1.0))
+        values["ms_ssim"].append(ms_ssim(reconstruction, batch))
+        values["ssim"].append(structural_similarity(reconstruction, batch))
+        values["mse"].append((reconstruction - batch).square().mean(dim=(1, 2, 3)))
+    means = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
+    window = ms_ssim_window(*images.shape[-2:])
+    return {
+        **means,
+        "ms_ssim_std": float(torch.cat(values["ms_ssim"]).std()),
+        "ms_ssim_settings": f"5 scales, {window}x{window} Gaussian window; SSIM: 11x11 window",
+        "held_out_images": len(images),
+    }
+
+
+def load_images(items: Sequence[Mapping[str, Any]], preprocessing: Compose) -> Tensor:
+    """Read the images of datalist items as the training does: (N, C, H, W) in [0, 1]."""
+    return torch.stack([torch.as_tensor(preprocessing(dict(item))["image"]) for item in items])
+
+
+def load_samples(folder: str | Path, class_name: str) -> Tensor:
+    """Read the PNG samples of a class, in order: (N, C, H, W) in [0, 1]."""
+    files = sorted(Path(folder).glob(f"{class_name}_*.png"))
+    if not files:
+        raise ValueError(f"{folder} holds no samples of class {class_name}: run inference first")
+    return torch.from_numpy(np.stack([read_image(file) for file in files]))
+
+
+def versions() -> dict[str, str]:
+    """Give the versions that results depend on."""
+    return {
+        "medfusion_monai": medfusion_monai.__version__,
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def draw_picture(autoencoder: Any, images: Tensor, samples: Mapping[str, Tensor], path: str | Path) -> None:
+    """Draw originals, reconstructions, their difference, and two rows of samples a class, with captions."""
+    columns = 10
+    chosen = images[torch.linspace(0, len(images) - 1, min(columns, len(images))).long()]
+    rows = reconstruction_rows(autoencoder, chosen)
+    captions = ["held-out image", "reconstruction", "difference x 4"]
+    for name, batch in samples.items():
+        rows += [batch[:columns], batch[columns : 2 * columns]][: 1 + (len(batch) > columns)]
+        captions += [f"sample: {name}", ""][: 1 + (len(batch) > columns)]
+    caption_rows(grid_of_rows(rows), captions, images.shape[-2:]).save(path)
+
+
+def caption_rows(grid: Tensor, captions: Sequence[str], size: Sequence[int], padding: int = 2) -> Image.Image:
+    """Put a caption to the left of each row of a grid (3, H, W) of images of the given size, twice enlarged."""
+    scale = max(1, 128 // size[0])
+    picture = Image.fromarray(np.rint(grid.numpy().transpose(1, 2, 0) * 255).astype(np.uint8))
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    margin = 190
+    canvas = Image.new("RGB", (picture.width + margin, picture.height), "white")
+    canvas.paste(picture, (margin, 0))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(16)
+    for row, caption in enumerate(captions):
+        middle = scale * (padding + (row + 0.5) * (size[0] + padding))
+        draw.text((8, middle), caption, fill="black", font=font, anchor="lm")
+    return canvas
+
+
+def _network(parser: ConfigParser) -> Medfusion:
+    autoencoder, unet = parser.get_parsed_content("autoencoder"), parser.get_parsed_content("unet")
+    return Medfusion(autoencoder, unet)

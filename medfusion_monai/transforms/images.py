@@ -1,0 +1,92 @@
+"""Dictionary transforms that bring image files to tensors of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from medfusion_monai.data.images import read_image
+
+
+class ReadImaged(MapTransform):
+    """Replace a path by the image: a float32 tensor of shape (C, H, W) in [0, 1].
+
+    Args:
+        keys: keys of the paths.
+        channels: 1 (gray) or 3 (RGB): files with other channels raise; None takes those of each file.
+        allow_missing_keys: pass over keys that an item lacks.
+    """
+
+    def __init__(self, keys: KeysCollection, channels: int | None = None, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if channels not in (None, 1, 3):
+            raise ValueError(f"channels is {channels!r}: use 1 (gray), 3 (RGB) or None (as in the file).")
+        self.channels = channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read the images.
+
+        Raises:
+            DataError: a file is missing, damaged, no image, or has other channels.
+        """
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = torch.from_numpy(read_image(result[key], self.channels))
+        return result
+
+
+class ResizeCenterCropd(MapTransform):
+    """Resize with antialiasing, keeping the proportions, then crop or pad the centre to the target size.
+
+    Args:
+        keys: keys of the images, (C, H, W) in [0, 1].
+        size: target (H, W).
+        mode: ``crop`` fills the target and cuts what stands over; ``pad`` keeps the whole image and adds zeros.
+        allow_missing_keys: pass over keys that an item lacks.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, size: Sequence[int], mode: str = "crop", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        is_pair = isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2
+        if not is_pair or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in size):
+            raise ValueError(f"size is {size!r}: give two positive integers, [height, width].")
+        if mode not in ("crop", "pad"):
+            raise ValueError(f"mode is {mode!r}: use 'crop' or 'pad'.")
+        self.size = (size[0], size[1])
+        self.mode = mode
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with images of shape (C, *size), float32 in [0, 1]."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self._resize(torch.as_tensor(result[key], dtype=torch.float32))
+        return result
+
+    def _resize(self, image: torch.Tensor) -> torch.Tensor:
+        if image.ndim != 3:
+            raise ValueError(f"image has shape {tuple(image.shape)}: give (C, H, W).")
+        ratios = [target / side for target, side in zip(self.size, image.shape[1:], strict=True)]
+        scale = max(ratios) if self.mode == "crop" else min(ratios)
+        # One side is met exactly; rounding must not carry the other past the target.
+        limit = max if self.mode == "crop" else min
+        resized = [
+            limit(target, max(1, round(side * scale))) for target, side in zip(self.size, image.shape[1:], strict=True)
+        ]
+        if resized != list(image.shape[1:]):
+            image = F.interpolate(image[None], size=resized, mode="bilinear", antialias=True)[0]
+        return self._fit(image).clamp(0, 1)
+
+    def _fit(self, image: torch.Tensor) -> torch.Tensor:
+        (height, width), (rows, columns) = self.size, image.shape[1:]
+        if self.mode == "crop":
+            top, left = (rows - height) // 2, (columns - width) // 2
+            return image[:, top : top + height, left : left + width]
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return F.pad(image, (left, width - columns - left, top, height - rows - top))

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from medfusion_monai.diffusion import guided_denoiser
+from medfusion_monai.networks import NO_LABEL
+
+
+class Recorder:
+    """A network that is linear in latents, timestep and label, and keeps what it was called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, timesteps, class_labels):
+        self.calls.append((x, timesteps, class_labels))
+        return x * (1.0 + class_labels + 0.001 * timesteps)[:, None, None, None]
+
+
+@pytest.fixture
+def network():
+    return Recorder()
+
+
+LATENTS = torch.arange(3.0 * 4).reshape(3, 1, 2, 2) + 1.0
+TIMESTEPS = torch.tensor([5, 5, 5])
+LABELS = torch.tensor([0, 1, 2])
+
+
+def test_scale_1_calls_the_network_once_with_the_batch_as_it_is(network):
+    prediction = guided_denoiser(network, LABELS, 1.0)(LATENTS, TIMESTEPS)
+    ((x, timesteps, labels),) = network.calls
+    assert x is LATENTS
+    assert timesteps is TIMESTEPS
+    assert labels is LABELS
+    assert torch.equal(prediction, Recorder()(LATENTS, TIMESTEPS, LABELS))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0, 7.5])
+def test_guidance_equals_the_formula_of_two_passes(network, scale):
+    guided = guided_denoiser(network, LABELS, scale)(LATENTS, TIMESTEPS)
+    unconditional = Recorder()(LATENTS, TIMESTEPS, torch.full_like(LABELS, NO_LABEL))
+    conditional = Recorder()(LATENTS, TIMESTEPS, LABELS)
+    torch.testing.assert_close(guided, unconditional + scale * (conditional - unconditional))
+
+
+def test_guidance_takes_one_call_of_the_double_batch(network):
+    guided_denoiser(network, LABELS, 3.0)(LATENTS, TIMESTEPS)
+    ((x, timesteps, labels),) = network.calls
+    assert torch.equal(x, torch.cat([LATENTS, LATENTS]))
+    assert timesteps.tolist() == [5] * 6
+    assert labels.tolist() == [0, 1, 2, NO_LABEL, NO_LABEL, NO_LABEL]
+
+
+def test_negative_label_takes_the_place_of_no_label(network):
+    guided = guided_denoiser(network, LABELS, 2.0, negative_label=1)(LATENTS, TIMESTEPS)
+    negative = Recorder()(LATENTS, TIMESTEPS, torch.ones_like(LABELS))
+    conditional = Recorder()(LATENTS, TIMESTEPS, LABELS)
+    torch.testing.assert_close(guided, 2.0 * conditional - negative)
+
+
+def test_negative_label_0_is_a_label(network):
+    guided_denoiser(network, LABELS, 2.0, negative_label=0)(LATENTS, TIMESTEPS)
+    assert network.calls[0][2].tolist()[3:] == [0, 0, 0]
+
+
+def test_null_label_can_be_another_number(network):
+    guided_denoiser(network, LABELS, 2.0, null_label=9)(LATENTS, TIMESTEPS)
+    assert network.calls[0][2].tolist()[3:] == [9, 9, 9]
