@@ -18,13 +18,10 @@ from torch import nn
 import medfusion_monai.diffusion
 import medfusion_monai.handlers
 import medfusion_monai.losses  # noqa: F401  configs name these by their full names
-from medfusion_monai.data import check_images
 from medfusion_monai.engines import measure_latent_statistics
-from medfusion_monai.networks.weights import WeightsError, file_sha256, load_weights, save_weights
+from medfusion_monai.networks.weights import load_weights, save_weights
 
 logger = logging.getLogger(__name__)
-
-MODEL_MADE_BY = "run training"
 
 
 def find_bundle_root() -> str:
@@ -44,23 +41,21 @@ def find_bundle_root() -> str:
     return "."
 
 
-def check_training(
-    datalists: Sequence[Sequence[dict[str, Any]]],
+def check_settings(
     image_size: Sequence[int],
     image_channels: int,
-    folders: Sequence[str],
     class_names: Sequence[str],
-    check_files: bool = True,
+    cache_moments: bool = False,
+    random_transforms: Sequence[Any] = (),
 ) -> None:
-    """Check all that can be wrong before the first step: sizes, folders, and every image file.
+    """Check the settings of a training that no constructor checks.
 
     Args:
-        datalists: training and validation items.
         image_size: (height, width) that the images are brought to.
         image_channels: 1 or 3.
-        folders: where the run will write.
         class_names: one a label.
-        check_files: decode every image once.
+        cache_moments: whether phase two reads each image's posterior from memory.
+        random_transforms: augmentations, which a posterior from memory cannot see.
 
     Raises:
         ValueError: naming the key, the value and what to do.
@@ -70,10 +65,8 @@ def check_training(
         raise ValueError(f"image_channels must be 1 (gray) or 3 (RGB), received {image_channels}")
     if len(set(class_names)) != len(class_names) or not class_names:
         raise ValueError(f"class_names must be different names, one a label, received {list(class_names)}")
-    for folder in folders:
-        check_writable(folder)
-    if check_files:
-        check_images([item["image"] for items in datalists for item in items], channels=image_channels)
+    if cache_moments and random_transforms:
+        raise ValueError("cache_moments encodes each image once and leaves no room for random_transforms: drop one")
 
 
 def check_image_size(image_size: Sequence[int], factor: int = 8) -> None:
@@ -85,43 +78,32 @@ def check_image_size(image_size: Sequence[int], factor: int = 8) -> None:
         )
 
 
-def check_writable(folder: str | Path) -> Path:
-    """Make a folder and return it; raise a ValueError if it cannot be made or written."""
-    folder = Path(folder)
-    probe = folder / f".writable.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"folder {folder} cannot be written ({error.strerror}): choose another or free it") from error
-    return folder
+def check_folders(folders: Sequence[str | Path]) -> None:
+    """Make folders; raise a ValueError if one cannot be made or written."""
+    for folder in map(Path, folders):
+        probe = folder / f".writable.{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"folder {folder} cannot be written ({error.strerror}): choose another one") from error
 
 
-def check_inference(
-    plan: Sequence[dict[str, Any]], inferer: Any, image_size: Sequence[int], output_dir: str, model_file: str
-) -> None:
+def check_inference(plan: Sequence[dict[str, Any]], inferer: Any, image_size: Sequence[int], output_dir: str) -> None:
     """Check what can be wrong before the first image; the plan and the inferer were checked when they were made.
 
     Raises:
         ValueError: naming the key, the value and what to do.
     """
     check_image_size(image_size)
-    weights_checksum(model_file)
-    check_writable(output_dir)
+    check_folders([output_dir])
     logger.info("%d images, %d steps each, into %s", len(plan), inferer.num_inference_steps, output_dir)
 
 
 def load_model(network: nn.Module, path: str | Path) -> nn.Module:
     """Load ``models/model.pt``; raise a WeightsError if it is missing or does not fit."""
-    return load_weights(network, path, MODEL_MADE_BY).eval()
-
-
-def weights_checksum(path: str | Path) -> str:
-    """Give the SHA-256 of a weights file; raise a WeightsError if it is missing."""
-    if not Path(path).is_file():
-        raise WeightsError(f"weights {path} do not exist: {MODEL_MADE_BY} first, or name another --model_file")
-    return file_sha256(path)
+    return load_weights(network, path, "run training").eval()
 
 
 def finish_autoencoder(
@@ -147,11 +129,15 @@ def load_autoencoder(autoencoder: nn.Module, path: str | Path) -> nn.Module:
     return load_weights(autoencoder, path, "phase two needs phase one: run train_autoencoder (or training)").eval()
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """Give the error inside the wrappers of MONAI's config parser ('Failed to evaluate', 'Failed to instantiate')."""
+    while error.__cause__ is not None and str(error).startswith("Failed to "):
+        error = error.__cause__
+    return error
+
+
 def _show_cause_last(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Repeat the first cause below the traceback: the runner wraps it into 'Failed to evaluate' of a config line."""
+    """Repeat the cause below the traceback, where the runner shows only which line of the config failed."""
     sys.__excepthook__(kind, error, traceback)
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, ValueError | RuntimeError):
-        print(f"\nmedfusion: error: {cause}", file=sys.stderr)
+    if error.__cause__ is not None:
+        print(f"\nmedfusion: error: {first_cause(error)}", file=sys.stderr)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """Give the item at any position from 0 on, its ``image``, ``label`` and ``seed`` among others."""
+        """Give the item at any position from 0 on: ``image`` or ``moments``, ``label``, and its ``seed``."""
         pass_number, offset = divmod(position, len(self))
         item = self.dataset[int(self.order(pass_number)[offset])]
         seed = derive_seed("item", self.seed, position)
@@ -56,7 +56,8 @@ class SeededDataset(Dataset):
             if isinstance(self.random_transform, Randomizable):
                 self.random_transform.set_random_state(seed=seed % 2**32)
             item = self.random_transform(item)
-        return {"image": item["image"], "label": item["label"], "seed": seed}
+        kept = {name: item[name] for name in ("image", "moments", "label") if name in item}
+        return {**kept, "seed": seed}
 
     def order(self, pass_number: int) -> np.ndarray:
         """Indices (len(self),) in the order of a pass."""
@@ -94,5 +95,7 @@ class StreamSampler(Sampler[list[int]]):
 
 def fingerprint(datalist: Sequence[dict[str, Any]]) -> str:
     """Give 16 digits that tell one list of training images and labels from another, wherever the folder lies."""
-    names = sorted(f"{Path(item['image']).name}={item['label']}" for item in datalist)
+    # Paths below the folder above all: in some sources every folder holds the same names, as view1_frontal.jpg.
+    folder = os.path.commonpath([os.path.dirname(item["image"]) for item in datalist])
+    names = sorted(f"{os.path.relpath(item['image'], folder)}={item['label']}" for item in datalist)
     return f"{derive_seed(*names):016x}"

@@ -1,7 +1,7 @@
 """Trainers and what they are made of."""
 
 from medfusion_monai.engines.autoencoder_trainer import AutoencoderTrainer
-from medfusion_monai.engines.latent_statistics import measure_latent_statistics
+from medfusion_monai.engines.latents import measure_latent_statistics, posterior_moments
 from medfusion_monai.engines.lr import warmup_decay
 from medfusion_monai.engines.prepare_batch import (
     AutoencoderPrepareBatch,
@@ -15,5 +15,6 @@ __all__ = [
     "DiffusionPrepareBatch",
     "SamplingPrepareBatch",
     "measure_latent_statistics",
+    "posterior_moments",
     "warmup_decay",
 ]

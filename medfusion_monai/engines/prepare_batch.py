@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medfusion_monai.diffusion.randomness import generators, randn
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.autoencoder import Autoencoder, DiagonalGaussian
 from medfusion_monai.networks.unet import NO_LABEL
 
 Batch = dict[str, Any]
@@ -66,10 +66,19 @@ class DiffusionPrepareBatch:
     def __call__(
         self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Tensor]]:
-        """Turn ``image`` (B, C, H, W) in [0, 1], ``label`` and ``seed`` into (inputs, targets, (), keywords)."""
-        self.autoencoder.eval()
+        """Turn a batch into (noisy latents, targets, (), keywords of the UNet).
+
+        Args:
+            batch: ``image`` (B, C, H, W) in [0, 1], or ``moments`` of ``posterior_moments``; ``label``; ``seed``.
+            device: where to compute.
+            non_blocking: whether copies may be asynchronous.
+            kwargs: ignored.
+        """
         sources = generators(batch["seed"])
-        posterior = self.autoencoder.encode(to_network(batch["image"], device, non_blocking))
+        if "moments" in batch:
+            posterior = DiagonalGaussian(batch["moments"].to(device, non_blocking=non_blocking))
+        else:
+            posterior = self.autoencoder.eval().encode(to_network(batch["image"], device, non_blocking))
         shape = posterior.mean.shape[1:]
         latents = self.autoencoder.normalize(posterior.sample(randn(shape, sources, device)))
         noise = randn(shape, sources, device)

@@ -40,7 +40,7 @@ class StopOnNonFiniteLoss:
         """Raise a NonFiniteLossError if the loss is not finite."""
         loss = engine.state.output[Keys.LOSS]
         if not torch.isfinite(loss):
-            raise NonFiniteLossError(self._message("loss", float(loss), engine.state.iteration))
+            raise NonFiniteLossError(self._message("loss", float(loss.detach()), engine.state.iteration))
 
     def clip(self, engine: Any) -> None:
         """Clip the gradients; raise a NonFiniteLossError if their norm is not finite."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
@@ -70,10 +71,9 @@ def save_picture(picture: Tensor, path: str | Path) -> None:
 @torch.no_grad()
 def reconstruction_rows(autoencoder: Any, images: Tensor) -> list[Tensor]:
     """Give originals (N, C, H, W) in [0, 1], their reconstructions, and the absolute difference four times enlarged."""
-    training = autoencoder.training
     device = next(autoencoder.parameters()).device
-    reconstructions = to_unit(autoencoder.eval().reconstruct(images.to(device) * 2.0 - 1.0)).cpu()
-    autoencoder.train(training)
+    with evaluation_mode(autoencoder):
+        reconstructions = to_unit(autoencoder.reconstruct(images.to(device) * 2.0 - 1.0)).cpu()
     return [images, reconstructions, (4.0 * (reconstructions - images).abs()).clamp(max=1.0)]
 
 
@@ -81,11 +81,20 @@ def sample_rows(
     network: Medfusion, inferer: LatentDiffusionSampler, num_classes: int, num_samples: int = 8, seed: int = 0
 ) -> list[Tensor]:
     """Sample one row of images (N, C, H, W) in [0, 1] a class, of the same seeds each time."""
-    training = network.training
     device = next(network.parameters()).device
     seeds = [derive_seed("grid", seed, number) for number in range(num_samples)]
     labels = [torch.full((num_samples,), label, device=device) for label in range(num_classes)]
+    with evaluation_mode(network):
+        return [inferer(class_labels, network, seeds=seeds).cpu() for class_labels in labels]
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a while; then each of its modules goes back to the mode it had."""
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
-    rows = [inferer(class_labels, network, seeds=seeds).cpu() for class_labels in labels]
-    network.train(training)
-    return rows
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -8,6 +8,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
 from tqdm import tqdm
 
 
@@ -24,7 +25,7 @@ class ProgressBar:
     def __init__(self, description: str, batch_size: int) -> None:
         self.description, self.batch_size = description, batch_size
         self.bar: tqdm | None = None
-        self.losses: list[float] = []
+        self.losses: list[Tensor] = []
         self.shown = 0.0
         self.interval = 1.0 if sys.stderr.isatty() else 30.0
 
@@ -38,7 +39,7 @@ class ProgressBar:
         """Advance by one iteration."""
         if self.bar is None:
             self.bar = self._open(engine)
-        self.losses.append(engine.state.output[Keys.LOSS])
+        self.losses.append(engine.state.output[Keys.LOSS].detach())
         if time.monotonic() - self.shown >= self.interval:
             mean = sum(float(loss) for loss in self.losses) / len(self.losses)
             self.bar.set_postfix_str(f"loss {mean:.4f}, step {engine.state.iteration}", refresh=False)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm import tqdm
 
+from medfusion_monai.networks.weights import file_sha256
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
+ITEM_COLUMNS = ("file", "label", "class_name", "seed")
 FORMATS = {"png": ".png", "png16": ".png", "nifti": ".nii.gz"}
 
 
@@ -45,13 +49,13 @@ class SampleWriter(Sampler[list[int]]):
     Args:
         plan: of ``sampling_plan``.
         output_dir: folder of files and manifest.
-        settings: what every image of the run was made with: sampler settings, SHA-256 of the weights. A manifest
-            of other settings is refused.
+        settings: what every image of the run is made with. A manifest of other settings is refused.
+        model_file: the weights; their SHA-256 is one of the settings.
         batch_size: images that are sampled together.
         output_format: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32 in [0, 1]).
 
     Raises:
-        ValueError: for a batch size below 1, a format that is unknown, or a folder that holds another run.
+        ValueError: for a batch size below 1 or a format that is unknown.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class SampleWriter(Sampler[list[int]]):
         plan: Sequence[Mapping[str, Any]],
         output_dir: str | Path,
         settings: Mapping[str, Any],
+        model_file: str | Path,
         batch_size: int = 16,
         output_format: str = "png",
     ) -> None:
@@ -66,11 +71,23 @@ class SampleWriter(Sampler[list[int]]):
             raise ValueError(f"batch_size must be at least 1, received {batch_size}")
         suffix_of(output_format, channels=1)
         self.plan, self.output_dir, self.batch_size = list(plan), Path(output_dir), batch_size
-        self.output_format = output_format
-        self.settings = {name: str(value) for name, value in settings.items()}
-        self.columns = ["file", "label", "class_name", "seed", *self.settings]
-        self.written = self._read_manifest()
+        self.output_format, self.model_file = output_format, model_file
+        self._settings = {name: str(value) for name, value in settings.items()}
         self.bar: tqdm | None = None
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """What every image is made with, as text."""
+        return {**self._settings, "weights_sha256": file_sha256(self.model_file)}
+
+    @cached_property
+    def written(self) -> dict[str, dict[str, str]]:
+        """Lines of the manifest by file name.
+
+        Raises:
+            ValueError: if the folder holds another run.
+        """
+        return self._read_manifest()
 
     def __iter__(self) -> Any:
         """Yield lists of indices into the plan."""
@@ -92,7 +109,7 @@ class SampleWriter(Sampler[list[int]]):
         batch: dict[str, Any] = engine.state.batch
         rows = []
         for image, file, label, class_name, seed in zip(
-            engine.state.output[Keys.PRED].float().cpu(), *(batch[c] for c in self.columns[:4]), strict=True
+            engine.state.output[Keys.PRED].float().cpu(), *(batch[name] for name in ITEM_COLUMNS), strict=True
         ):
             row = {"file": file, "label": int(label), "class_name": class_name, "seed": int(seed), **self.settings}
             self._write(image, row)
@@ -127,11 +144,11 @@ class SampleWriter(Sampler[list[int]]):
 
     def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to the manifest; it is rewritten and renamed, in the order of the plan."""
-        self.written |= {str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows}
+        self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
         path = self.output_dir / MANIFEST
         partial = path.with_name(f".{MANIFEST}")
         with open(partial, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, self.columns, lineterminator="\n")
+            table = csv.DictWriter(file, [*ITEM_COLUMNS, *self.settings], lineterminator="\n")
             table.writeheader()
             table.writerows(self.written[name] for name in sorted(self.written))
         os.replace(partial, path)

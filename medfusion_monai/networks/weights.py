@@ -74,7 +74,9 @@ def _digest(file: Any) -> str:
 
 
 def _misfits(expected: dict[str, torch.Tensor], state: Any) -> list[str]:
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         return ["it is not a plain state dict of tensors"]
     kinds = {
         "missing": sorted(expected.keys() - state.keys()),

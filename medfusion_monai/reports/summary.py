@@ -56,7 +56,7 @@ def summarize(
     class_names = parser.get_parsed_content("class_names")
     network = load_weights(_network(parser), model_file).eval()
     test = read_datalist(dataset_dir, "test", class_names)
-    images = load_images(test, parser.get_parsed_content("preprocessing"))
+    images = load_images(test, parser.get_parsed_content("train#preprocessing"))
     samples = {name: load_samples(samples_dir, name) for name in class_names}
     summary = {
         **measure_reconstructions(network.autoencoder, images),

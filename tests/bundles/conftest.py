@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import run
+
+from medfusion_monai.data import prepare_phantoms
+
+CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
+
+TINY = {
+    "image_size": [32, 32],
+    "autoencoder_channels": [8, 8, 16, 16],
+    "unet_channels": [16, 16, 16, 32],
+    "unet_embedding_channels": 32,
+    "unet_norm_groups": 8,
+    "autoencoder_batch_size": 4,
+    "diffusion_batch_size": 4,
+    "autoencoder_steps": 4,
+    "autoencoder_val_interval": 2,
+    "diffusion_steps": 4,
+    "diffusion_val_interval": 2,
+    "num_inference_steps": 3,
+    "device": "$torch.device('cpu')",
+}
+
+
+def run_bundle(run_id, config="train.yaml", **overrides):
+    """Run a config of the chest bundle with demo.yaml and tiny settings, in this process."""
+    files = [str(CONFIGS / config), str(CONFIGS / "demo.yaml")]
+    return run(run_id=run_id, config_file=files, **(TINY | overrides))
+
+
+@pytest.fixture(scope="session")
+def bundle():
+    return run_bundle
+
+
+@pytest.fixture(scope="session")
+def dataset_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms")
+    prepare_phantoms(folder, num_images=40, size=32, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(dataset_dir, tmp_path_factory):
+    """A folder with ``models`` and ``runs`` of a tiny training of both phases."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_bundle("training", dataset_dir=str(dataset_dir), **folders(folder))
+    return folder
+
+
+def folders(folder):
+    return {"model_dir": str(folder / "models"), "output_dir": str(folder / "runs")}
+
+
+@pytest.fixture(scope="session")
+def lively(trained, tmp_path_factory):
+    """A models folder whose weights give images with contrast and a strong effect of the label."""
+    state = torch.load(trained / "models" / "model.pt", weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    for name in ("autoencoder.conv_out.weight", "unet.conv_out.weight", "unet.class_embedding.weight"):
+        state[name] = torch.randn(state[name].shape, generator=generator)
+    folder = tmp_path_factory.mktemp("lively")
+    torch.save(state, folder / "model.pt")
+    return folder

@@ -1,0 +1,170 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import LoadImage
+from PIL import Image
+
+from medfusion_monai.bundle import first_cause
+from medfusion_monai.networks.weights import file_sha256
+
+
+@pytest.fixture
+def infer(bundle, lively, tmp_path):
+    """Samples with tiny networks and gives the folder."""
+
+    def run(folder="samples", **overrides):
+        places = {"model_dir": str(lively), "output_dir": str(tmp_path / folder)}
+        bundle("inference", "inference.yaml", **(places | overrides))
+        return tmp_path / folder
+
+    return run
+
+
+@pytest.fixture
+def refused(infer, tmp_path):
+    def run(**overrides):
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            infer(**overrides)
+        assert not list(tmp_path.glob("samples/*.png"))
+        cause = first_cause(caught.value)
+        assert isinstance(cause, ValueError)
+        return str(cause)
+
+    return run
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def manifest(folder):
+    with open(folder / "manifest.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_images_of_every_class_and_their_manifest_are_written(infer, lively):
+    folder = infer(num_samples=3, guidance_scale=2.0, eta=0.5, seed=7)
+    rows = manifest(folder)
+    assert [row["class_name"] for row in rows] == ["cardiomegaly"] * 3 + ["no_cardiomegaly"] * 3
+    assert {row["label"] for row in rows[:3]} == {"1"}
+    assert len({row["seed"] for row in rows}) == 6
+    checksum = file_sha256(lively / "model.pt")
+    expected = {"num_inference_steps": "3", "guidance_scale": "2.0", "eta": "0.5", "weights_sha256": checksum}
+    assert all(expected.items() <= row.items() for row in rows)
+    for row in rows:
+        with Image.open(folder / row["file"]) as image:
+            assert (image.mode, image.size) == ("L", (32, 32))
+            assert image.text["Synthetic"].startswith("true")
+            assert json.loads(image.text["Comment"])["seed"] == int(row["seed"])
+
+
+def test_image_is_the_same_alone_and_in_a_batch(infer):
+    together = infer("together", label=1, num_samples=5, batch_size=5)
+    alone = infer("alone", label="cardiomegaly", num_samples=5, batch_size=1)
+    for row in manifest(together):
+        first, second = (np.asarray(Image.open(folder / row["file"])).astype(int) for folder in (together, alone))
+        assert first.std() > 5
+        assert np.abs(first - second).max() <= 1  # float error may tip a rounding
+    assert [row["seed"] for row in manifest(together)] == [row["seed"] for row in manifest(alone)]
+
+
+def test_image_can_be_made_again_from_its_seed(infer):
+    folder = infer("all", label=0, num_samples=3, batch_size=1)
+    row = manifest(folder)[2]
+    again = infer("again", label=0, image_seeds=[int(row["seed"])], batch_size=1)
+    first, second = (np.asarray(Image.open(path)) for path in (folder / row["file"], next(again.glob("*.png"))))
+    assert np.array_equal(first, second)
+
+
+def test_rerun_continues_and_gives_the_same_bytes(infer):
+    folder = infer(num_samples=4, batch_size=2)
+    whole = contents(folder)
+    (folder / "cardiomegaly_000001.png").unlink()
+    kept = folder / "no_cardiomegaly_000000.png"
+    stamp = kept.stat().st_mtime_ns
+    infer(num_samples=4, batch_size=2)
+    assert contents(folder) == whole
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_more_images_of_the_same_run_are_added(infer):
+    folder = infer(label=1, num_samples=2, batch_size=2)
+    first = contents(folder)
+    infer(label=1, num_samples=4, batch_size=2)
+    assert len(manifest(folder)) == 4
+    assert {name: data for name, data in contents(folder).items() if name in first and name != "manifest.csv"} == {
+        name: data for name, data in first.items() if name != "manifest.csv"
+    }
+
+
+def test_folder_of_another_run_is_refused(infer, tmp_path):
+    folder = infer(label=1, num_samples=2)
+    before = contents(folder)
+    with pytest.raises(RuntimeError) as caught:
+        infer(label=1, num_samples=2, eta=0.0)
+    assert "eta" in str(first_cause(caught.value))
+    assert contents(folder) == before
+
+
+def test_sixteen_bit_png_holds_finer_steps(infer):
+    coarse, fine = infer("8", num_samples=1, label=1), infer("16", num_samples=1, label=1, output_format="png16")
+    eight = np.asarray(Image.open(next(coarse.glob("*.png")))).astype(float)
+    sixteen = np.asarray(Image.open(next(fine.glob("*.png")))).astype(float)
+    assert sixteen.max() > 255
+    assert np.abs(sixteen / 65535 * 255 - eight).max() <= 0.5 + 1e-9  # rounded, not floored
+
+
+def test_nifti_is_read_by_monai_and_says_that_it_is_synthetic(infer):
+    picture = np.asarray(Image.open(next(infer("png", num_samples=1, label=1).glob("*.png")))).astype(float)
+    file = next(infer("nifti", num_samples=1, label=1, output_format="nifti").glob("*.nii.gz"))
+    image = LoadImage(image_only=True)(file)
+    assert np.abs(image.numpy().T * 255 - picture).max() <= 0.5 + 1e-4
+    assert b"SYNTHETIC" in bytes(nib.load(file).header["descrip"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"label": "cardiomegally"}, ["cardiomegally", "no_cardiomegaly"]),
+        ({"label": 2}, ["2", "classes"]),
+        ({"label": [0, 0]}, ["twice"]),
+        ({"num_samples": -1}, ["num_samples", "-1"]),
+        ({"num_samples": 0}, ["num_samples", "0"]),
+        ({"num_samples": [1, 2, 3]}, ["3 counts for 2"]),
+        ({"num_inference_steps": 0}, ["num_inference_steps", "between 1 and 1000", "0"]),
+        ({"num_inference_steps": 1001}, ["num_inference_steps", "1001"]),
+        ({"eta": 1.5}, ["eta", "1.5"]),
+        ({"negative_label": "none"}, ["none"]),
+        ({"output_format": "jpeg"}, ["jpeg", "png16"]),
+        ({"output_format": "png16", "image_channels": 3}, ["png16"]),
+        ({"batch_size": 0}, ["batch_size"]),
+        ({"image_size": [36, 32]}, ["multiples of 8"]),
+        ({"model_dir": "/nowhere"}, ["/nowhere/model.pt", "run training"]),
+        ({"unet_channels": [16, 16, 16, 16]}, ["model.pt", "demo.yaml"]),
+    ],
+)
+def test_bad_request_is_refused_with_what_to_do(overrides, words, refused):
+    message = refused(**overrides)
+    assert all(word in message for word in words), message
+
+
+def test_folder_that_cannot_be_written_is_refused(refused, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written" in refused(output_dir=str(tmp_path / "file" / "samples"))
+
+
+def test_weights_file_that_is_cut_off_is_refused(refused, lively, tmp_path):
+    shutil.copytree(lively, tmp_path / "models")
+    model = tmp_path / "models" / "model.pt"
+    model.write_bytes(model.read_bytes()[:1000])
+    assert "cannot be read" in refused(model_dir=str(tmp_path / "models"))
+
+
+def test_label_changes_the_image_of_a_seed(infer):
+    first, second = (next(infer(str(n), label=n, image_seeds=[5]).glob("*.png")) for n in (0, 1))
+    assert not np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))

@@ -1,0 +1,198 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+from medfusion_monai.bundle import first_cause
+
+CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def same_weights(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def refused(bundle, tmp_path, dataset_dir):
+    """Runs a training that must be refused and gives the message of the first cause."""
+
+    def run(run_id="training", **overrides):
+        places = {"dataset_dir": str(dataset_dir), "model_dir": str(tmp_path / "m"), "output_dir": str(tmp_path / "r")}
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            bundle(run_id, **(places | overrides))
+        assert not list(tmp_path.glob("**/*.pt"))
+        cause = first_cause(caught.value)
+        assert isinstance(cause, ValueError)
+        return str(cause)
+
+    return run
+
+
+@pytest.fixture
+def own_data(dataset_dir, tmp_path):
+    """A copy of the data that a test may spoil."""
+    return Path(shutil.copytree(dataset_dir, tmp_path / "data"))
+
+
+def test_training_writes_weights_checkpoints_pictures_and_scalars(trained):
+    model = load(trained / "models" / "model.pt")
+    assert {name.split(".")[0] for name in model} == {"autoencoder", "unet"}
+    assert torch.all(model["autoencoder.latent_std"] > 0)
+    assert not torch.equal(model["autoencoder.latent_std"], torch.ones(8))
+    for picture in ("reconstructions_0000004.png", "samples_0000004.png"):
+        assert Image.open(trained / "runs" / "pictures" / picture).size[0] > 100
+    assert list((trained / "runs" / "tensorboard").glob("events*"))
+
+
+def test_phase_two_keeps_the_autoencoder_of_phase_one(trained):
+    model = load(trained / "models" / "model.pt")
+    autoencoder = load(trained / "models" / "autoencoder.pt")
+    assert same_weights(autoencoder, {n[12:]: v for n, v in model.items() if n.startswith("autoencoder.")})
+
+
+def test_averaged_weights_are_saved_not_the_raw_ones(trained):
+    state = load(trained / "runs" / "checkpoints" / "diffusion_training.pt")["objects"]
+    model = load(trained / "models" / "model.pt")
+    model = {name[5:]: value for name, value in model.items() if name.startswith("unet.")}
+    assert same_weights(model, state["ema"]["module"])
+    assert not same_weights(model, state["network"])
+
+
+def test_required_properties_are_all_there(dataset_dir, tmp_path):
+    places = {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "r"), "model_dir": str(tmp_path / "m")}
+    for kind, file, overrides in (("train", "train", places), ("infer", "inference", {"output_dir": str(tmp_path)})):
+        workflow = ConfigWorkflow(config_file=str(CONFIGS / f"{file}.yaml"), workflow_type=kind, **overrides)
+        workflow.initialize()
+        assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("phase", ["autoencoder", "diffusion"])
+def test_killed_training_ends_as_if_it_had_not_been(phase, bundle, trained, dataset_dir, tmp_path):
+    if phase == "diffusion":
+        shutil.copytree(trained / "models", tmp_path / "models", ignore=lambda *_: ["model.pt"])
+    arguments = {"dataset_dir": dataset_dir, "model_dir": tmp_path / "models", "output_dir": tmp_path / "runs"}
+    settings = {name: str(value) for name, value in arguments.items()}
+    from_fixture = sys.modules[bundle.__module__].TINY
+    command = [sys.executable, "-m", "monai.bundle", "run", f"train_{phase}"]
+    command += ["--config_file", str([str(CONFIGS / "train.yaml"), str(CONFIGS / "demo.yaml")])]
+    # Many more steps than wanted, so that the kill comes in the middle whatever the machine's speed.
+    for name, value in (from_fixture | settings | {"check_files": False}).items():
+        command += [f"--{name}", "100000" if name == f"{phase}_steps" else str(value)]
+    command += [f"--{phase}_lr_decay", "constant"]
+    checkpoint = tmp_path / "runs" / "checkpoints" / f"{phase}_training.pt"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    done = load(checkpoint)["iteration"]
+    steps = {f"{phase}_steps": done + 4, f"{phase}_lr_decay": "constant"}
+
+    bundle(f"train_{phase}", **settings, **steps)
+    unbroken = tmp_path / "unbroken"
+    shutil.copytree(tmp_path / "models", unbroken / "models")
+    bundle(f"train_{phase}", **settings | {"output_dir": str(unbroken), "model_dir": str(unbroken / "models")}, **steps)
+    ours, theirs = load(checkpoint), load(unbroken / "checkpoints" / checkpoint.name)
+    assert ours["iteration"] == theirs["iteration"] == done + 4
+    assert same_weights(ours["objects"]["network"], theirs["objects"]["network"])
+    assert ours["objects"]["best"] == theirs["objects"]["best"]
+    if phase == "diffusion":
+        assert same_weights(ours["objects"]["ema"]["module"], theirs["objects"]["ema"]["module"])
+
+
+def test_finished_training_is_not_trained_again(bundle, trained, dataset_dir, tmp_path):
+    shutil.copytree(trained, tmp_path / "again")
+    before = load(tmp_path / "again" / "models" / "model.pt")
+    places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
+    bundle("training", dataset_dir=str(dataset_dir), **places)
+    assert same_weights(before, load(tmp_path / "again" / "models" / "model.pt"))
+
+
+def test_checkpoint_of_other_data_is_refused(bundle, trained, own_data, tmp_path):
+    shutil.copytree(trained, tmp_path / "again")
+    datalist = json.loads((own_data / "datalist.json").read_text())
+    datalist["training"].pop()
+    (own_data / "datalist.json").write_text(json.dumps(datalist))
+    places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
+    with pytest.raises(RuntimeError) as caught:
+        bundle("train_autoencoder", dataset_dir=str(own_data), **places)
+    assert "training_images" in str(first_cause(caught.value))
+
+
+def test_folder_without_datalist_is_refused(refused, tmp_path):
+    assert "medfusion prepare" in refused(dataset_dir=str(tmp_path))
+
+
+def test_missing_image_is_named(refused, own_data):
+    item = json.loads((own_data / "datalist.json").read_text())["training"][3]["image"]
+    (own_data / item).unlink()
+    assert Path(item).name in refused(dataset_dir=str(own_data))
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "text"])
+def test_spoilt_image_is_named_before_the_first_step(spoil, refused, own_data):
+    item = own_data / json.loads((own_data / "datalist.json").read_text())["training"][3]["image"]
+    item.write_bytes(item.read_bytes()[:200] if spoil == "truncated" else b"no image at all")
+    assert item.name in refused(dataset_dir=str(own_data))
+
+
+def test_label_outside_the_class_names_is_named(refused, own_data):
+    datalist = json.loads((own_data / "datalist.json").read_text())
+    datalist["training"][5]["label"] = 7
+    (own_data / "datalist.json").write_text(json.dumps(datalist))
+    message = refused(dataset_dir=str(own_data))
+    assert "training[5]" in message
+    assert "7" in message
+
+
+def test_other_class_names_are_refused(refused):
+    assert "sick" in refused(class_names=["well", "sick"])
+
+
+@pytest.mark.parametrize("size", [[36, 32], [32], [0, 32], [32.0, 32]])
+def test_size_that_the_autoencoder_cannot_halve_thrice_is_refused(size, refused):
+    assert "multiples of 8" in refused(image_size=size)
+
+
+def test_other_channels_than_the_files_are_refused(refused):
+    message = refused(image_channels=3)
+    assert "1 channel" in message
+    assert ".png" in message
+
+
+def test_phase_two_without_phase_one_is_refused(refused):
+    assert "train_autoencoder" in refused("train_diffusion")
+
+
+def test_autoencoder_of_another_architecture_is_refused(bundle, trained, dataset_dir, tmp_path):
+    places = {"model_dir": str(trained / "models"), "output_dir": str(tmp_path)}
+    with pytest.raises(RuntimeError) as caught:
+        bundle("train_diffusion", dataset_dir=str(dataset_dir), autoencoder_channels=[8, 8, 16, 32], **places)
+    assert "demo.yaml" in str(first_cause(caught.value))
+
+
+def test_cached_posteriors_with_augmentation_are_refused(refused):
+    assert "cache_moments" in refused(random_transforms=[{"_target_": "RandFlipd", "keys": "image"}])
+
+
+def test_folder_that_cannot_be_written_is_refused(refused, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written" in refused(output_dir=str(tmp_path / "file" / "runs"))
+
+
+def test_missing_perceptual_weights_are_named(refused):
+    assert "vgg16-397923af.pth" in refused(perceptual_weights_file="/nowhere/vgg16.pth")

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from ignite.engine import Events
+from torch import nn
+
+from medfusion_monai.engines import AutoencoderPrepareBatch, AutoencoderTrainer
+from medfusion_monai.losses import AdversarialLoss, ReconstructionLoss
+from medfusion_monai.networks import Autoencoder, PatchDiscriminator
+
+RECONSTRUCTION_TERMS = {"pixel", "ssim", "pixel_low", "ssim_low", "kl"}
+ADVERSARIAL_TERMS = {"adversarial", "adversarial_weight", "discriminator"}
+
+
+def snapshot(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(before, after):
+    return all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def make_batch():
+    blocks = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(5))
+    return {"image": blocks.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3), "seed": torch.arange(4)}
+
+
+def make_networks(adversarial_start=None):
+    torch.manual_seed(0)
+    network = Autoencoder(latent_channels=2, channels=(8, 16))
+    return network, AdversarialLoss([PatchDiscriminator(1, (8, 16)) for _ in range(2)], adversarial_start)
+
+
+def train(steps, adversarial_start=None, with_adversarial=True):
+    """Train a tiny network on one batch, and give what stood after each step."""
+    network, adversarial = make_networks(adversarial_start)
+    pair = {"adversarial": adversarial, "discriminator_optimizer": torch.optim.SGD(adversarial.parameters(), lr=0.1)}
+    trainer = AutoencoderTrainer(
+        device="cpu",
+        max_epochs=1,
+        epoch_length=steps,
+        train_data_loader=[make_batch()] * steps,
+        network=network,
+        optimizer=torch.optim.Adam(network.parameters(), lr=3.0e-3),
+        loss_function=ReconstructionLoss(perceptual_weight=0.0, ssim_window=7, kl_weight=1.0e-4),
+        prepare_batch=AutoencoderPrepareBatch(network),
+        decollate=False,
+        **(pair if with_adversarial else {}),
+    )
+    outputs, networks, discriminators = [], [snapshot(network)], [snapshot(adversarial)]
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def look(engine):
+        outputs.append(dict(engine.state.output))
+        networks.append(snapshot(network))
+        discriminators.append(snapshot(adversarial))
+
+    trainer.run()
+    return outputs, networks, discriminators
+
+
+def test_training_lowers_the_loss():
+    outputs, _, _ = train(40, with_adversarial=False)
+    assert outputs[-1]["loss"] < 0.6 * outputs[0]["loss"]
+    assert outputs[-1]["terms"]["pixel"] < 0.6 * outputs[0]["terms"]["pixel"]
+
+
+def test_terms_are_given_apart_and_make_up_the_loss():
+    ((output,), _, _) = train(1, with_adversarial=False)
+    assert output["terms"].keys() == RECONSTRUCTION_TERMS
+    torch.testing.assert_close(output["loss"], sum(output["terms"].values()))
+    assert not output["loss"].requires_grad
+    assert output["image"].min() < -0.5
+    assert output["pred"].shape == output["image"].shape
+
+
+def test_discriminators_start_exactly_after_the_start_step():
+    outputs, networks, discriminators = train(4, adversarial_start=2)
+    changed = [not same(before, after) for before, after in zip(discriminators[:-1], discriminators[1:], strict=True)]
+    assert changed == [False, False, True, True]
+    names = [set(output["terms"]) for output in outputs]
+    assert names == [RECONSTRUCTION_TERMS] * 2 + [RECONSTRUCTION_TERMS | ADVERSARIAL_TERMS] * 2
+    assert not any(same(before, after) for before, after in zip(networks[:-1], networks[1:], strict=True))
+
+
+def test_loss_in_the_adversarial_phase_keeps_the_other_terms():
+    outputs, _, _ = train(4, adversarial_start=1)
+    terms = outputs[-1]["terms"]
+    assert terms["adversarial"] != 0
+    assert terms["adversarial_weight"] > 0
+    expected = sum(terms[name] for name in RECONSTRUCTION_TERMS) + terms["adversarial"]
+    torch.testing.assert_close(outputs[-1]["loss"], expected)
+
+
+def test_autoencoder_is_trained_as_without_discriminators_until_they_start():
+    _, alone, _ = train(4, with_adversarial=False)
+    _, together, _ = train(4, adversarial_start=2)
+    assert same(alone[2], together[2])
+    assert same(alone[3], together[3]), "zero-started discriminators say nothing in their first step"
+    assert not same(alone[4], together[4])
+
+
+def test_discriminators_without_a_start_step_never_join():
+    _, networks, discriminators = train(3, adversarial_start=None)
+    assert same(discriminators[0], discriminators[-1])
+    assert same(networks[-1], train(3, with_adversarial=False)[1][-1])
+
+
+def test_discriminators_take_a_step_down_their_own_loss_only():
+    outputs, _, discriminators = train(1, adversarial_start=0)
+    assert outputs[0]["terms"]["discriminator"].item() == pytest.approx(2.0)  # 1 a resolution, as logits are 0
+    network, adversarial = make_networks()
+    image, _, _, keywords = AutoencoderPrepareBatch(network)(make_batch(), torch.device("cpu"))
+    adversarial.discriminator_loss(network(image, **keywords), image).backward()
+    expected = {name: (weight - 0.1 * weight.grad).detach() for name, weight in adversarial.named_parameters()}
+    torch.testing.assert_close(discriminators[1], expected)
+    assert not same(discriminators[0], discriminators[1])
+
+
+@pytest.mark.parametrize("given", ["adversarial", "discriminator_optimizer"])
+def test_adversarial_loss_and_its_optimizer_belong_together(given):
+    network, loss = Autoencoder(channels=(8, 16)), AdversarialLoss([nn.Conv2d(1, 1, 1)])
+    pair = {"adversarial": loss, "discriminator_optimizer": torch.optim.Adam(loss.parameters())}
+    with pytest.raises(ValueError, match="give both or none"):
+        AutoencoderTrainer(
+            device="cpu",
+            max_epochs=1,
+            train_data_loader=[],
+            network=network,
+            optimizer=torch.optim.Adam(network.parameters()),
+            loss_function=ReconstructionLoss(perceptual_weight=0.0),
+            **{given: pair[given]},
+        )

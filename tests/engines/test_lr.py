@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+
+from medfusion_monai.engines import warmup_decay
+
+
+def rates(steps, **keywords):
+    """Give the learning rate that each of the steps is taken with."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = warmup_decay(optimizer, **keywords)
+    taken = []
+    for _ in range(steps):
+        taken.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return taken
+
+
+def test_learning_rate_rises_linearly_and_stays():
+    taken = rates(7, warmup_steps=4, total_steps=7)
+    assert taken == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5])
+
+
+def test_learning_rate_is_constant_without_warm_up():
+    assert rates(4, warmup_steps=0, total_steps=4) == [0.5] * 4
+
+
+def test_linear_decay_has_its_closed_form():
+    taken = rates(13, warmup_steps=2, total_steps=10, decay="linear")
+    expected = [0.25, 0.5, *(0.5 * (1 - k / 8) for k in range(8)), 0.0, 0.0, 0.0]
+    assert taken == pytest.approx(expected)
+
+
+def test_cosine_decay_has_its_closed_form():
+    taken = rates(11, warmup_steps=0, total_steps=10, decay="cosine")
+    assert taken == pytest.approx([0.5 * math.cos(math.pi * k / 20) ** 2 for k in range(11)], abs=1e-12)
+    assert taken[5] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_final_fraction_is_left_at_the_end(decay):
+    taken = rates(12, warmup_steps=2, total_steps=10, decay=decay, final_fraction=0.1)
+    assert taken[2] == pytest.approx(0.5)
+    assert taken[6] == pytest.approx(0.5 * 0.55)
+    assert taken[10:] == pytest.approx([0.05, 0.05])
+
+
+def test_warm_up_as_long_as_the_training_is_no_error():
+    assert rates(4, warmup_steps=4, total_steps=4, decay="linear") == pytest.approx([0.125, 0.25, 0.375, 0.5])
+
+
+def test_unknown_decay_is_refused_by_name():
+    with pytest.raises(ValueError, match="decay must be .* received 'exponential'"):
+        rates(1, warmup_steps=0, total_steps=1, decay="exponential")

@@ -1,0 +1,278 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from monai.handlers import LrScheduleHandler
+from monai.transforms import RandFlipd
+from torch import nn
+from torch.utils.data import DataLoader
+
+from medfusion_monai.data import SeededDataset, StreamSampler
+from medfusion_monai.diffusion.randomness import generators, randn
+from medfusion_monai.engines import warmup_decay
+from medfusion_monai.handlers import AveragedWeights, BestWeights, StopOnNonFiniteLoss, TrainingCheckpoint
+from medfusion_monai.handlers.checkpoint import CheckpointError
+from medfusion_monai.networks.weights import load_weights
+
+EPOCHS, EPOCH_LENGTH = 3, 4
+SETTINGS = {"seed": 0, "image_size": [8, 8]}
+
+
+class PowerCutError(Exception):
+    """Stands for whatever stops a run."""
+
+
+def denoising_batch(batch, device, non_blocking=False, **kwargs):
+    noise = randn(batch["image"].shape[1:], generators(batch["seed"]))
+    return batch["image"] + noise, noise, (), {}
+
+
+def make_run(path, stop_at=None, width=4, start_weights=0, epochs=EPOCHS, **keywords):
+    """Build all objects of a small training anew, as a new process would."""
+    torch.manual_seed(start_weights)
+    network = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.Conv2d(width, 1, 1))
+    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+    items = [{"image": image, "label": 0} for image in images]
+    dataset = SeededDataset(items, RandFlipd("image", prob=0.5, spatial_axis=1), seed=3)
+    run = SimpleNamespace(network=network, sampler=StreamSampler(2), iterations=[])
+    run.optimizer = torch.optim.AdamW(network.parameters(), lr=1.0e-2)
+    run.lr_scheduler = warmup_decay(run.optimizer, 3, EPOCHS * EPOCH_LENGTH, "cosine")
+    run.ema = AveragedWeights(network)
+    names = ("network", "optimizer", "lr_scheduler", "ema")
+    objects = {name: getattr(run, name) for name in names}
+    run.states = lambda: {name: item.state_dict() for name, item in objects.items()}
+    keywords = {"settings": SETTINGS} | keywords
+    run.trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=epochs,
+        epoch_length=EPOCH_LENGTH,
+        train_data_loader=DataLoader(dataset, batch_sampler=run.sampler),
+        network=network,
+        optimizer=run.optimizer,
+        loss_function=nn.MSELoss(),
+        prepare_batch=denoising_batch,
+        decollate=False,
+        train_handlers=[
+            StopOnNonFiniteLoss(network, max_norm=1.0),
+            run.ema,
+            LrScheduleHandler(run.lr_scheduler, print_lr=False, epoch_level=False),
+            TrainingCheckpoint(path, objects, run.sampler, **keywords),
+        ],
+    )
+
+    @run.trainer.on(Events.ITERATION_COMPLETED)
+    def follow(engine):
+        run.iterations.append(engine.state.iteration)
+        if engine.state.iteration == stop_at:
+            raise PowerCutError
+
+    return run
+
+
+def run_until_stopped(path, stop_at, **keywords):
+    with pytest.raises(PowerCutError):
+        make_run(path, stop_at, **keywords).trainer.run()
+
+
+def assert_same(actual, expected, where="state"):
+    """Compare nested states bit for bit."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(actual, expected), where
+    elif isinstance(expected, dict):
+        assert actual.keys() == expected.keys(), where
+        for key, value in expected.items():
+            assert_same(actual[key], value, f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(actual) == len(expected), where
+        for index, value in enumerate(expected):
+            assert_same(actual[index], value, f"{where}[{index}]")
+    else:
+        assert actual == expected, where
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The states of a run that is never stopped."""
+    run = make_run(tmp_path_factory.mktemp("whole") / "training.pt")
+    before = run.network[0].weight.detach().clone()
+    run.trainer.run()
+    assert run.iterations == list(range(1, 13))
+    assert not torch.equal(run.network[0].weight, before)
+    return run.states()
+
+
+@pytest.mark.parametrize(("stop_at", "first"), [(2, 1), (4, 1), (6, 5), (8, 5), (11, 9)])
+def test_stopped_run_ends_as_if_never_stopped(tmp_path, whole, stop_at, first):
+    path = tmp_path / "training.pt"
+    run_until_stopped(path, stop_at)
+    # A new process starts with other weights when there is something to go on from, which must not matter.
+    again = make_run(path, start_weights=0 if first == 1 else 77)
+    again.trainer.run()
+    assert again.iterations == list(range(first, 13))
+    assert_same(again.states(), whole)
+
+
+def test_run_that_is_stopped_twice_ends_as_if_never_stopped(tmp_path, whole):
+    run_until_stopped(tmp_path / "training.pt", 7)
+    run_until_stopped(tmp_path / "training.pt", 10)
+    again = make_run(tmp_path / "training.pt")
+    again.trainer.run()
+    assert again.iterations == [9, 10, 11, 12]
+    assert_same(again.states(), whole)
+
+
+def test_finished_run_has_nothing_left_to_do(tmp_path, whole):
+    make_run(tmp_path / "training.pt").trainer.run()
+    again = make_run(tmp_path / "training.pt", start_weights=77)
+    again.trainer.run()
+    assert again.iterations == []
+    assert_same(again.states(), whole)
+
+
+def test_finished_run_goes_on_when_more_epochs_are_asked_for(tmp_path, whole):
+    make_run(tmp_path / "training.pt", epochs=2).trainer.run()
+    again = make_run(tmp_path / "training.pt")
+    again.trainer.run()
+    assert again.iterations == [9, 10, 11, 12]
+    assert_same(again.states(), whole)
+
+
+def test_run_goes_on_from_the_last_of_the_epochs_that_are_saved(tmp_path, whole):
+    run_until_stopped(tmp_path / "training.pt", 12, interval=2)
+    again = make_run(tmp_path / "training.pt", interval=2)
+    again.trainer.run()
+    assert again.iterations == [9, 10, 11, 12]
+    assert_same(again.states(), whole)
+
+
+def test_run_without_resume_starts_anew_and_overwrites(tmp_path, whole):
+    path = tmp_path / "training.pt"
+    run_until_stopped(path, 6)
+    again = make_run(path, resume=False)
+    again.trainer.run()
+    assert again.iterations == list(range(1, 13))
+    assert_same(again.states(), whole)
+    assert torch.load(path, weights_only=True)["iteration"] == 12
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1, "image_size": [8, 8]}, "seed was 0, now it is 1"),
+        ({"seed": 0, "image_size": [8, 16]}, r"image_size was \[8, 8\], now it is \[8, 16\]"),
+        ({"seed": 0, "image_size": [8, 8], "data": "abc"}, 'data was None, now it is "abc"'),
+        ({"seed": 0}, r"image_size was \[8, 8\], now it is None"),
+    ],
+)
+def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path, changed, message):
+    run_until_stopped(tmp_path / "training.pt", 6)
+    again = make_run(tmp_path / "training.pt", settings=changed)
+    before = again.network[0].weight.detach().clone()
+    with pytest.raises(CheckpointError, match=rf"training\.pt belongs to another run: {message}.*--resume false"):
+        again.trainer.run()
+    assert again.iterations == []
+    assert torch.equal(again.network[0].weight, before)
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_in_half,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("not a checkpoint"),
+        lambda path: torch.save(nn.Linear(1, 1).state_dict(), path),
+        lambda path: torch.save([1, 2, 3], path),
+    ],
+    ids=["cut off", "empty", "text", "weights only", "list"],
+)
+def test_damaged_checkpoint_is_refused_by_path(tmp_path, damage):
+    path = tmp_path / "training.pt"
+    run_until_stopped(path, 6)
+    damage(path)
+    again = make_run(path)
+    with pytest.raises(CheckpointError, match=r"(?s)training\.pt cannot be read.*delete .*training\.pt"):
+        again.trainer.run()
+    assert again.iterations == []
+
+
+def test_checkpoint_of_another_network_is_refused_by_path(tmp_path):
+    run_until_stopped(tmp_path / "training.pt", 6)
+    with pytest.raises(CheckpointError, match=r"training\.pt does not fit"):
+        make_run(tmp_path / "training.pt", width=3).trainer.run()
+
+
+def test_kill_while_saving_leaves_the_checkpoint_before(tmp_path, whole, monkeypatch):
+    path, save, written = tmp_path / "training.pt", torch.save, []
+
+    def save_until_the_disk_is_full(state, target):
+        written.append(state["iteration"])
+        if state["iteration"] == 8:
+            target.write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+        save(state, target)
+
+    monkeypatch.setattr(torch, "save", save_until_the_disk_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        make_run(path).trainer.run()
+    monkeypatch.undo()
+    assert written == [4, 8]
+    assert [file.name for file in tmp_path.iterdir()] == ["training.pt"]
+    again = make_run(path)
+    again.trainer.run()
+    assert again.iterations[0] == 5
+    assert_same(again.states(), whole)
+
+
+def make_evaluator(best):
+    """Build an engine whose metric is the value that it is run on."""
+    evaluator = Engine(lambda engine, value: engine.state.metrics.update(val_loss=value))
+    best.attach(evaluator)
+    return evaluator
+
+
+def weights_after(best, network, path, value):
+    """Set the weight to the value, validate with this value as metric, and read the file."""
+    nn.init.constant_(network.weight, value)
+    make_evaluator(best).run([value], max_epochs=1)
+    return load_weights(nn.Linear(1, 1, bias=False), path).weight.item()
+
+
+def test_best_weights_are_those_of_the_smallest_metric(tmp_path):
+    path, network = tmp_path / "best.pt", nn.Linear(1, 1, bias=False)
+    best = BestWeights(path, network)
+    assert [weights_after(best, network, path, value) for value in (5.0, 7.0, 3.0, 3.5, 2.0)] == [5, 5, 3, 3, 2]
+
+
+def test_best_weights_are_kept_over_restarts(tmp_path):
+    path, network = tmp_path / "best.pt", nn.Linear(1, 1, bias=False)
+    first = BestWeights(path, network)
+    assert weights_after(first, network, path, 3.0) == 3.0
+    second = BestWeights(path, network)
+    second.load_state_dict(first.state_dict())
+    assert [weights_after(second, network, path, value) for value in (4.0, 2.5)] == [3.0, 2.5]
+
+
+def test_metric_that_is_not_a_number_is_not_the_best(tmp_path):
+    path, network = tmp_path / "best.pt", nn.Linear(1, 1, bias=False)
+    best = BestWeights(path, network)
+    assert weights_after(best, network, path, 3.0) == 3.0
+    assert weights_after(best, network, path, float("nan")) == 3.0
+    assert weights_after(best, network, path, 1.0) == 1.0
+
+
+def test_best_value_goes_through_a_training_checkpoint(tmp_path):
+    path, network = tmp_path / "training.pt", nn.Linear(1, 1)
+    best = BestWeights(tmp_path / "best.pt", network)
+    make_evaluator(best).run([0.25], max_epochs=1)
+    trainer = Engine(lambda engine, batch: None)
+    TrainingCheckpoint(path, {"best": best}, StreamSampler(1)).attach(trainer)
+    trainer.run([0], max_epochs=1)
+    other = BestWeights(tmp_path / "best.pt", network)
+    TrainingCheckpoint(path, {"best": other}, StreamSampler(1)).load(Engine(lambda engine, batch: None))
+    assert other.best == 0.25

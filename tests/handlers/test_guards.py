@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from torch import nn
+
+from medfusion_monai.handlers import StopOnNonFiniteLoss
+from medfusion_monai.handlers.guards import NonFiniteLossError
+
+
+def make_trainer(batches, max_norm=None, gradient_hook=None):
+    """Train three weights by plain gradient descent with learning rate 1 on the loss (weights * image).sum()."""
+    network = nn.Linear(3, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=[{"image": torch.tensor([batch]), "label": torch.zeros(1, 1)} for batch in batches],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=1.0),
+        loss_function=lambda prediction, label: prediction.sum(),
+        train_handlers=[StopOnNonFiniteLoss(network, max_norm, kept="the vault")],
+        decollate=False,
+    )
+    if gradient_hook is not None:
+        network.weight.register_hook(lambda gradient: gradient_hook(trainer.state.iteration, gradient))
+    weights = [network.weight.detach().clone()]
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def remember(engine):
+        weights.append(network.weight.detach().clone())
+
+    return trainer, network, weights
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_loss_that_is_not_finite_stops_before_the_weights_change(bad):
+    batches = [[1.0, 2.0, 3.0], [1.0, 0.0, 5.0], [bad, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    trainer, network, weights = make_trainer(batches)
+    with pytest.raises(NonFiniteLossError, match=rf"stopped at step 3: the loss is {bad}\..*kept in the vault"):
+        trainer.run()
+    assert len(weights) == 3
+    assert torch.equal(network.weight, weights[-1])
+    assert network.weight.tolist() == [[-2.0, -2.0, -8.0]]
+
+
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_gradient_that_is_not_finite_stops_before_the_weights_change(bad, max_norm):
+    def spoil(step, gradient):
+        return gradient * torch.tensor([1.0, bad, 1.0]) if step == 2 else gradient
+
+    trainer, network, weights = make_trainer([[0.5, 0.5, 0.5]] * 3, max_norm, spoil)
+    with pytest.raises(NonFiniteLossError, match=r"step 2: the gradient norm is"):
+        trainer.run()
+    assert torch.equal(network.weight, weights[1])
+    assert network.weight.tolist() == [[-0.5, -0.5, -0.5]]
+
+
+def test_large_gradient_is_scaled_to_the_norm():
+    trainer, network, _ = make_trainer([[3.0, 0.0, 4.0]], max_norm=0.5)
+    trainer.run()
+    torch.testing.assert_close(network.weight.detach(), torch.tensor([[-0.3, 0.0, -0.4]]))
+
+
+def test_small_gradient_is_left_as_it_is():
+    trainer, network, _ = make_trainer([[0.25, 0.0, -0.125]], max_norm=0.5)
+    trainer.run()
+    assert network.weight.tolist() == [[-0.25, 0.0, 0.125]]
+
+
+def test_gradients_are_not_clipped_without_a_norm():
+    trainer, network, _ = make_trainer([[3000.0, 0.0, 4.0e8]], max_norm=None)
+    trainer.run()
+    assert network.weight.tolist() == [[-3000.0, 0.0, -4.0e8]]
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0])
+def test_norm_that_is_not_positive_is_refused(max_norm):
+    with pytest.raises(ValueError, match=f"max_norm must be positive or None, received {max_norm}"):
+        StopOnNonFiniteLoss(nn.Linear(1, 1), max_norm)

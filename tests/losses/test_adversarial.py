@@ -1,0 +1,124 @@
+import pytest
+import torch
+from torch import nn
+
+from medfusion_monai.losses import AdversarialLoss
+from medfusion_monai.losses.adversarial import hinge
+from medfusion_monai.networks import Autoencoder, AutoencoderOutput, DiagonalGaussian, PatchDiscriminator
+
+
+class Judge(nn.Module):
+    """A discriminator with one weight: logits are that many times the pixels."""
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, image):
+        return self.factor * image
+
+
+def output_of(reconstruction, low=None):
+    return AutoencoderOutput(reconstruction, low, DiagonalGaussian(torch.zeros(1, 2, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "expected"),
+    [
+        ([0.0], [0.0], 1.0),
+        ([1.0], [-1.0], 0.0),
+        ([5.0], [-7.0], 0.0),
+        ([-1.0], [1.0], 2.0),
+        ([0.5, 3.0], [-2.0, 0.0], 0.5 * 0.25 + 0.5 * 0.5),
+    ],
+)
+def test_hinge_loss_has_its_closed_form(real, fake, expected):
+    assert hinge(torch.tensor(real), torch.tensor(fake)).item() == pytest.approx(expected)
+
+
+def test_generator_loss_is_minus_the_mean_logit_of_all_resolutions():
+    scale = torch.tensor(1.0, requires_grad=True)
+    output = output_of(scale * torch.full((2, 1, 4, 4), 0.5), torch.full((2, 1, 2, 2), 0.25))
+    terms = AdversarialLoss([Judge(2.0), Judge(4.0)]).generator_loss(output, scale * 3.0, scale)
+    expected = -(2.0 * 0.5 + 4.0 * 0.25)
+    assert (terms["adversarial"] / terms["adversarial_weight"]).item() == pytest.approx(expected)
+
+
+def test_adaptive_weight_has_its_closed_form():
+    scale = torch.tensor(1.0, requires_grad=True)
+    output = output_of(scale * torch.tensor([1.0, 2.0, 3.0, 2.0]).reshape(1, 1, 2, 2))
+    terms = AdversarialLoss([Judge(5.0)], weight=0.5).generator_loss(output, scale * 30.0, scale)
+    assert terms["adversarial_weight"].item() == pytest.approx(0.5 * 30 / (5 * 2), rel=1e-4)
+
+
+def test_adaptive_weight_is_the_ratio_of_gradient_norms_of_a_network():
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(latent_channels=2, channels=(8, 16))
+    judges = [PatchDiscriminator(1, (8, 16)) for _ in range(2)]
+    for judge in judges:
+        nn.init.normal_(judge.conv_out.weight)
+    image, noise = torch.rand(2, 1, 16, 16) * 2 - 1, torch.randn(2, 2, 8, 8)
+
+    def gradient_norm(loss_of):
+        autoencoder.zero_grad()
+        loss_of(autoencoder(image, noise)).backward()
+        return autoencoder.conv_out.weight.grad.norm().item()
+
+    reconstruction = gradient_norm(lambda output: (output.reconstruction - image).abs().mean())
+    adversarial = gradient_norm(
+        lambda output: -judges[0](output.reconstruction).mean() - judges[1](output.reconstruction_low).mean()
+    )
+    output = autoencoder(image, noise)
+    terms = AdversarialLoss(judges).generator_loss(
+        output, (output.reconstruction - image).abs().mean(), autoencoder.last_layer
+    )
+    assert terms["adversarial_weight"].item() == pytest.approx(reconstruction / (adversarial + 1e-4), rel=1e-4)
+
+
+@pytest.mark.parametrize(("slope", "expected"), [(2.0, 1.0e4), (0.0, 0.0)])
+def test_adaptive_weight_is_clamped(slope, expected):
+    scale = torch.tensor(1.0, requires_grad=True)
+    output = output_of(scale * torch.ones(1, 1, 2, 2))
+    terms = AdversarialLoss([Judge(0.0)]).generator_loss(output, scale * slope, scale)
+    assert terms["adversarial_weight"].item() == expected
+
+
+def test_adaptive_weight_is_a_constant_for_the_gradient():
+    scale = torch.tensor(2.0, requires_grad=True)
+    output = output_of(scale * torch.ones(1, 1, 2, 2))
+    terms = AdversarialLoss([Judge(5.0)]).generator_loss(output, scale.square(), scale)
+    assert not terms["adversarial_weight"].requires_grad
+    (gradient,) = torch.autograd.grad(terms["adversarial"], scale)
+    assert gradient.item() == pytest.approx(-5.0 * terms["adversarial_weight"].item())
+
+
+@pytest.mark.parametrize(
+    ("start_step", "expected"), [(3, [False, False, False, True, True]), (0, [True] * 5), (None, [False] * 5)]
+)
+def test_discriminators_join_in_after_the_start_step(start_step, expected):
+    loss = AdversarialLoss([Judge()], start_step=start_step)
+    assert [loss.active(iteration) for iteration in range(1, 6)] == expected
+
+
+def test_discriminator_loss_adds_the_resolutions_against_the_nearest_exact_image():
+    image = torch.linspace(-0.9, 0.9, 16).reshape(1, 1, 4, 4)
+    output = output_of(torch.full((1, 1, 4, 4), 0.1), torch.full((1, 1, 2, 2), 0.2))
+    loss = AdversarialLoss([Judge(), Judge(0.5)]).discriminator_loss(output, image)
+    full = 0.5 * ((1 - image).mean() + 1.1)
+    low = 0.5 * ((1 - 0.5 * image[:, :, 1::2, 1::2]).mean() + 1.1)
+    torch.testing.assert_close(loss.detach(), full + low)
+
+
+def test_discriminator_loss_sends_no_gradient_to_the_autoencoder():
+    reconstruction = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    loss = AdversarialLoss([Judge()])
+    loss.discriminator_loss(output_of(reconstruction), torch.full((1, 1, 4, 4), 0.5)).backward()
+    assert reconstruction.grad is None
+    assert loss.discriminators[0].factor.grad.item() == pytest.approx(-0.25)
+
+
+def test_a_discriminator_without_its_output_is_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        AdversarialLoss([Judge(), Judge()]).discriminator_loss(
+            output_of(torch.zeros(1, 1, 4, 4)), torch.zeros(1, 1, 4, 4)
+        )

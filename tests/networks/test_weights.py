@@ -1,0 +1,169 @@
+import hashlib
+import pickle
+import stat
+
+import pytest
+import torch
+from torch import nn
+
+from medfusion_monai.networks import WeightsError
+from medfusion_monai.networks.weights import file_sha256, load_weights, save_atomically, save_weights
+
+
+class Armed:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def make_network(width=3):
+    return nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width))
+
+
+def filled_network():
+    torch.manual_seed(0)
+    network = make_network()
+    network[1].running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    return network
+
+
+def test_weights_and_buffers_come_back_bit_for_bit(tmp_path):
+    network = filled_network()
+    save_weights(network, tmp_path / "new" / "weights.pt")
+    other = make_network()
+    assert load_weights(other, tmp_path / "new" / "weights.pt") is other
+    for name, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+def test_file_is_a_plain_state_dict_with_nothing_beside_it(tmp_path):
+    network = filled_network()
+    save_weights(network, tmp_path / "weights.pt")
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert list(state) == list(network.state_dict())
+    assert not any(value.requires_grad for value in state.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+
+
+def test_missing_file_is_named_with_what_makes_it(tmp_path):
+    with pytest.raises(WeightsError, match=r"model\.pt do not exist: run training first"):
+        load_weights(make_network(), tmp_path / "model.pt", "run training")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", None], ids=["empty", "web page", "cut off"])
+def test_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "model.pt"
+    save_weights(filled_network(), path)
+    path.write_bytes(path.read_bytes()[:-200] if content is None else content)
+    with pytest.raises(WeightsError, match=r"model\.pt cannot be read"):
+        load_weights(make_network(), path)
+
+
+def remove(state):
+    del state["0.bias"]
+
+
+def add(state):
+    state["2.weight"] = torch.zeros(1)
+
+
+def reshape(state):
+    state["0.weight"] = torch.zeros(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove, r"1 missing \(0\.bias\)"),
+        (add, r"1 surplus \(2\.weight\)"),
+        (reshape, r"1 of another shape \(0\.weight \(3, 4\) instead of \(3, 2\)\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path, change, message):
+    state = filled_network().state_dict()
+    change(state)
+    torch.save(state, tmp_path / "model.pt")
+    network = make_network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(WeightsError, match=rf"model\.pt do not fit this network: {message}\."):
+        load_weights(network, tmp_path / "model.pt")
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_all_kinds_of_misfit_are_told_at_once(tmp_path):
+    state = filled_network().state_dict()
+    for change in (remove, add, reshape):
+        change(state)
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match=r"1 missing .*; 1 surplus .*; 1 of another shape"):
+        load_weights(make_network(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"state_dict": {"0.weight": torch.zeros(3, 2)}}, [torch.zeros(1)], {0: torch.zeros(1)}],
+    ids=["nested", "list", "numbered"],
+)
+def test_file_that_is_no_state_dict_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match=r"model\.pt do not fit this network: it is not a plain state dict"):
+        load_weights(make_network(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))],
+    ids=["torch", "pickle"],
+)
+def test_file_with_code_is_refused_and_the_code_is_not_run(tmp_path, write):
+    path, target = tmp_path / "model.pt", tmp_path / "harm"
+    write({"0.weight": Armed(target)}, path)
+    with pytest.raises(WeightsError, match=r"model\.pt cannot be read"):
+        load_weights(make_network(), path)
+    assert not target.exists()
+
+
+def test_code_of_the_test_before_would_run_if_it_were_let(tmp_path):
+    pickle.loads(pickle.dumps(Armed(tmp_path / "harm"))).close()
+    assert (tmp_path / "harm").exists()
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    save_weights(filled_network(), path)
+    before = path.read_bytes()
+
+    def fail_halfway(state, target):
+        target.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail_halfway)
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(make_network(), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_new_file_replaces_the_old_one(tmp_path):
+    for value in (1, 2):
+        save_atomically({"value": value}, tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"value": 2}
+    assert stat.S_ISREG((tmp_path / "state.pt").stat().st_mode)
+
+
+@pytest.mark.parametrize("size", [0, 5, 3_000_000])
+def test_checksum_is_that_of_hashlib(tmp_path, size):
+    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    (tmp_path / "file").write_bytes(content)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_checksum_is_the_same_without_a_fast_path(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"y" * 2_500_000)
+    monkeypatch.delattr(hashlib, "file_digest", raising=False)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(b"y" * 2_500_000).hexdigest()
