@@ -34,8 +34,7 @@ def find_bundle_root() -> str:
     while frame is not None:
         workflow = frame.f_locals.get("self")
         if isinstance(workflow, ConfigWorkflow):
-            sys.excepthook = _show_cause_last
-            folder = Path(workflow.config_root_path).absolute()
+            folder = Path(os.path.abspath(workflow.config_root_path))
             return str(folder.parent if folder.name == "configs" else folder)
         frame = frame.f_back
     return "."
@@ -71,10 +70,11 @@ def check_settings(
 
 def check_image_size(image_size: Sequence[int], factor: int = 8) -> None:
     """Raise a ValueError unless ``image_size`` is (height, width), both positive multiples of ``factor``."""
-    if len(image_size) != 2 or any(not isinstance(side, int) or side <= 0 or side % factor for side in image_size):
+    sides = list(image_size) if isinstance(image_size, list | tuple) else []
+    if len(sides) != 2 or any(not isinstance(side, int) or side <= 0 or side % factor for side in sides):
         raise ValueError(
             f"image_size must be [height, width], both multiples of {factor} (the autoencoder makes images {factor} "
-            f"times smaller), received {list(image_size)}"
+            f"times smaller), received {image_size}"
         )
 
 
@@ -129,6 +129,14 @@ def load_autoencoder(autoencoder: nn.Module, path: str | Path) -> nn.Module:
     return load_weights(autoencoder, path, "phase two needs phase one: run train_autoencoder (or training)").eval()
 
 
+def repeat_errors_last() -> None:
+    """Have the cause of an error repeated below the traceback.
+
+    The runner's last line says which line of the config failed, and the sentence that helps is far above it.
+    """
+    sys.excepthook = _show_cause_last
+
+
 def first_cause(error: BaseException) -> BaseException:
     """Give the error inside the wrappers of MONAI's config parser ('Failed to evaluate', 'Failed to instantiate')."""
     while error.__cause__ is not None and str(error).startswith("Failed to "):
@@ -137,7 +145,6 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def _show_cause_last(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Repeat the cause below the traceback, where the runner shows only which line of the config failed."""
     sys.__excepthook__(kind, error, traceback)
     if error.__cause__ is not None:
         print(f"\nmedfusion: error: {first_cause(error)}", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from monai.transforms import Randomizable
+from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset, Sampler
 
 from medfusion_monai.diffusion.randomness import derive_seed
@@ -56,8 +57,10 @@ class SeededDataset(Dataset):
             if isinstance(self.random_transform, Randomizable):
                 self.random_transform.set_random_state(seed=seed % 2**32)
             item = self.random_transform(item)
-        kept = {name: item[name] for name in ("image", "moments", "label") if name in item}
-        return {**kept, "seed": seed}
+        tensors = {
+            name: convert_to_tensor(item[name]) for name in ("image", "moments") if name in item
+        }  # no MetaTensor
+        return {**tensors, "label": item["label"], "seed": seed}
 
     def order(self, pass_number: int) -> np.ndarray:
         """Indices (len(self),) in the order of a pass."""

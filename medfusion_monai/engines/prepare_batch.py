@@ -82,8 +82,8 @@ class DiffusionPrepareBatch:
         shape = posterior.mean.shape[1:]
         latents = self.autoencoder.normalize(posterior.sample(randn(shape, sources, device)))
         noise = randn(shape, sources, device)
-        timesteps = torch.cat([torch.randint(self.schedule.num_train_timesteps, (1,), generator=g) for g in sources])
-        keep = torch.cat([torch.rand(1, generator=g) for g in sources]) >= self.label_dropout
+        timesteps = torch.tensor([int(source.integers(self.schedule.num_train_timesteps)) for source in sources])
+        keep = torch.tensor([source.random() for source in sources]) >= self.label_dropout
         labels = torch.where(keep, torch.as_tensor(batch["label"]).cpu(), self.null_label)
         timesteps, labels = (x.to(device, non_blocking=non_blocking) for x in (timesteps, labels))
         noisy = self.schedule.add_noise(latents, noise, timesteps)

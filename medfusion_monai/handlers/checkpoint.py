@@ -87,7 +87,7 @@ class TrainingCheckpoint:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             iteration, settings = state["iteration"], state["settings"]
         except Exception as error:
-            raise CheckpointError(f"checkpoint {self.path} cannot be read ({error}){anew}") from error
+            raise CheckpointError(f"checkpoint {self.path} cannot be read: it is damaged{anew}") from error
         for name in self.settings.keys() | settings.keys():
             ours, theirs = self.settings.get(name), settings.get(name)
             if ours != theirs:

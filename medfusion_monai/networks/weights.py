@@ -49,7 +49,7 @@ def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsError(f"weights {path} cannot be read: {type(error).__name__}: {error}") from error
+        raise WeightsError(f"weights {path} cannot be read: damaged, or no plain file of tensors") from error
     problems = _misfits(network.state_dict(), state)
     if problems:
         raise WeightsError(

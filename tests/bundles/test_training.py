@@ -57,6 +57,26 @@ def test_training_writes_weights_checkpoints_pictures_and_scalars(trained):
     assert list((trained / "runs" / "tensorboard").glob("events*"))
 
 
+def test_run_is_training_of_both_phases(bundle, trained, dataset_dir, tmp_path):
+    places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
+    bundle("run", dataset_dir=str(dataset_dir), **(places | {"device": "cpu"}))
+    assert same_weights(load(tmp_path / "models" / "model.pt"), load(trained / "models" / "model.pt"))
+
+
+def test_config_runs_from_a_foreign_folder_and_finds_its_bundle(dataset_dir, tmp_path, monkeypatch):
+    configs = Path(shutil.copytree(CONFIGS, tmp_path / "elsewhere" / "configs"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for given in (str(configs), os.path.relpath(configs)):
+        workflow = ConfigWorkflow(
+            config_file=f"{given}/train.yaml", workflow_type="train", dataset_dir=str(dataset_dir)
+        )
+        workflow.initialize()
+        assert workflow.bundle_root == str(tmp_path / "elsewhere")
+        assert (tmp_path / "elsewhere" / "models").is_dir()
+    assert not any((tmp_path / "work").iterdir())
+
+
 def test_phase_two_keeps_the_autoencoder_of_phase_one(trained):
     model = load(trained / "models" / "model.pt")
     autoencoder = load(trained / "models" / "autoencoder.pt")
@@ -163,7 +183,7 @@ def test_other_class_names_are_refused(refused):
     assert "sick" in refused(class_names=["well", "sick"])
 
 
-@pytest.mark.parametrize("size", [[36, 32], [32], [0, 32], [32.0, 32]])
+@pytest.mark.parametrize("size", [[36, 32], [32], [0, 32], [32.0, 32], 32])
 def test_size_that_the_autoencoder_cannot_halve_thrice_is_refused(size, refused):
     assert "multiples of 8" in refused(image_size=size)
 
@@ -196,3 +216,13 @@ def test_folder_that_cannot_be_written_is_refused(refused, tmp_path):
 
 def test_missing_perceptual_weights_are_named(refused):
     assert "vgg16-397923af.pth" in refused(perceptual_weights_file="/nowhere/vgg16.pth")
+
+
+def test_last_line_of_a_failed_command_says_what_to_do(tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIGS / "train.yaml")]
+    command += ["--dataset_dir", str(tmp_path), "--model_dir", str(tmp_path), "--output_dir", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("medfusion: error: ")
+    assert "medfusion prepare" in last

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -28,10 +29,15 @@ def test_sample_gets_the_same_numbers_in_any_batch():
 
 
 def test_second_draw_goes_on_where_the_first_ended():
-    sources, alone = generators([1, 2]), torch.Generator().manual_seed(2)
+    sources, alone = generators([1, 2]), np.random.default_rng(2)
     first, second = randn((4,), sources), randn((4,), sources)
-    assert torch.equal(first[1], torch.randn(4, generator=alone))
-    assert torch.equal(second[1], torch.randn(4, generator=alone))
+    assert np.array_equal(first[1], alone.standard_normal(4, dtype=np.float32))
+    assert np.array_equal(second[1], alone.standard_normal(4, dtype=np.float32))
+
+
+def test_all_bits_of_a_seed_count():
+    low, high = randn((4,), generators([1, 1 + 2**32]))
+    assert not torch.equal(low, high)
 
 
 def test_global_random_state_is_neither_used_nor_changed():

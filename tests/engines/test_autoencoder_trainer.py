@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from ignite.engine import Events
@@ -75,11 +77,11 @@ def test_terms_are_given_apart_and_make_up_the_loss():
 
 def test_discriminators_start_exactly_after_the_start_step():
     outputs, networks, discriminators = train(4, adversarial_start=2)
-    changed = [not same(before, after) for before, after in zip(discriminators[:-1], discriminators[1:], strict=True)]
+    changed = [not same(before, after) for before, after in itertools.pairwise(discriminators)]
     assert changed == [False, False, True, True]
     names = [set(output["terms"]) for output in outputs]
     assert names == [RECONSTRUCTION_TERMS] * 2 + [RECONSTRUCTION_TERMS | ADVERSARIAL_TERMS] * 2
-    assert not any(same(before, after) for before, after in zip(networks[:-1], networks[1:], strict=True))
+    assert not any(same(before, after) for before, after in itertools.pairwise(networks))
 
 
 def test_loss_in_the_adversarial_phase_keeps_the_other_terms():

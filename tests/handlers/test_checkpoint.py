@@ -111,6 +111,7 @@ def test_stopped_run_ends_as_if_never_stopped(tmp_path, whole, stop_at, first):
     again = make_run(path, start_weights=0 if first == 1 else 77)
     again.trainer.run()
     assert again.iterations == list(range(first, 13))
+    assert again.trainer.state.epoch == EPOCHS
     assert_same(again.states(), whole)
 
 
@@ -139,11 +140,12 @@ def test_finished_run_goes_on_when_more_epochs_are_asked_for(tmp_path, whole):
     assert_same(again.states(), whole)
 
 
-def test_run_goes_on_from_the_last_of_the_epochs_that_are_saved(tmp_path, whole):
-    run_until_stopped(tmp_path / "training.pt", 12, interval=2)
+@pytest.mark.parametrize(("stop_at", "first"), [(7, 1), (12, 9)])
+def test_run_goes_on_from_the_last_epoch_that_was_saved(tmp_path, whole, stop_at, first):
+    run_until_stopped(tmp_path / "training.pt", stop_at, interval=2)
     again = make_run(tmp_path / "training.pt", interval=2)
     again.trainer.run()
-    assert again.iterations == [9, 10, 11, 12]
+    assert again.iterations == list(range(first, 13))
     assert_same(again.states(), whole)
 
 

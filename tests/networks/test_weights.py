@@ -1,6 +1,5 @@
 import hashlib
 import pickle
-import stat
 
 import pytest
 import torch
@@ -149,11 +148,14 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_new_file_replaces_the_old_one(tmp_path):
-    for value in (1, 2):
-        save_atomically({"value": value}, tmp_path / "state.pt")
-    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"value": 2}
-    assert stat.S_ISREG((tmp_path / "state.pt").stat().st_mode)
+def test_new_file_is_renamed_into_the_place_of_the_old_one(tmp_path):
+    path = tmp_path / "state.pt"
+    save_atomically({"value": 1}, path)
+    before = path.read_bytes()
+    with open(path, "rb") as reader:  # who reads the old file while it is replaced gets all of it
+        save_atomically({"value": 2}, path)
+        assert reader.read() == before
+    assert torch.load(path, weights_only=True) == {"value": 2}
 
 
 @pytest.mark.parametrize("size", [0, 5, 3_000_000])
