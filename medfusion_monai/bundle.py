@@ -19,7 +19,8 @@ import medfusion_monai.diffusion
 import medfusion_monai.handlers
 import medfusion_monai.losses  # noqa: F401  configs name these by their full names
 from medfusion_monai.engines import measure_latent_statistics
-from medfusion_monai.networks.weights import load_weights, save_weights
+from medfusion_monai.networks import Autoencoder
+from medfusion_monai.networks.weights import WeightsError, file_sha256, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +41,47 @@ def find_bundle_root() -> str:
     return "."
 
 
+def as_bool(name: str, value: Any) -> bool:
+    """Read a yes-or-no key; the command line gives ``--resume false`` as text.
+
+    Raises:
+        ValueError: for anything but true and false.
+    """
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    raise ValueError(f"{name} must be true or false, received {value!r}")
+
+
+def check_optional(**values: Any) -> None:
+    """Raise a ValueError for keys that were meant to be unset: the command line gives ``null`` as text."""
+    for name, value in values.items():
+        if isinstance(value, str) and value.lower() in ("null", "none"):
+            raise ValueError(f"{name} is the text {value!r}: to unset it on the command line write --{name} '$None'")
+
+
+def check_steps(phase: str, steps: int, interval: int) -> None:
+    """Raise a ValueError unless a phase has a whole number of validation intervals, or fewer steps than one."""
+    for name, value in ((f"{phase}_steps", steps), (f"{phase}_val_interval", interval)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, received {value!r}")
+    if steps > interval and steps % interval:
+        raise ValueError(
+            f"{phase}_steps {steps} is no multiple of {phase}_val_interval {interval}: training ends with a "
+            f"validation. Try {phase}_steps {steps - steps % interval}, or another interval"
+        )
+
+
 def check_settings(
-    image_size: Sequence[int],
     image_channels: int,
     class_names: Sequence[str],
-    cache_moments: bool = False,
+    cache_moments: bool | str = False,
     random_transforms: Sequence[Any] = (),
 ) -> None:
     """Check the settings of a training that no constructor checks.
 
     Args:
-        image_size: (height, width) that the images are brought to.
         image_channels: 1 or 3.
         class_names: one a label.
         cache_moments: whether phase two reads each image's posterior from memory.
@@ -59,12 +90,11 @@ def check_settings(
     Raises:
         ValueError: naming the key, the value and what to do.
     """
-    check_image_size(image_size)
     if image_channels not in (1, 3):
         raise ValueError(f"image_channels must be 1 (gray) or 3 (RGB), received {image_channels}")
-    if len(set(class_names)) != len(class_names) or not class_names:
-        raise ValueError(f"class_names must be different names, one a label, received {list(class_names)}")
-    if cache_moments and random_transforms:
+    if not isinstance(class_names, list | tuple) or len(set(class_names)) != len(class_names) or not class_names:
+        raise ValueError(f"class_names must be a list of different names, one a label, received {class_names}")
+    if as_bool("cache_moments", cache_moments) and random_transforms:
         raise ValueError("cache_moments encodes each image once and leaves no room for random_transforms: drop one")
 
 
@@ -107,9 +137,11 @@ def load_model(network: nn.Module, path: str | Path) -> nn.Module:
 
 
 def finish_autoencoder(
-    autoencoder: Any, best: str | Path, batches: Any, path: str | Path, device: torch.device | str = "cpu"
+    autoencoder: Autoencoder, best: str | Path, batches: Any, path: str | Path, device: torch.device | str = "cpu"
 ) -> None:
     """End phase one: take the best weights, measure the latents of the training set, write ``path``.
+
+    If that was done already, ``path`` stays as it is, so that phase two goes on with what it began with.
 
     Args:
         autoencoder: the network.
@@ -117,11 +149,48 @@ def finish_autoencoder(
         batches: the training images, once each.
         path: ``models/autoencoder.pt``.
         device: where to compute.
+
+    Raises:
+        WeightsError: if there are no best weights.
     """
-    load_weights(autoencoder, best, "phase one: run train_autoencoder")
+    check_validated(best)
+    load_weights(autoencoder, best)
+    if Path(path).is_file() and _same_but_statistics(autoencoder.state_dict(), path):
+        load_weights(autoencoder, path)
+        return
     autoencoder.set_latent_statistics(*measure_latent_statistics(autoencoder, batches, device))
     save_weights(autoencoder, path)
     logger.info("phase one is finished: %s", path)
+
+
+def finish_diffusion(path: str | Path) -> None:
+    """End phase two; raise a WeightsError if it has no weights to show."""
+    check_validated(path)
+    logger.info("phase two is finished: %s", path)
+
+
+def checksum(path: str | Path) -> str | None:
+    """Give the SHA-256 of a file, or None where there is none."""
+    return file_sha256(path) if Path(path).is_file() else None
+
+
+def check_validated(path: str | Path) -> None:
+    """Raise a WeightsError unless the best weights of a phase are there."""
+    if not Path(path).is_file():
+        raise WeightsError(
+            f"{path} was never written: no validation of this training gave a finite loss. Look at the losses in "
+            "TensorBoard, check val_interval, and start anew with --resume false"
+        )
+
+
+def _same_but_statistics(state: dict[str, torch.Tensor], path: str | Path) -> bool:
+    try:
+        there = torch.load(path, map_location="cpu", weights_only=True)
+        return all(
+            torch.equal(there[name], value.cpu()) for name, value in state.items() if not name.startswith("latent_")
+        )
+    except Exception:  # whatever is there, it is not what phase one wrote
+        return False
 
 
 def load_autoencoder(autoencoder: nn.Module, path: str | Path) -> nn.Module:

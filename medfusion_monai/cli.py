@@ -112,14 +112,31 @@ def _add_summarize(subparsers: Any) -> None:
     parser.add_argument("--samples-dir", required=True, help="folder of the samples that inference wrote")
     parser.add_argument("--output", required=True, help="folder for summary.json and picture.png")
     parser.add_argument("--overlays", nargs="*", default=["demo.yaml"], help="merged after train.yaml (demo.yaml)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=_column_value,
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key that the training was given, e.g. image_size=[128,128]; repeatable",
+    )
     parser.set_defaults(handler=_summarize)
 
 
 def _column_value(text: str) -> tuple[str, str]:
     column, equals, value = text.partition("=")
     if not column or not equals:
-        raise argparse.ArgumentTypeError(f"'{text}' is not COLUMN=VALUE")
+        raise argparse.ArgumentTypeError(f"'{text}' has no name before an equals sign")
     return column, value
+
+
+def _yaml_value(key: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {key}={text}: the value is no YAML. Write it as in the bundle's configs") from error
 
 
 def _positive(text: str) -> int:
@@ -176,6 +193,7 @@ def _summarize(arguments: argparse.Namespace) -> int:
         arguments.samples_dir,
         arguments.output,
         arguments.overlays,
+        {key: _yaml_value(key, text) for key, text in arguments.set},
     )
     print_summary(summary, Path(arguments.output))
     return 0

@@ -86,6 +86,7 @@ def test_data_error_is_one_message_and_code_two(tmp_path, capsys):
         ["prepare", "folder", "--root", "r", "--output", "o", "--where", "subset"],
         ["prepare", "phantoms", "--output", "o", "--num-images", "0"],
         ["prepare", "phantoms", "--output", "o", "--seed", "-1"],
+        ["summarize", "--set", "image_size"],
     ],
 )
 def test_wrong_arguments_exit_with_code_two(arguments, capsys):

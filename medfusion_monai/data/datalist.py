@@ -19,6 +19,7 @@ __all__ = [
     "make_folder",
     "read_datalist",
     "refuse_other_datalist",
+    "refuse_unwritable",
     "split_by_patient",
     "write_datalist",
 ]
@@ -195,6 +196,19 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+def refuse_unwritable(folder: str | os.PathLike[str]) -> None:
+    """Raise where a folder for output cannot be made or written to; nothing is made.
+
+    Raises:
+        DataError: the folder, or the nearest one above it that exists, takes no files.
+    """
+    path = Path(os.path.abspath(folder))
+    nearest = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "takes no files" if nearest.is_dir() else "is no folder"
+        raise DataError(f"output folder '{folder}' cannot be written: '{nearest}' {reason}. Choose another --output.")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -249,7 +263,14 @@ def _refuse_shared_patients(path: Path, document: Mapping[str, Any]) -> None:
     home: dict[str, str] = {}
     shared: dict[str, tuple[str, str]] = {}
     for name in SPLITS:
-        for entry in document.get(name) or []:
+        entries = document.get(name) or []
+        if not isinstance(entries, list):
+            raise DataError(f"{path}: split '{name}' is no list of entries. Write it again with `medfusion prepare`.")
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise DataError(
+                    f"{path}: {name}[{index}] is {entry!r}: it needs 'image', a path relative to the datalist."
+                )
             patient = str(entry.get("patient", entry.get("image")))
             if home.setdefault(patient, name) != name:
                 shared[patient] = (home[patient], name)

@@ -17,6 +17,7 @@ from medfusion_monai.data.datalist import (
     make_datalist,
     make_folder,
     refuse_other_datalist,
+    refuse_unwritable,
     write_datalist,
 )
 from medfusion_monai.data.images import find_unreadable, list_problems
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]  # "image": path; "value": the class as the source calls it, later "label"; "patient"
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 IMAGE_FOLDER = "images"
+PATIENTS_UNKNOWN = (
+    "each image counts as a patient of its own: images of one patient may be in training and test, which makes "
+    "results look better than they are. Where patients have several images, give --csv with --patient-column."
+)
 
 
 def prepare_folder(
@@ -72,19 +77,30 @@ def prepare_folder(
     root, output = Path(root), Path(output)
     if not root.is_dir():
         raise DataError(f"root '{root}' is not a folder. Give the folder of the images.")
+    refuse_unwritable(output)
     if csv is None:
         if where or patient_column:
             raise DataError("where and patient_column need a table. Give it with --csv.")
         records = _records_of_subfolders(root, output)
     else:
         records = _records_of_table(root, Path(csv), image_column, label_column, patient_column, where or {})
+    if patient_column is None:
+        logger.warning(PATIENTS_UNKNOWN)
     names = _assign_labels(records, classes)
-    records, skipped = _drop_unreadable(records, channels, skip_unreadable)
-    splits = split_by_patient(records, fractions, seed)
-    copies = _place_images(splits, root, output, copy)
     source = _describe(root, csv, patient_column, where or {})
-    if not overwrite:
-        refuse_other_datalist(output / DATALIST_NAME, make_datalist(splits, names, source, seed, skipped))
+
+    def plan(kept: list[Record], skipped: int) -> tuple[dict[str, list[Record]], dict[Path, Path]]:
+        splits = split_by_patient(kept, fractions, seed)
+        copies = _place_images(splits, root, output, copy)
+        if not overwrite:
+            refuse_other_datalist(output / DATALIST_NAME, make_datalist(splits, names, source, seed, skipped))
+        return splits, copies
+
+    if not skip_unreadable:
+        plan(records, 0)  # what does not depend on the pixels is said before minutes of decoding
+    records, skipped = _drop_unreadable(records, channels, skip_unreadable)
+    _refuse_empty_classes(records, names, skipped)
+    splits, copies = plan(records, skipped)
     _copy_images(copies)
     return write_datalist(output / DATALIST_NAME, splits, names, source, seed, skipped)
 
@@ -226,6 +242,16 @@ def _drop_unreadable(records: list[Record], channels: int | None, skip_unreadabl
         raise DataError(f"{report}\nReplace them, or leave them out with --skip-unreadable.")
     logger.warning("left out: %s", report)
     return [record for record in records if os.fspath(record["image"]) not in problems], len(problems)
+
+
+def _refuse_empty_classes(records: Sequence[Record], names: Sequence[str], skipped: int) -> None:
+    labels = {record["label"] for record in records}
+    empty = [name for label, name in enumerate(names) if label not in labels]
+    if empty:
+        raise DataError(
+            f"classes {empty} have no images left: {skipped} images cannot be used. "
+            "Replace these files, or leave the classes out of --classes."
+        )
 
 
 def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Path, copy: bool) -> dict[Path, Path]:

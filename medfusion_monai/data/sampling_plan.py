@@ -14,23 +14,38 @@ def parse_labels(label: Label | Sequence[Label] | None, class_names: Sequence[st
     """Turn labels or class names, one or several, into labels; None means every class.
 
     Raises:
-        ValueError: for a name or number that is no class.
+        ValueError: for a name or number that is no class, for no class, or for one twice.
     """
     if label is None:
         return list(range(len(class_names)))
-    labels = [label] if isinstance(label, int | str) else list(label)
-    return [parse_label(entry, class_names) for entry in labels]
+    entries = list(label) if isinstance(label, list | tuple) else [label]
+    labels = [parse_label(entry, class_names) for entry in entries]
+    if len(set(labels)) != len(labels) or not labels:
+        raise ValueError(f"label names no class, or one twice: {label!r}. Name each class once")
+    return labels
 
 
-def parse_label(label: Label, class_names: Sequence[str]) -> int:
-    """Turn one label or class name into a label; raise a ValueError if it is neither."""
+def parse_label(label: Any, class_names: Sequence[str], argument: str = "label") -> int:
+    """Turn one label or class name into a label.
+
+    Args:
+        label: what the user gave.
+        class_names: the bundle's classes, in label order.
+        argument: its name, for the message.
+
+    Raises:
+        ValueError: for what is neither.
+    """
     if isinstance(label, str) and label in class_names:
         return list(class_names).index(label)
-    number = int(label) if isinstance(label, int) or label.isdecimal() else -1
-    if isinstance(label, bool) or not 0 <= number < len(class_names):
+    _refuse_null(argument, label)
+    is_number = _is_whole(label) or (isinstance(label, str) and label.isdecimal())
+    if not is_number or not 0 <= int(label) < len(class_names):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(class_names))
-        raise ValueError(f"label {label!r} is no class of this bundle; its classes are: {known}")
-    return number
+        raise ValueError(
+            f"{argument} {label!r} is no class of this bundle: give the number or the name of one of {known}"
+        )
+    return int(label)
 
 
 def sampling_plan(
@@ -55,26 +70,52 @@ def sampling_plan(
         Items with ``file`` (name), ``label``, ``class_name`` and ``seed``.
 
     Raises:
-        ValueError: for an unknown class, a count below 1, or lists of different lengths.
+        ValueError: for an unknown class, a count below 1, a seed below 0, or lists of different lengths.
     """
     labels = parse_labels(label, class_names)
-    if len(set(labels)) != len(labels) or not labels:
-        raise ValueError(f"label names no class, or one twice: {label!r}")
-    counts = [num_samples] * len(labels) if isinstance(num_samples, int) else list(num_samples)
-    if image_seeds is not None:
-        counts = [len(image_seeds)] * len(labels)
-    if len(counts) != len(labels):
-        raise ValueError(f"num_samples has {len(counts)} counts for {len(labels)} labels: give one count, or one each")
-    if any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
-        raise ValueError(f"num_samples must be whole numbers of at least 1, received {num_samples!r}")
+    seeds = None if image_seeds is None else _checked_seeds(image_seeds)
+    counts = [len(seeds)] * len(labels) if seeds else _checked_counts(num_samples, len(labels))
     plan = []
     for number, count in zip(labels, counts, strict=True):
-        seeds = image_seeds or [derive_seed("image", seed, number, index) for index in range(count)]
         name = class_names[number]
-        for index, image_seed in enumerate(seeds):
-            file = f"{_file_name(name)}_{index:06d}{suffix}"
-            plan.append({"file": file, "label": number, "class_name": name, "seed": int(image_seed)})
+        own_seeds = seeds or [derive_seed("image", seed, number, index) for index in range(count)]
+        for index, image_seed in enumerate(own_seeds):
+            # The number keeps classes apart whose names differ only in signs that files cannot have.
+            file = f"{number}_{_file_name(name)}_{index:06d}{suffix}"
+            plan.append({"file": file, "label": number, "class_name": name, "seed": image_seed})
     return plan
+
+
+def _checked_counts(num_samples: Any, num_labels: int) -> list[int]:
+    counts = list(num_samples) if isinstance(num_samples, list | tuple) else [num_samples] * num_labels
+    if not all(_is_whole(count) and count >= 1 for count in counts):
+        raise ValueError(f"num_samples must be whole numbers of at least 1, received {num_samples!r}")
+    if len(counts) != num_labels:
+        raise ValueError(
+            f"num_samples has {len(counts)} counts for {num_labels} labels: give one count, or one a label"
+        )
+    return counts
+
+
+def _checked_seeds(image_seeds: Any) -> list[int]:
+    _refuse_null("image_seeds", image_seeds)
+    seeds = list(image_seeds) if isinstance(image_seeds, list | tuple) else []
+    if not seeds or not all(_is_whole(seed) and 0 <= seed < 2**63 for seed in seeds):
+        raise ValueError(
+            "image_seeds must be a list of whole numbers from 0 to 2**63 - 1, e.g. '[12, 34]', "
+            f"received {image_seeds!r}"
+        )
+    return seeds
+
+
+def _refuse_null(argument: str, value: Any) -> None:
+    """Say how to give None: the bundle runner passes on null and none as text."""
+    if isinstance(value, str) and value.lower() in ("null", "none"):
+        raise ValueError(f"{argument} is the text {value!r}: for no value write --{argument} '$None', with the quotes")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _file_name(class_name: str) -> str:

@@ -56,7 +56,7 @@ class SeededDataset(Dataset):
         if self.random_transform is not None:
             if isinstance(self.random_transform, Randomizable):
                 self.random_transform.set_random_state(seed=seed % 2**32)
-            item = self.random_transform(item)
+            item = self.random_transform({**item, "image": item["image"].clone()})  # the dataset may keep its own
         tensors = {
             name: convert_to_tensor(item[name]) for name in ("image", "moments") if name in item
         }  # no MetaTensor

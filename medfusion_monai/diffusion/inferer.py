@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ class LatentDiffusionSampler(Inferer):
         null_label: what stands for 'no label' in the UNet's training.
 
     Raises:
-        ValueError: for a setting out of range.
+        ValueError: for a setting out of range, or a negative label without guidance.
     """
 
     def __init__(
@@ -45,8 +46,12 @@ class LatentDiffusionSampler(Inferer):
     ) -> None:
         super().__init__()
         spaced_timesteps(num_inference_steps, schedule.num_train_timesteps)  # raises at once
-        if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta must be between 0 and 1, received {eta}")
+        if not _is_number(eta) or not 0.0 <= eta <= 1.0:
+            raise ValueError(f"eta must be between 0 and 1, received {eta!r}")
+        if not _is_number(guidance_scale):
+            raise ValueError(f"guidance_scale must be a number, 1 for no guidance, received {guidance_scale!r}")
+        if negative_label is not None and guidance_scale == 1.0:
+            raise ValueError("negative_label has no effect at guidance_scale 1: raise guidance_scale or drop it")
         self.schedule = schedule
         self.latent_shape = tuple(latent_shape)
         self.num_inference_steps = num_inference_steps
@@ -81,3 +86,7 @@ class LatentDiffusionSampler(Inferer):
             lambda: randn(self.latent_shape, sources, device),
         )
         return (network.autoencoder.decode_stage_2_outputs(latents) * 0.5 + 0.5).clamp(0.0, 1.0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

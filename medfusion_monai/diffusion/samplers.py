@@ -19,11 +19,13 @@ def spaced_timesteps(num_inference_steps: int, num_train_timesteps: int = 1000) 
     """Spread timesteps evenly from the last to 0, both included; a single step starts at the last.
 
     Raises:
-        ValueError: if the number of steps is not between 1 and ``num_train_timesteps``.
+        ValueError: if the number of steps is not a whole number between 1 and ``num_train_timesteps``.
     """
-    if not 1 <= num_inference_steps <= num_train_timesteps:
+    whole = isinstance(num_inference_steps, int) and not isinstance(num_inference_steps, bool)
+    if not whole or not 1 <= num_inference_steps <= num_train_timesteps:
         raise ValueError(
-            f"num_inference_steps must be between 1 and {num_train_timesteps}, received {num_inference_steps}"
+            f"num_inference_steps must be a whole number between 1 and {num_train_timesteps}, "
+            f"received {num_inference_steps!r}"
         )
     last = num_train_timesteps - 1
     if num_inference_steps == 1:

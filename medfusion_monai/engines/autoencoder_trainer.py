@@ -25,7 +25,7 @@ class AutoencoderTrainer(SupervisedTrainer):
         kwargs: as ``monai.engines.SupervisedTrainer``; ``loss_function`` is a ``ReconstructionLoss``.
 
     Raises:
-        ValueError: if one of adversarial loss and its optimizer is missing.
+        ValueError: if one of adversarial loss and its optimizer is missing, or for ``amp``.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class AutoencoderTrainer(SupervisedTrainer):
     ) -> None:
         if (adversarial is None) != (discriminator_optimizer is None):
             raise ValueError("adversarial and discriminator_optimizer belong together: give both or none")
+        if kwargs.get("amp"):
+            raise ValueError("AutoencoderTrainer has no mixed precision yet: leave amp out")
         super().__init__(**kwargs)
         self.adversarial = adversarial
         self.discriminator_optimizer = discriminator_optimizer
@@ -51,9 +53,13 @@ class AutoencoderTrainer(SupervisedTrainer):
         terms: dict[str, Tensor] = engine.loss_function(output, image)
         loss = terms.pop("loss")
         if adversarial is not None:
-            terms |= adversarial.generator_loss(output, loss, engine.network.last_layer)
+            terms |= adversarial.generator_loss(
+                output, loss, engine.network.last_layer, engine.loss_function.scale(image)
+            )
             loss = loss + terms["adversarial"]
+            terms["discriminator"] = adversarial.discriminator_loss(output, image)
         engine.state.output = {Keys.IMAGE: image, Keys.PRED: output.reconstruction.detach(), Keys.LOSS: loss}
+        engine.state.output["terms"] = terms
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
 
         engine.optimizer.zero_grad()
@@ -62,7 +68,6 @@ class AutoencoderTrainer(SupervisedTrainer):
         engine.optimizer.step()
         if adversarial is not None and self.discriminator_optimizer is not None:
             self.discriminator_optimizer.zero_grad()
-            terms["discriminator"] = adversarial.discriminator_loss(output, image)
             terms["discriminator"].backward()
             self.discriminator_optimizer.step()
         engine.state.output[Keys.LOSS] = loss.detach()

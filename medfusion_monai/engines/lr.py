@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,7 +15,7 @@ def warmup_decay(
     total_steps: int,
     decay: Literal["constant", "linear", "cosine"] = "constant",
     final_fraction: float = 0.0,
-) -> LambdaLR:
+) -> WarmupDecay:
     """Raise the learning rate linearly over the first steps, then keep it or let it fall until the last.
 
     Args:
@@ -40,4 +40,15 @@ def warmup_decay(
         left = 1.0 - progress if decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
         return final_fraction + (1.0 - final_fraction) * left
 
-    return LambdaLR(optimizer, factor)
+    return WarmupDecay(optimizer, factor)
+
+
+class WarmupDecay(LambdaLR):
+    """A ``LambdaLR`` whose restart keeps where it was and takes the learning rate of the present run."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the step; load the optimizer before."""
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        for group, rate, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = rate, rate * factor(self.last_epoch)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

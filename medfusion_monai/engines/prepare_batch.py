@@ -41,7 +41,7 @@ class DiffusionPrepareBatch:
     loses its label with the given probability, on its own.
 
     Args:
-        autoencoder: the frozen first stage.
+        autoencoder: the first stage; no gradients reach it.
         schedule: noise schedule, also tells the prediction type.
         label_dropout: probability that a sample loses its label; published 0.5.
         null_label: what the UNet takes for 'no label'.
@@ -59,7 +59,7 @@ class DiffusionPrepareBatch:
     ) -> None:
         if not 0.0 <= label_dropout <= 1.0:
             raise ValueError(f"label_dropout must be between 0 and 1, received {label_dropout}")
-        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.autoencoder = autoencoder
         self.schedule, self.label_dropout, self.null_label = schedule, label_dropout, null_label
 
     @torch.no_grad()

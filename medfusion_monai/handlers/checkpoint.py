@@ -113,11 +113,15 @@ class BestWeights:
         path: where the state dict goes.
         network: the network to save.
         metric: name of a metric of the evaluator, smaller is better.
+        fresh_from: epoch from which earlier weights no longer count, however good: the adversarial phase makes
+            images sharper and the reconstruction loss larger.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module, metric: str = "val_loss") -> None:
-        self.path, self.network, self.metric = Path(path), network, metric
-        self.best = float("inf")
+    def __init__(
+        self, path: str | Path, network: nn.Module, metric: str = "val_loss", fresh_from: int | None = None
+    ) -> None:
+        self.path, self.network, self.metric, self.fresh_from = Path(path), network, metric, fresh_from
+        self.best, self.epoch = float("inf"), 0
 
     def attach(self, engine: Engine) -> None:
         """Look at the metric whenever the evaluator is done."""
@@ -126,17 +130,19 @@ class BestWeights:
     def __call__(self, engine: Engine) -> None:
         """Save if the metric is the best so far."""
         metrics = {name: float(value) for name, value in engine.state.metrics.items()}
-        better = metrics[self.metric] < self.best
+        outdated = self.fresh_from is not None and self.epoch < self.fresh_from <= engine.state.epoch
+        better = metrics[self.metric] < (float("inf") if outdated else self.best)
         values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         logger.info("validation %d: %s%s", engine.state.epoch, values, " (best)" if better else "")
         if better:
-            self.best = metrics[self.metric]
+            self.best, self.epoch = metrics[self.metric], engine.state.epoch
             save_weights(self.network, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the best value."""
-        return {"best": self.best}
+        """Give the best value and its epoch."""
+        return {"best": self.best, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
-        self.best = state["best"]
+        """Restore what ``state_dict`` gave, unless the weights are gone."""
+        if self.path.is_file():
+            self.best, self.epoch = state["best"], state["epoch"]

@@ -37,10 +37,11 @@ class StopOnNonFiniteLoss:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.clip)
 
     def __call__(self, engine: Any) -> None:
-        """Raise a NonFiniteLossError if the loss is not finite."""
-        loss = engine.state.output[Keys.LOSS]
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(self._message("loss", float(loss.detach()), engine.state.iteration))
+        """Raise a NonFiniteLossError if the loss, or a term of it that is logged apart, is not finite."""
+        losses = {"loss": engine.state.output[Keys.LOSS], **engine.state.output.get("terms", {})}
+        if not torch.isfinite(torch.stack([value.detach() for value in losses.values()])).all():
+            name, value = next((n, v) for n, v in losses.items() if not torch.isfinite(v))
+            raise NonFiniteLossError(self._message(name, float(value.detach()), engine.state.iteration))
 
     def clip(self, engine: Any) -> None:
         """Clip the gradients; raise a NonFiniteLossError if their norm is not finite."""

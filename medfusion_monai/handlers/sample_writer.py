@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import nibabel as nib
 import numpy as np
@@ -44,7 +46,7 @@ class SampleWriter(Sampler[list[int]]):
 
     As batch sampler of the evaluator's data loader it yields only batches of which a file is missing, always of
     the same composition, so that a run in two parts gives the same bytes. As handler it writes each batch, each
-    file beside its place and renamed, and then its lines of ``manifest.csv``.
+    file beside its place and renamed, and then adds its lines to ``manifest.csv``; ``report`` sorts them.
 
     Args:
         plan: of ``sampling_plan``.
@@ -55,7 +57,7 @@ class SampleWriter(Sampler[list[int]]):
         output_format: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32 in [0, 1]).
 
     Raises:
-        ValueError: for a batch size below 1 or a format that is unknown.
+        ValueError: for a batch size that is no whole number of at least 1, or a format that is unknown.
     """
 
     def __init__(
@@ -67,8 +69,8 @@ class SampleWriter(Sampler[list[int]]):
         batch_size: int = 16,
         output_format: str = "png",
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
         suffix_of(output_format, channels=1)
         self.plan, self.output_dir, self.batch_size = list(plan), Path(output_dir), batch_size
         self.output_format, self.model_file = output_format, model_file
@@ -102,25 +104,31 @@ class SampleWriter(Sampler[list[int]]):
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Write the images of a batch and then their lines of the manifest."""
+        """Write the images of a batch and then their lines of the manifest.
+
+        Raises:
+            ValueError: if an image has values that are not finite; nothing of its batch is written.
+        """
         if self.bar is None:
             done = len(self.plan) - sum(map(len, self._missing_batches()))
             self.bar = tqdm(total=len(self.plan), initial=done, desc="sampling", unit=" images", dynamic_ncols=True)
         batch: dict[str, Any] = engine.state.batch
-        rows = []
-        for image, file, label, class_name, seed in zip(
-            engine.state.output[Keys.PRED].float().cpu(), *(batch[name] for name in ITEM_COLUMNS), strict=True
-        ):
-            row = {"file": file, "label": int(label), "class_name": class_name, "seed": int(seed), **self.settings}
+        images: Tensor = engine.state.output[Keys.PRED].float().cpu()
+        rows = [
+            {"file": file, "label": int(label), "class_name": class_name, "seed": int(seed), **self.settings}
+            for file, label, class_name, seed in zip(*(batch[name] for name in ITEM_COLUMNS), strict=True)
+        ]
+        _refuse_non_finite(images, rows)
+        for image, row in zip(images, rows, strict=True):
             self._write(image, row)
-            rows.append(row)
         self._append(rows)
         self.bar.update(len(rows))
 
     def report(self) -> None:
-        """Log what stands in the folder."""
+        """Sort the manifest by file name and log what stands in the folder."""
         if self.bar is not None:
             self.bar.close()
+        self._sort()
         logger.info("%d images and %s are in %s", len(self.plan), MANIFEST, self.output_dir)
 
     def _missing_batches(self) -> list[list[int]]:
@@ -134,31 +142,49 @@ class SampleWriter(Sampler[list[int]]):
     def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
         note = {"synthetic": True, "generator": "medfusion_monai", **row}
         path = self.output_dir / row["file"]
-        partial = path.with_name(f".{path.name}")
-        if self.output_format == "nifti":
-            partial.write_bytes(nifti_bytes(image.numpy(), note))
-        else:
-            bits = 16 if self.output_format == "png16" else 8
-            write_png(image.numpy(), partial, note, bits)
-        os.replace(partial, path)
+        with _renamed_when_whole(path) as partial:
+            if self.output_format == "nifti":
+                partial.write_bytes(nifti_bytes(image.numpy(), note))
+            else:
+                write_png(image.numpy(), partial, note, 16 if self.output_format == "png16" else 8)
 
     def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add lines to the manifest; it is rewritten and renamed, in the order of the plan."""
-        self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
+        """Add lines to the manifest, as many in a long run as in a short one."""
         path = self.output_dir / MANIFEST
-        partial = path.with_name(f".{MANIFEST}")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, [*ITEM_COLUMNS, *self.settings], lineterminator="\n")
+        self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
+        is_new = not path.exists() or path.stat().st_size == 0
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            table = self._table(file)
+            if is_new:
+                table.writeheader()
+            table.writerows(rows)
+
+    def _sort(self) -> None:
+        """Write the manifest anew, in order of the files, each once."""
+        with (
+            _renamed_when_whole(self.output_dir / MANIFEST) as partial,
+            open(partial, "w", newline="", encoding="utf-8") as file,
+        ):
+            table = self._table(file)
             table.writeheader()
             table.writerows(self.written[name] for name in sorted(self.written))
-        os.replace(partial, path)
+
+    def _table(self, file: TextIO) -> csv.DictWriter[str]:
+        return csv.DictWriter(file, [*ITEM_COLUMNS, *self.settings], lineterminator="\n")
 
     def _read_manifest(self) -> dict[str, dict[str, str]]:
         path = self.output_dir / MANIFEST
         if not path.is_file():
             return {}
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = {row["file"]: row for row in csv.DictReader(file)}
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]  # a run that was killed may leave a line cut off
+        rows = {row["file"]: row for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))}
+        self._refuse_other_run(path, rows)
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+        return rows
+
+    def _refuse_other_run(self, path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
         planned = {item["file"]: item for item in self.plan}
         for name, row in rows.items():
             expected = dict(self.settings)
@@ -170,7 +196,26 @@ class SampleWriter(Sampler[list[int]]):
                         f"{path} holds images of another run: {name} has {column} {row.get(column)}, this run has "
                         f"{value}. Name another --output_dir, or delete that folder"
                     )
-        return rows
+
+
+@contextmanager
+def _renamed_when_whole(path: Path) -> Iterator[Path]:
+    """Give a file beside a path, to be written, and rename it to the path; no half-written file is left."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
+    for image, row in zip(images, rows, strict=True):
+        if not bool(image.isfinite().all()):
+            raise ValueError(
+                f"image {row['file']} (label {row['label']}, seed {row['seed']}) has values that are not finite: its "
+                "batch is not written. Check that the weights are finite, or lower guidance_scale"
+            )
 
 
 def write_png(image: np.ndarray, path: str | Path, note: Mapping[str, Any], bits: int = 8) -> None:
@@ -194,10 +239,11 @@ def write_png(image: np.ndarray, path: str | Path, note: Mapping[str, Any], bits
 def nifti_bytes(image: np.ndarray, note: Mapping[str, Any]) -> bytes:
     """Make a gzipped NIfTI of an image (C, H, W) in [0, 1], float32; its header says that it is synthetic.
 
-    Axes are (W, H), or (W, H, 1, 1, C) for RGB, as MONAI's readers expect.
+    Axes are (W, H), which MONAI's ``LoadImage(ensure_channel_first=True)`` reads as (1, W, H), or (W, H, C) for RGB,
+    which it reads as (C, W, H) if given ``channel_dim=-1``.
     """
     array = image.transpose(2, 1, 0).astype(np.float32)  # (C, H, W) -> (W, H, C)
-    array = array[..., 0] if array.shape[-1] == 1 else array[:, :, None, None, :]
+    array = array[..., 0] if array.shape[-1] == 1 else array
     file = nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0]))
     file.header["descrip"] = b"SYNTHETIC, generated by medfusion_monai"
     file.header.extensions.append(nib.nifti1.Nifti1Extension("comment", json.dumps(dict(note)).encode()))

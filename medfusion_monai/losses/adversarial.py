@@ -33,18 +33,26 @@ class AdversarialLoss(nn.Module):
         return self.start_step is not None and iteration > self.start_step
 
     def generator_loss(
-        self, output: AutoencoderOutput, reconstruction_loss: Tensor, last_layer: Tensor
+        self, output: AutoencoderOutput, reconstruction_loss: Tensor, last_layer: Tensor, scale: float = 1.0
     ) -> dict[str, Tensor]:
         """Give the autoencoder's share: ``adversarial``, weighted, and ``adversarial_weight`` for the log.
 
         The weight is the ratio of gradient norms of the two losses at the last decoder layer, between 0 and 1e4
-        (Esser et al. 2021, equation 7).
+        (Esser et al. 2021, equation 7), where the reconstruction loss is summed over pixels.
+
+        Args:
+            output: of the autoencoder.
+            reconstruction_loss: scalar.
+            last_layer: weight of the last decoder layer.
+            scale: what the reconstruction loss was divided by since it was summed over pixels; the adversarial
+                loss is divided by it too, so that their balance is that of the sums.
         """
         loss = torch.stack([-judge(fake).mean() for judge, fake in self._pairs(output)]).sum()
         norms = [
             torch.autograd.grad(part, last_layer, retain_graph=True)[0].norm() for part in (reconstruction_loss, loss)
         ]
-        weight = self.weight * (norms[0] / (norms[1] + 1.0e-4)).clamp(0.0, 1.0e4).detach()
+        ratio = scale * norms[0] / (norms[1] + 1.0e-4)
+        weight = self.weight * ratio.clamp(0.0, 1.0e4).detach() / scale
         return {"adversarial": weight * loss, "adversarial_weight": weight}
 
     def discriminator_loss(self, output: AutoencoderOutput, image: Tensor) -> Tensor:
@@ -57,7 +65,7 @@ class AdversarialLoss(nn.Module):
 
     def _pairs(self, output: AutoencoderOutput) -> list[tuple[nn.Module, Tensor]]:
         fakes = [fake for fake in (output.reconstruction, output.reconstruction_low) if fake is not None]
-        return list(zip(self.discriminators, fakes, strict=True))
+        return list(zip(self.discriminators, fakes, strict=False))  # without deep supervision the second rests
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:

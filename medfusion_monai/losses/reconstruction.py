@@ -77,7 +77,7 @@ class ReconstructionLoss(nn.Module):
             Scalars: ``loss`` (the weighted sum) and each weighted term by its name, those of the half
             resolution with the ending ``_low``.
         """
-        batch_size, size = image.shape[0], image[0].numel()
+        batch_size = image.shape[0]
         terms = self._distances(output.reconstruction, image)
         if output.reconstruction_low is not None:
             low_size = output.reconstruction_low.shape[-2:]
@@ -86,9 +86,12 @@ class ReconstructionLoss(nn.Module):
             terms |= {f"{name}_low": self.low_weight * value for name, value in low_terms.items()}
         terms = {name: value / batch_size for name, value in terms.items()}
         terms["kl"] = self.kl_weight * output.posterior.kl()
-        if self.reduction == "mean":
-            terms = {name: value / size for name, value in terms.items()}
+        terms = {name: value / self.scale(image) for name, value in terms.items()}
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+
+    def scale(self, image: Tensor) -> float:
+        """Give what the loss of these images (B, C, H, W) is divided by after summing over pixels."""
+        return float(image[0].numel()) if self.reduction == "mean" else 1.0
 
     def _distances(self, prediction: Tensor, image: Tensor) -> dict[str, Tensor]:
         """Weighted distances, summed over the pixels of all images."""

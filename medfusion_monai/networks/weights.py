@@ -21,7 +21,10 @@ def save_atomically(state: Any, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save(state, partial)
+        with open(partial, "wb") as file:  # a file object, because torch writes a path's name into the file
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -50,8 +50,8 @@ def manifest(folder):
 def test_images_of_every_class_and_their_manifest_are_written(infer, lively):
     folder = infer(num_samples=3, guidance_scale=2.0, eta=0.5, seed=7)
     rows = manifest(folder)
-    assert [row["class_name"] for row in rows] == ["cardiomegaly"] * 3 + ["no_cardiomegaly"] * 3
-    assert {row["label"] for row in rows[:3]} == {"1"}
+    assert [row["class_name"] for row in rows] == ["no_cardiomegaly"] * 3 + ["cardiomegaly"] * 3
+    assert [row["label"] for row in rows] == ["0"] * 3 + ["1"] * 3
     assert len({row["seed"] for row in rows}) == 6
     checksum = file_sha256(lively / "model.pt")
     expected = {"num_inference_steps": "3", "guidance_scale": "2.0", "eta": "0.5", "weights_sha256": checksum}
@@ -84,8 +84,8 @@ def test_image_can_be_made_again_from_its_seed(infer):
 def test_rerun_continues_and_gives_the_same_bytes(infer):
     folder = infer(num_samples=4, batch_size=2)
     whole = contents(folder)
-    (folder / "cardiomegaly_000001.png").unlink()
-    kept = folder / "no_cardiomegaly_000000.png"
+    (folder / "1_cardiomegaly_000001.png").unlink()
+    kept = folder / "0_no_cardiomegaly_000000.png"
     stamp = kept.stat().st_mtime_ns
     infer(num_samples=4, batch_size=2)
     assert contents(folder) == whole
@@ -102,13 +102,21 @@ def test_more_images_of_the_same_run_are_added(infer):
     }
 
 
-def test_folder_of_another_run_is_refused(infer, tmp_path):
+@pytest.mark.parametrize("changed", [{"eta": 0.0}, {"prediction_type": "sample"}, {"batch_size": 1}])
+def test_folder_of_another_run_is_refused(changed, infer):
     folder = infer(label=1, num_samples=2)
     before = contents(folder)
     with pytest.raises(RuntimeError) as caught:
-        infer(label=1, num_samples=2, eta=0.0)
-    assert "eta" in str(first_cause(caught.value))
+        infer(label=1, num_samples=2, **changed)
+    assert next(iter(changed)) in str(first_cause(caught.value))
     assert contents(folder) == before
+
+
+def test_rerun_may_spell_its_settings_in_another_way(infer):
+    settings = {"label": 1, "num_samples": 1, "guidance_scale": 2.0, "eta": 0.0, "negative_label": 0}
+    whole = contents(infer(**settings))
+    again = infer(**settings | {"guidance_scale": 2, "eta": 0, "negative_label": "no_cardiomegaly"})
+    assert contents(again) == whole
 
 
 def test_sixteen_bit_png_holds_finer_steps(infer):
@@ -127,23 +135,48 @@ def test_nifti_is_read_by_monai_and_says_that_it_is_synthetic(infer):
     assert b"SYNTHETIC" in bytes(nib.load(file).header["descrip"])
 
 
+def test_size_is_a_multiple_of_what_this_autoencoder_divides_by(bundle, trained, tmp_path):
+    networks = {"autoencoder_channels": [8, 8], "unet_channels": [16, 16]}
+    with pytest.raises(RuntimeError) as caught:  # the weights do not fit, which is checked after the size
+        bundle(
+            "inference",
+            "inference.yaml",
+            model_dir=str(trained / "models"),
+            output_dir=str(tmp_path / "samples"),
+            image_size=[18, 34],
+            **networks,
+        )
+    assert "model.pt do not fit" in str(first_cause(caught.value))
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
         ({"label": "cardiomegally"}, ["cardiomegally", "no_cardiomegaly"]),
         ({"label": 2}, ["2", "classes"]),
+        ({"label": 1.0}, ["label", "1.0", "no_cardiomegaly"]),
+        ({"label": "null"}, ["label", "'null'", "'$None'"]),
         ({"label": [0, 0]}, ["twice"]),
+        ({"image_seeds": 5}, ["image_seeds", "5", "list"]),
+        ({"image_seeds": []}, ["image_seeds", "[]"]),
+        ({"image_seeds": [-3]}, ["image_seeds", "[-3]"]),
+        ({"image_seeds": "none"}, ["image_seeds", "'$None'"]),
         ({"num_samples": -1}, ["num_samples", "-1"]),
         ({"num_samples": 0}, ["num_samples", "0"]),
+        ({"num_samples": 2.5}, ["num_samples", "2.5"]),
+        ({"num_samples": "ten"}, ["num_samples", "'ten'", "whole numbers"]),
         ({"num_samples": [1, 2, 3]}, ["3 counts for 2"]),
         ({"num_inference_steps": 0}, ["num_inference_steps", "between 1 and 1000", "0"]),
         ({"num_inference_steps": 1001}, ["num_inference_steps", "1001"]),
+        ({"num_inference_steps": "abc"}, ["num_inference_steps", "'abc'"]),
         ({"eta": 1.5}, ["eta", "1.5"]),
-        ({"negative_label": "none"}, ["none"]),
+        ({"negative_label": "none"}, ["negative_label", "'none'", "'$None'"]),
+        ({"negative_label": 1}, ["negative_label", "guidance_scale"]),
         ({"output_format": "jpeg"}, ["jpeg", "png16"]),
         ({"output_format": "png16", "image_channels": 3}, ["png16"]),
         ({"batch_size": 0}, ["batch_size"]),
         ({"image_size": [36, 32]}, ["multiples of 8"]),
+        ({"image_size": 128}, ["image_size", "[height, width]", "128"]),
         ({"model_dir": "/nowhere"}, ["/nowhere/model.pt", "run training"]),
         ({"unet_channels": [16, 16, 16, 16]}, ["model.pt", "demo.yaml"]),
     ],
@@ -163,6 +196,10 @@ def test_weights_file_that_is_cut_off_is_refused(refused, lively, tmp_path):
     model = tmp_path / "models" / "model.pt"
     model.write_bytes(model.read_bytes()[:1000])
     assert "cannot be read" in refused(model_dir=str(tmp_path / "models"))
+
+
+def test_none_in_the_runner_s_own_way_stands_for_every_class(infer):
+    assert {row["label"] for row in manifest(infer(label="$None", num_samples=1))} == {"0", "1"}
 
 
 def test_label_changes_the_image_of_a_seed(infer):

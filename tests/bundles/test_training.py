@@ -226,3 +226,72 @@ def test_last_line_of_a_failed_command_says_what_to_do(tmp_path):
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("medfusion: error: ")
     assert "medfusion prepare" in last
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        ({"num_inference_steps": 1001}, "num_inference_steps"),
+        ({"label_dropout": 1.5}, "label_dropout"),
+        ({"prediction_type": "eps"}, "v_prediction"),
+        ({"diffusion_lr_decay": "x"}, "decay"),
+        ({"unet_norm_groups": 7}, "norm_groups"),
+        ({"diffusion_batch_size": 0}, "batch_size"),
+        ({"diffusion_steps": 5}, "diffusion_val_interval"),
+        ({"diffusion_steps": 0}, "diffusion_steps"),
+        ({"autoencoder_steps": "many"}, "autoencoder_steps"),
+        ({"adversarial_start": "null"}, "'$None'"),
+        ({"resume": "perhaps"}, "resume"),
+        ({"class_names": ["a", "a"]}, "class_names"),
+        ({"image_channels": 2}, "image_channels"),
+    ],
+)
+def test_bad_setting_of_either_phase_is_refused_before_phase_one(overrides, word, refused):
+    assert word in refused(**overrides)
+
+
+def test_wrong_dataset_dir_leaves_nothing_behind(refused, tmp_path):
+    refused(dataset_dir=str(tmp_path / "nowhere"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_false_on_the_command_line_starts_anew(bundle, trained, dataset_dir, tmp_path):
+    shutil.copytree(trained, tmp_path / "again")
+    checkpoint = tmp_path / "again" / "runs" / "checkpoints" / "autoencoder_training.pt"
+    checkpoint.write_bytes(b"damaged")
+    places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
+    with pytest.raises(RuntimeError, match="Failed to evaluate"):
+        bundle("train_autoencoder", dataset_dir=str(dataset_dir), **places)
+    bundle("train_autoencoder", dataset_dir=str(dataset_dir), resume="false", **places)
+    assert load(checkpoint)["iteration"] == 4
+
+
+def test_diffusion_does_not_go_on_with_another_autoencoder(bundle, trained, dataset_dir, tmp_path):
+    shutil.copytree(trained, tmp_path / "again")
+    places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
+    model = load(tmp_path / "again" / "models" / "model.pt")
+    with pytest.raises(RuntimeError) as caught:
+        bundle("training", dataset_dir=str(dataset_dir), autoencoder_steps=8, diffusion_steps=8, **places)
+    assert "autoencoder" in str(first_cause(caught.value))
+    assert same_weights(model, load(tmp_path / "again" / "models" / "model.pt"))
+    with pytest.raises(RuntimeError) as caught:
+        bundle("train_diffusion", dataset_dir=str(dataset_dir), prediction_type="sample", **places)
+    assert "prediction_type" in str(first_cause(caught.value))
+
+
+def test_lost_weights_of_a_finished_training_are_missed(bundle, trained, dataset_dir, tmp_path):
+    shutil.copytree(trained, tmp_path / "again")
+    (tmp_path / "again" / "models" / "model.pt").unlink()
+    places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
+    with pytest.raises(RuntimeError) as caught:
+        bundle("training", dataset_dir=str(dataset_dir), **places)
+    assert "model.pt" in str(first_cause(caught.value))
+
+
+def test_autoencoder_of_another_depth_gives_images_of_the_right_size(bundle, dataset_dir, tmp_path):
+    places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
+    networks = {"autoencoder_channels": [8, 8, 16], "image_size": [24, 36]}
+    bundle("training", dataset_dir=str(dataset_dir), ssim_window=7, **networks, **places)
+    places["output_dir"] = str(tmp_path / "samples")
+    bundle("inference", "inference.yaml", num_samples=1, label=0, **networks, **places)
+    assert Image.open(next((tmp_path / "samples").glob("*.png"))).size == (36, 24)

@@ -84,6 +84,19 @@ def test_empty_or_missing_split_lists_the_filled_ones(prepared, split):
         read_datalist(prepared, split)
 
 
+@pytest.mark.parametrize("entry", ["a.png", None, 3])
+def test_entry_of_another_split_that_is_no_object_is_named(prepared, entry):
+    _edit(prepared, lambda document: document["validation"].append(entry))
+    with pytest.raises(DataError, match=r"validation\[2\] is"):
+        read_datalist(prepared, "training")
+
+
+def test_other_split_that_is_no_list_is_named(prepared):
+    _edit(prepared, lambda document: document.update(validation={"a.png": 0}))
+    with pytest.raises(DataError, match="'validation' is no list"):
+        read_datalist(prepared, "training")
+
+
 @pytest.mark.parametrize("key", ["image", "label"])
 def test_entry_without_key_is_named(prepared, key):
     _edit(prepared, lambda document: document["training"][1].pop(key))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import medfusion_monai.data.folder as folder_module
 from medfusion_monai.data import DataError, prepare_folder, read_datalist
 
 REAL_DATA = Path(os.environ.get("MEDFUSION_DATA", "../shared/data"))
@@ -180,6 +181,49 @@ def test_unreadable_images_stop_or_are_counted(table):
     document = _from_table(folder, skip_unreadable=True)
     assert document["counts"]["skipped"] == 2
     assert len(_items(document)) == 18
+
+
+def test_class_that_loses_all_its_images_is_refused(folders, tmp_path):
+    for path in (folders / "sick").glob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"classes \['sick'\] have no images left: 10 images"):
+        prepare_folder(folders, tmp_path / "out", skip_unreadable=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def nothing_is_decoded(monkeypatch):
+    def fail(*_):
+        raise AssertionError("images were decoded")
+
+    monkeypatch.setattr(folder_module, "find_unreadable", fail)
+
+
+def test_output_that_cannot_be_written_is_refused_before_decoding(folders, tmp_path, nothing_is_decoded):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="file' is no folder"):
+        prepare_folder(folders, tmp_path / "file" / "out")
+
+
+def test_read_only_output_is_refused_before_decoding(folders, tmp_path, monkeypatch, nothing_is_decoded):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(DataError, match="takes no files"):
+        prepare_folder(folders, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_datalist_is_refused_before_decoding(folders, tmp_path, request):
+    prepare_folder(folders, tmp_path / "out")
+    request.getfixturevalue("nothing_is_decoded")
+    with pytest.raises(DataError, match="--overwrite"):
+        prepare_folder(folders, tmp_path / "out", seed=1)
+
+
+def test_missing_patients_are_warned_of(table, caplog):
+    _from_table(table[0])
+    assert not caplog.text
+    _from_table(table[0], patient_column=None, overwrite=True)
+    assert "images of one patient may be in training and test" in caplog.text
 
 
 def test_gray_images_for_a_colour_bundle_stop(table):

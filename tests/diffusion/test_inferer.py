@@ -98,7 +98,15 @@ def test_no_gradient_is_kept(network):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"num_inference_steps": 0}, "between 1 and 1000"), ({"eta": 1.5}, "eta must be between 0 and 1")],
+    [
+        ({"num_inference_steps": 0}, "between 1 and 1000"),
+        ({"eta": 1.5}, "eta must be between 0 and 1"),
+        ({"eta": "abc"}, "eta must be between 0 and 1, received 'abc'"),
+        ({"guidance_scale": "abc"}, "guidance_scale must be a number"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a number"),
+        ({"negative_label": 0}, "negative_label has no effect at guidance_scale 1"),
+        ({"negative_label": 0, "guidance_scale": 1}, "negative_label has no effect"),
+    ],
 )
 def test_wrong_settings_are_refused_at_once(settings, message):
     with pytest.raises(ValueError, match=message):

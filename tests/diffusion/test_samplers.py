@@ -154,6 +154,12 @@ def test_number_of_steps_out_of_range_is_refused(steps):
         spaced_timesteps(steps)
 
 
+@pytest.mark.parametrize("steps", [10.5, "abc", True, None])
+def test_number_of_steps_that_is_not_whole_is_refused(steps):
+    with pytest.raises(ValueError, match="whole number between 1 and 1000, received"):
+        spaced_timesteps(steps)
+
+
 @pytest.mark.parametrize("eta", [-0.1, 1.1])
 def test_eta_out_of_range_is_refused(eta):
     with pytest.raises(ValueError, match="eta must be between 0 and 1"):

@@ -215,7 +215,7 @@ def test_kill_while_saving_leaves_the_checkpoint_before(tmp_path, whole, monkeyp
     def save_until_the_disk_is_full(state, target):
         written.append(state["iteration"])
         if state["iteration"] == 8:
-            target.write_bytes(b"half of it")
+            target.write(b"half of it")
             raise OSError(28, "No space left on device")
         save(state, target)
 

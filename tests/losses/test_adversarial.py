@@ -117,8 +117,18 @@ def test_discriminator_loss_sends_no_gradient_to_the_autoencoder():
     assert loss.discriminators[0].factor.grad.item() == pytest.approx(-0.25)
 
 
-def test_a_discriminator_without_its_output_is_an_error():
-    with pytest.raises(ValueError, match="zip"):
-        AdversarialLoss([Judge(), Judge()]).discriminator_loss(
-            output_of(torch.zeros(1, 1, 4, 4)), torch.zeros(1, 1, 4, 4)
-        )
+def test_second_discriminator_rests_without_deep_supervision():
+    output, image = output_of(torch.zeros(1, 1, 4, 4)), torch.zeros(1, 1, 4, 4)
+    both, one = AdversarialLoss([Judge(), Judge()]), AdversarialLoss([Judge()])
+    assert torch.equal(both.discriminator_loss(output, image), one.discriminator_loss(output, image))
+
+
+def test_balance_is_that_of_sums_over_pixels():
+    image = torch.rand(2, 1, 4, 4)
+    reconstruction = torch.nn.Parameter(torch.rand(2, 1, 4, 4))
+    output = output_of(reconstruction * 1.0)
+    loss = (reconstruction - image).abs().sum()
+    summed = AdversarialLoss([Judge()]).generator_loss(output, loss, reconstruction)
+    averaged = AdversarialLoss([Judge()]).generator_loss(output, loss / 16, reconstruction, scale=16.0)
+    assert torch.allclose(averaged["adversarial"] * 16, summed["adversarial"])
+    assert summed["adversarial_weight"] > 0

@@ -1,0 +1,136 @@
+"""The writer of samples: what is on disk after batches, kills and reruns."""
+
+import csv
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import LoadImage
+
+from medfusion_monai.data import sampling_plan
+from medfusion_monai.handlers import SampleWriter
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Makes the writer of a run of four images of two classes, in batches of two."""
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    (tmp_path / "out").mkdir()
+
+    def make(**settings):
+        plan = sampling_plan(["a, b", "c"], num_samples=2)
+        arguments = {"settings": {"eta": 1.0}, "model_file": tmp_path / "model.pt", "batch_size": 2} | settings
+        return SampleWriter(plan, tmp_path / "out", **arguments)
+
+    return make
+
+
+def write(writer, indices, images=None):
+    """Hand the writer a batch as an evaluator does."""
+    items = [writer.plan[index] for index in indices]
+    batch = {name: [item[name] for item in items] for name in items[0]}
+    if images is None:
+        images = torch.stack([torch.full((1, 4, 6), index / 10) for index in indices])
+    writer(SimpleNamespace(state=SimpleNamespace(batch=batch, output={"pred": images})))
+
+
+def write_all(writer):
+    for batch in writer:
+        write(writer, batch)
+    writer.report()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_manifest_grows_by_the_lines_of_a_batch(writer):
+    ours = writer()
+    write(ours, [2, 3])
+    first = (ours.output_dir / "manifest.csv").read_bytes()
+    write(ours, [0, 1])
+    grown = (ours.output_dir / "manifest.csv").read_bytes()
+    assert first.count(b"\n") == 3
+    assert grown.startswith(first)
+    assert grown.count(b"\n") == 5
+
+
+def test_report_sorts_the_manifest(writer):
+    ours = writer()
+    write(ours, [2, 3])
+    write(ours, [0, 1])
+    ours.report()
+    with open(ours.output_dir / "manifest.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [item["file"] for item in ours.plan]
+    assert rows[0]["class_name"] == "a, b"
+
+
+@pytest.mark.parametrize("cut", range(1, 400, 7))
+def test_run_goes_on_after_a_kill_in_the_middle_of_a_line(writer, cut):
+    write_all(writer())
+    folder = writer().output_dir
+    whole = contents(folder)
+    manifest = folder / "manifest.csv"
+    manifest.write_bytes(whole["manifest.csv"][:-cut])
+    write_all(writer())
+    assert contents(folder) == whole
+
+
+def test_file_that_is_lost_is_written_again_with_one_line(writer):
+    write_all(writer())
+    folder = writer().output_dir
+    whole = contents(folder)
+    (folder / writer().plan[1]["file"]).unlink()
+    assert list(writer()) == [[0, 1]]
+    write_all(writer())
+    assert contents(folder) == whole
+
+
+def test_refused_folder_keeps_its_cut_line(writer):
+    write_all(writer())
+    manifest = writer().output_dir / "manifest.csv"
+    manifest.write_bytes(manifest.read_bytes()[:-3])
+    before = manifest.read_bytes()
+    with pytest.raises(ValueError, match="holds images of another run"):
+        list(writer(settings={"eta": 0.0}))
+    assert manifest.read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_batch_with_values_that_are_not_finite_is_not_written(writer, value):
+    ours = writer()
+    images = torch.zeros(2, 1, 4, 6)
+    images[1, 0, 2, 2] = value
+    with pytest.raises(ValueError, match=f"{ours.plan[1]['file']}.*label 0.*seed {ours.plan[1]['seed']}"):
+        write(ours, [0, 1], images)
+    assert not contents(ours.output_dir)
+
+
+def test_failed_write_leaves_no_remains(writer, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        write(writer(), [0, 1])
+    assert not contents(writer().output_dir)
+
+
+@pytest.mark.parametrize(("channels", "options"), [(1, {}), (3, {"channel_dim": -1})])
+def test_nifti_is_read_by_monai_as_channels_width_height(channels, options, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    plan = sampling_plan(["a"], num_samples=1, suffix=".nii.gz")
+    images = torch.rand(1, channels, 4, 6, generator=torch.Generator().manual_seed(0))
+    write(SampleWriter(plan, tmp_path, {}, tmp_path / "model.pt", output_format="nifti"), [0], images)
+    read = LoadImage(image_only=True, ensure_channel_first=True, **options)(tmp_path / plan[0]["file"])
+    assert read.shape == (channels, 6, 4)
+    assert np.array_equal(read.numpy(), images[0].numpy().transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize("size", [0, 2.5, "abc", True])
+def test_batch_size_that_is_no_whole_number_is_refused(writer, size):
+    with pytest.raises(ValueError, match="batch_size must be a whole number"):
+        writer(batch_size=size)
