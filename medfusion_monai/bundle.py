@@ -120,17 +120,6 @@ def check_folders(folders: Sequence[str | Path]) -> None:
             raise ValueError(f"folder {folder} cannot be written ({error.strerror}): choose another one") from error
 
 
-def check_inference(plan: Sequence[dict[str, Any]], inferer: Any, image_size: Sequence[int], output_dir: str) -> None:
-    """Check what can be wrong before the first image; the plan and the inferer were checked when they were made.
-
-    Raises:
-        ValueError: naming the key, the value and what to do.
-    """
-    check_image_size(image_size)
-    check_folders([output_dir])
-    logger.info("%d images, %d steps each, into %s", len(plan), inferer.num_inference_steps, output_dir)
-
-
 def load_model(network: nn.Module, path: str | Path) -> nn.Module:
     """Load ``models/model.pt``; raise a WeightsError if it is missing or does not fit."""
     return load_weights(network, path, "run training").eval()

@@ -43,7 +43,7 @@ def parse_label(label: Any, class_names: Sequence[str], argument: str = "label")
     if not is_number or not 0 <= int(label) < len(class_names):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(class_names))
         raise ValueError(
-            f"{argument} {label!r} is no class of this bundle: give the number or the name of one of {known}"
+            f"{argument} {label!r} is no class of this bundle: give number or name of one of its classes, {known}"
         )
     return int(label)
 

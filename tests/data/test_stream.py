@@ -191,3 +191,14 @@ def test_fingerprint_tells_images_of_one_name_in_two_folders_apart():
     assert fingerprint(views[0]) != fingerprint(views[1])
     others = datalist(("patient3/view1.png", 0), ("patient4/view1.png", 1))
     assert fingerprint(views[0]) != fingerprint(others)
+
+
+def test_augmentation_in_place_does_not_reach_the_dataset():
+    images = [{"image": torch.ones(1, 4, 4), "label": 0}]
+
+    def darken(item):
+        item["image"].zero_()
+        return item
+
+    assert SeededDataset(images, darken)[0]["image"].sum() == 0
+    assert images[0]["image"].sum() == 16

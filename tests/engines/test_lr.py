@@ -54,3 +54,23 @@ def test_warm_up_as_long_as_the_training_is_no_error():
 def test_unknown_decay_is_refused_by_name():
     with pytest.raises(ValueError, match="decay must be .* received 'exponential'"):
         rates(1, warmup_steps=0, total_steps=1, decay="exponential")
+
+
+def test_restart_takes_the_rate_of_the_present_run():
+    def make(rate):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+        return optimizer, warmup_decay(optimizer, warmup_steps=2, total_steps=10, decay="linear")
+
+    optimizer, schedule = make(1.0)
+    for _ in range(6):
+        optimizer.step()
+        schedule.step()
+    lower_optimizer, lower = make(0.1)
+    lower_optimizer.load_state_dict(optimizer.state_dict())
+    lower.load_state_dict(schedule.state_dict())
+    assert lower_optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * optimizer.param_groups[0]["lr"])
+    for pair in ((optimizer, schedule), (lower_optimizer, lower)):
+        pair[0].step()
+        pair[1].step()
+    assert lower.get_last_lr()[0] == pytest.approx(0.1 * schedule.get_last_lr()[0])
+    assert lower.get_last_lr()[0] == pytest.approx(0.1 * (1 - 5 / 8))

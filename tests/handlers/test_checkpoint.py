@@ -278,3 +278,31 @@ def test_best_value_goes_through_a_training_checkpoint(tmp_path):
     other = BestWeights(tmp_path / "best.pt", network)
     TrainingCheckpoint(path, {"best": other}, StreamSampler(1)).load(Engine(lambda engine, batch: None))
     assert other.best == 0.25
+
+
+def validate(best, epoch, loss):
+    engine = Engine(lambda *_: None)
+    engine.state.metrics, engine.state.epoch = {"val_loss": loss}, epoch
+    best(engine)
+
+
+def test_best_weights_start_afresh_with_the_adversarial_phase(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    best = BestWeights(tmp_path / "best.pt", network, fresh_from=3)
+    validate(best, 2, 0.1)
+    torch.nn.init.constant_(network.weight, 5.0)
+    validate(best, 3, 0.4)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["weight"].item() == 5.0
+    torch.nn.init.constant_(network.weight, 6.0)
+    validate(best, 4, 0.5)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["weight"].item() == 5.0
+
+
+def test_best_value_without_its_weights_is_forgotten(tmp_path):
+    best = BestWeights(tmp_path / "best.pt", torch.nn.Linear(1, 1))
+    validate(best, 1, 0.1)
+    (tmp_path / "best.pt").unlink()
+    again = BestWeights(tmp_path / "best.pt", torch.nn.Linear(1, 1))
+    again.load_state_dict(best.state_dict())
+    validate(again, 2, 0.9)
+    assert (tmp_path / "best.pt").is_file()

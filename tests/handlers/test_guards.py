@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
@@ -82,3 +82,11 @@ def test_gradients_are_not_clipped_without_a_norm():
 def test_norm_that_is_not_positive_is_refused(max_norm):
     with pytest.raises(ValueError, match=f"max_norm must be positive or None, received {max_norm}"):
         StopOnNonFiniteLoss(nn.Linear(1, 1), max_norm)
+
+
+def test_term_that_is_not_finite_is_named():
+    engine = Engine(lambda *_: None)
+    engine.state.iteration = 9
+    engine.state.output = {"loss": torch.tensor(1.0), "terms": {"discriminator": torch.tensor(float("nan"))}}
+    with pytest.raises(NonFiniteLossError, match="step 9: the discriminator is nan"):
+        StopOnNonFiniteLoss(torch.nn.Linear(1, 1))(engine)
