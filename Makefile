@@ -5,8 +5,6 @@ PYTHON ?= python3
 BUNDLE ?= cxr
 VENV := .venv
 BIN := $(VENV)/bin
-# Threads that wait by spinning make a busy machine many times slower.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test test-slow lint check clean
 

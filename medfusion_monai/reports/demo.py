@@ -91,8 +91,7 @@ def _run_bundle(bundle: str | Path, run_id: str, config: str, overrides: dict[st
     for name, value in overrides.items():
         command += [f"--{name}", str(value)]
     print(shlex.join(["python", *command[1:]]), flush=True)
-    # Threads that wait by spinning make a busy machine ten times slower.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore", **os.environ}
+    environment = {"PYTHONWARNINGS": "ignore", **os.environ}
     subprocess.run(command, check=True, env=environment)
 
 
