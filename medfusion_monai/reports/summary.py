@@ -158,7 +158,7 @@ def caption_rows(grid: Tensor, captions: Sequence[str], size: Sequence[int], pad
     scale = max(1, 128 // size[0])
     picture = Image.fromarray(np.rint(grid.numpy().transpose(1, 2, 0) * 255).astype(np.uint8))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    margin = 190
+    margin = 210
     canvas = Image.new("RGB", (picture.width + margin, picture.height), "white")
     canvas.paste(picture, (margin, 0))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(16)

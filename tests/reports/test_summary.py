@@ -107,7 +107,7 @@ def test_summary_of_a_model_holds_figures_and_picture(tmp_path, capsys):
     assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {"ms_ssim", "class_agreement", "seconds", "seed", "versions"} <= summary.keys()
     picture = Image.open(tmp_path / "out" / "picture.png")
-    assert picture.size == (190 + 2 * (10 * 66 + 2), 2 * (6 * 66 + 2))  # three rows, one row and two rows
+    assert picture.size == (210 + 2 * (10 * 66 + 2), 2 * (6 * 66 + 2))  # three rows, one row and two rows
     print_summary(summary, tmp_path / "out")
     printed = capsys.readouterr().out
     assert "50.0%" in printed
