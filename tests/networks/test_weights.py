@@ -138,7 +138,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
     before = path.read_bytes()
 
     def fail_halfway(state, target):
-        target.write_bytes(b"half of it")
+        target.write(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail_halfway)
