@@ -88,12 +88,13 @@ class TrainingCheckpoint:
             iteration, settings = state["iteration"], state["settings"]
         except Exception as error:
             raise CheckpointError(f"checkpoint {self.path} cannot be read: it is damaged{anew}") from error
-        for name in self.settings.keys() | settings.keys():
-            ours, theirs = self.settings.get(name), settings.get(name)
-            if ours != theirs:
-                raise CheckpointError(
-                    f"checkpoint {self.path} belongs to another run: {name} was {theirs}, now it is {ours}{anew}"
-                )
+        differences = [
+            f"{name} was {settings.get(name)}, now it is {self.settings.get(name)}"
+            for name in sorted(self.settings.keys() | settings.keys())
+            if self.settings.get(name) != settings.get(name)
+        ]
+        if differences:
+            raise CheckpointError(f"checkpoint {self.path} belongs to another run: {'; '.join(differences)}{anew}")
         try:
             for name, item in self.objects.items():
                 item.load_state_dict(state["objects"][name])
