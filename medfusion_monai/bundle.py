@@ -18,6 +18,7 @@ from torch import nn
 import medfusion_monai.diffusion
 import medfusion_monai.handlers
 import medfusion_monai.losses  # noqa: F401  configs name these by their full names
+from medfusion_monai.checks import is_whole, refuse_null
 from medfusion_monai.engines import measure_latent_statistics
 from medfusion_monai.networks import Autoencoder
 from medfusion_monai.networks.weights import WeightsError, file_sha256, load_weights, save_weights
@@ -57,14 +58,13 @@ def as_bool(name: str, value: Any) -> bool:
 def check_optional(**values: Any) -> None:
     """Raise a ValueError for keys that were meant to be unset: the command line gives ``null`` as text."""
     for name, value in values.items():
-        if isinstance(value, str) and value.lower() in ("null", "none"):
-            raise ValueError(f"{name} is the text {value!r}: to unset it on the command line write --{name} '$None'")
+        refuse_null(name, value)
 
 
 def check_steps(phase: str, steps: int, interval: int) -> None:
     """Raise a ValueError unless a phase has a whole number of validation intervals, or fewer steps than one."""
     for name, value in ((f"{phase}_steps", steps), (f"{phase}_val_interval", interval)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not is_whole(value) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, received {value!r}")
     if steps > interval and steps % interval:
         raise ValueError(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medfusion_monai.data.splits import SPLITS, DataError, split_by_patient
+from medfusion_monai.files import renamed_when_whole
 
 __all__ = [
     "DataError",
@@ -144,17 +144,10 @@ def write_datalist(
     path = Path(path)
     document = make_datalist(splits, class_names, source, seed, skipped)
     make_folder(path.parent)
-    temporary = ""
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            json.dump(document, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with renamed_when_whole(path) as partial:
+            partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise DataError(
             f"{path}: cannot be written: {error.strerror or error}. Choose another --output or free it."
         ) from error
@@ -207,12 +200,6 @@ def refuse_unwritable(folder: str | os.PathLike[str]) -> None:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "takes no files" if nearest.is_dir() else "is no folder"
         raise DataError(f"output folder '{folder}' cannot be written: '{nearest}' {reason}. Choose another --output.")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from medfusion_monai.checks import is_whole, refuse_null
 from medfusion_monai.diffusion.randomness import derive_seed
 
 Label = int | str
@@ -38,8 +39,8 @@ def parse_label(label: Any, class_names: Sequence[str], argument: str = "label")
     """
     if isinstance(label, str) and label in class_names:
         return list(class_names).index(label)
-    _refuse_null(argument, label)
-    is_number = _is_whole(label) or (isinstance(label, str) and label.isdecimal())
+    refuse_null(argument, label)
+    is_number = is_whole(label) or (isinstance(label, str) and label.isdecimal())
     if not is_number or not 0 <= int(label) < len(class_names):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(class_names))
         raise ValueError(
@@ -88,7 +89,7 @@ def sampling_plan(
 
 def _checked_counts(num_samples: Any, num_labels: int) -> list[int]:
     counts = list(num_samples) if isinstance(num_samples, list | tuple) else [num_samples] * num_labels
-    if not all(_is_whole(count) and count >= 1 for count in counts):
+    if not all(is_whole(count) and count >= 1 for count in counts):
         raise ValueError(f"num_samples must be whole numbers of at least 1, received {num_samples!r}")
     if len(counts) != num_labels:
         raise ValueError(
@@ -98,24 +99,14 @@ def _checked_counts(num_samples: Any, num_labels: int) -> list[int]:
 
 
 def _checked_seeds(image_seeds: Any) -> list[int]:
-    _refuse_null("image_seeds", image_seeds)
+    refuse_null("image_seeds", image_seeds)
     seeds = list(image_seeds) if isinstance(image_seeds, list | tuple) else []
-    if not seeds or not all(_is_whole(seed) and 0 <= seed < 2**63 for seed in seeds):
+    if not seeds or not all(is_whole(seed) and 0 <= seed < 2**63 for seed in seeds):
         raise ValueError(
             "image_seeds must be a list of whole numbers from 0 to 2**63 - 1, e.g. '[12, 34]', "
             f"received {image_seeds!r}"
         )
     return seeds
-
-
-def _refuse_null(argument: str, value: Any) -> None:
-    """Say how to give None: the bundle runner passes on null and none as text."""
-    if isinstance(value, str) and value.lower() in ("null", "none"):
-        raise ValueError(f"{argument} is the text {value!r}: for no value write --{argument} '$None', with the quotes")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _file_name(class_name: str) -> str:

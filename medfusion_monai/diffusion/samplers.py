@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from medfusion_monai.checks import is_whole
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -21,8 +22,7 @@ def spaced_timesteps(num_inference_steps: int, num_train_timesteps: int = 1000) 
     Raises:
         ValueError: if the number of steps is not a whole number between 1 and ``num_train_timesteps``.
     """
-    whole = isinstance(num_inference_steps, int) and not isinstance(num_inference_steps, bool)
-    if not whole or not 1 <= num_inference_steps <= num_train_timesteps:
+    if not is_whole(num_inference_steps) or not 1 <= num_inference_steps <= num_train_timesteps:
         raise ValueError(
             f"num_inference_steps must be a whole number between 1 and {num_train_timesteps}, "
             f"received {num_inference_steps!r}"

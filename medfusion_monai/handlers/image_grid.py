@@ -64,8 +64,13 @@ def grid_of_rows(rows: Sequence[Tensor], padding: int = 2) -> Tensor:
 def save_picture(picture: Tensor, path: str | Path) -> None:
     """Write a picture (3, H, W) in [0, 1] as 8-bit PNG, values rounded."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    values = np.rint(picture.clamp(0, 1).numpy() * 255).astype(np.uint8)
-    Image.fromarray(values.transpose(1, 2, 0)).save(path)
+    to_picture(picture).save(path)
+
+
+def to_picture(grid: Tensor) -> Image.Image:
+    """Turn a grid (3, H, W) in [0, 1] into an 8-bit picture, values rounded."""
+    values = np.rint(grid.clamp(0, 1).numpy() * 255).astype(np.uint8)
+    return Image.fromarray(values.transpose(1, 2, 0))
 
 
 @torch.no_grad()

@@ -8,8 +8,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +22,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm import tqdm
 
+from medfusion_monai.checks import is_whole
+from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.networks.weights import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class SampleWriter(Sampler[list[int]]):
         batch_size: int = 16,
         output_format: str = "png",
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if not is_whole(batch_size) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
         suffix_of(output_format, channels=1)
         self.plan, self.output_dir, self.batch_size = list(plan), Path(output_dir), batch_size
@@ -142,7 +143,7 @@ class SampleWriter(Sampler[list[int]]):
     def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
         note = {"synthetic": True, "generator": "medfusion_monai", **row}
         path = self.output_dir / row["file"]
-        with _renamed_when_whole(path) as partial:
+        with renamed_when_whole(path) as partial:
             if self.output_format == "nifti":
                 partial.write_bytes(nifti_bytes(image.numpy(), note))
             else:
@@ -162,7 +163,7 @@ class SampleWriter(Sampler[list[int]]):
     def _sort(self) -> None:
         """Write the manifest anew, in order of the files, each once."""
         with (
-            _renamed_when_whole(self.output_dir / MANIFEST) as partial,
+            renamed_when_whole(self.output_dir / MANIFEST) as partial,
             open(partial, "w", newline="", encoding="utf-8") as file,
         ):
             table = self._table(file)
@@ -196,17 +197,6 @@ class SampleWriter(Sampler[list[int]]):
                         f"{path} holds images of another run: {name} has {column} {row.get(column)}, this run has "
                         f"{value}. Name another --output_dir, or delete that folder"
                     )
-
-
-@contextmanager
-def _renamed_when_whole(path: Path) -> Iterator[Path]:
-    """Give a file beside a path, to be written, and rename it to the path; no half-written file is left."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:

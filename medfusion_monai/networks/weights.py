@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from medfusion_monai.files import renamed_when_whole
+
 
 class WeightsError(ValueError):
     """A weights file that is missing, unreadable or does not fit the network."""
@@ -19,15 +21,11 @@ def save_atomically(state: Any, path: str | Path) -> None:
     """Write a file by ``torch.save`` beside its place and rename it, so that it is never half-written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:  # a file object, because torch writes a path's name into the file
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # A file object, because torch writes a path's name into the file.
+    with renamed_when_whole(path) as partial, open(partial, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:

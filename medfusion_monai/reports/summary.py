@@ -20,10 +20,10 @@ from torch import Tensor
 import medfusion_monai
 from medfusion_monai.data import read_datalist, read_image
 from medfusion_monai.handlers import grid_of_rows, reconstruction_rows
+from medfusion_monai.handlers.image_grid import to_picture
 from medfusion_monai.handlers.sample_writer import MANIFEST
 from medfusion_monai.losses.reconstruction import structural_similarity, to_unit
 from medfusion_monai.metrics.similarity import ms_ssim, ms_ssim_window
-from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.weights import load_weights
 
 BATCH = 64  # images that are measured at once
@@ -65,7 +65,7 @@ def summarize(
         raise ValueError(f"{', '.join(unknown)}: no key of the bundle's configs. Correct the name (--set KEY=VALUE)")
     parser.update({"dataset_dir": str(dataset_dir), **(overrides or {})})
     class_names = parser.get_parsed_content("class_names")
-    network = load_weights(_network(parser), model_file).eval()
+    network = load_weights(parser.get_parsed_content("network_def"), model_file).eval()
     test = read_datalist(dataset_dir, "test", class_names)
     preprocessing = parser.get_parsed_content("train#preprocessing")
     samples = {name: load_samples(samples_dir, name, 2 * COLUMNS) for name in class_names}
@@ -156,7 +156,7 @@ def draw_picture(autoencoder: Any, images: Tensor, samples: Mapping[str, Tensor]
 def caption_rows(grid: Tensor, captions: Sequence[str], size: Sequence[int], padding: int = 2) -> Image.Image:
     """Put a caption to the left of each row of a grid (3, H, W) of images of the given size, twice enlarged."""
     scale = max(1, 128 // size[0])
-    picture = Image.fromarray(np.rint(grid.numpy().transpose(1, 2, 0) * 255).astype(np.uint8))
+    picture = to_picture(grid)
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     margin = 210
     canvas = Image.new("RGB", (picture.width + margin, picture.height), "white")
@@ -175,8 +175,3 @@ def _refuse_other_size(images: Tensor, samples: Mapping[str, Tensor]) -> None:
                 f"samples of class {name!r} have shape {tuple(batch.shape[1:])}, the held-out images "
                 f"{tuple(images.shape[1:])}: give the image_size and image_channels of the training (--set KEY=VALUE)"
             )
-
-
-def _network(parser: ConfigParser) -> Medfusion:
-    autoencoder, unet = parser.get_parsed_content("autoencoder"), parser.get_parsed_content("unet")
-    return Medfusion(autoencoder, unet)
