@@ -75,7 +75,8 @@ def _add_prepare_folder(sources: Any) -> None:
 
 
 def _add_prepare_phantoms(sources: Any) -> None:
-    parser = sources.add_parser("phantoms", help="generated chest X-rays, with and without a large heart")
+    parser = sources.add_parser("phantoms", help="generated images whose class can be measured")
+    parser.add_argument("--modality", default="cxr", help="cxr, fundus or histo (cxr)")
     parser.add_argument("--num-images", type=_positive, default=2000, help="images in all (2000)")
     parser.add_argument("--size", type=_positive, default=64, help="height and width in pixels (64)")
     _add_common(parser)

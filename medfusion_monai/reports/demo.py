@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from medfusion_monai.data import prepare_phantoms
-from medfusion_monai.metrics.phantoms import class_agreement
+from medfusion_monai.data.phantoms import FAMILIES, family_of_classes
+from medfusion_monai.metrics.phantoms import MEASUREMENTS, class_agreement
 from medfusion_monai.reports.summary import load_samples, summarize
 
-CLASS_NAMES = ("no_cardiomegaly", "cardiomegaly")
 NUM_SAMPLES = 64
 
 
@@ -33,9 +35,10 @@ def run_demo(bundle: str | Path, output: str | Path, seed: int = 0, num_images: 
         The summary: ``ms_ssim``, ``class_agreement`` per class, seconds per phase, seed, versions.
     """
     output = Path(output).absolute()
+    modality = family_of_classes(_class_names(bundle))
     seconds: dict[str, float] = {}
-    with _phase("1/5 draw phantoms", "data", seconds):
-        prepare_phantoms(output / "data", num_images=num_images, seed=seed, overwrite=True)
+    with _phase(f"1/5 draw {FAMILIES[modality].title} phantoms", "data", seconds):
+        prepare_phantoms(output / "data", num_images=num_images, seed=seed, overwrite=True, modality=modality)
     common = {"model_dir": output / "models", "seed": seed}
     train = {"dataset_dir": output / "data", "output_dir": output / "training", **common}
     with _phase("2/5 phase one: the autoencoder", "autoencoder", seconds):
@@ -46,7 +49,7 @@ def run_demo(bundle: str | Path, output: str | Path, seed: int = 0, num_images: 
         sample = {"output_dir": output / "samples", "num_samples": NUM_SAMPLES, **common}
         _run_bundle(bundle, "inference", "inference.yaml", sample)
     with _phase("5/5 measure", "measuring", seconds):
-        agreement = phantom_agreement(output / "samples")
+        agreement = phantom_agreement(output / "samples", modality)
         summary = summarize(
             bundle,
             output / "data",
@@ -54,18 +57,23 @@ def run_demo(bundle: str | Path, output: str | Path, seed: int = 0, num_images: 
             output / "samples",
             output,
             overrides={"seed": seed},
-            extra={"class_agreement": agreement, "samples_per_class": NUM_SAMPLES, "seconds": seconds},
+            extra={
+                "measured": MEASUREMENTS[modality].name,
+                "class_agreement": agreement,
+                "samples_per_class": NUM_SAMPLES,
+                "seconds": seconds,
+            },
         )
     print_summary(summary, output)
     return summary
 
 
-def phantom_agreement(samples_dir: Path) -> dict[str, float]:
-    """Share of the samples per class whose heart width, measured in the image, lies on the side of the class."""
+def phantom_agreement(samples_dir: Path, modality: str = "cxr") -> dict[str, float]:
+    """Share of the samples per class whose property, measured in the image, lies on the side of the class."""
     agreement = {}
-    for label, name in enumerate(CLASS_NAMES):
+    for label, name in enumerate(FAMILIES[modality].class_names):
         images = load_samples(samples_dir, name).numpy()
-        agreement[name] = class_agreement(images, [label] * len(images))[label]
+        agreement[name] = class_agreement(images, [label] * len(images), modality)[label]
     return agreement
 
 
@@ -76,11 +84,17 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
         ("SSIM of the same", f"{summary['ssim']:.4f}"),
     ]
     agreement, seconds = summary.get("class_agreement", {}), summary.get("seconds", {})
-    rows += [(f"heart width fits '{name}'", f"{share:.1%}") for name, share in agreement.items()]
+    rows += [(f"{summary['measured']} fits '{name}'", f"{share:.1%}") for name, share in agreement.items()]
     rows += [(f"seconds: {name}", f"{value:.0f}") for name, value in seconds.items()]
     width = max(len(name) for name, _ in rows)
     print("\n" + "\n".join(f"{name:<{width}}  {value:>8}" for name, value in rows))
     print(f"\npicture: {output / 'picture.png'}\nsummary: {output / 'summary.json'}")
+
+
+def _class_names(bundle: str | Path) -> list[str]:
+    parser = ConfigParser()
+    parser.read_config(str(Path(bundle) / "configs" / "train.yaml"))
+    return parser.get_parsed_content("class_names")
 
 
 def _run_bundle(bundle: str | Path, run_id: str, config: str, overrides: dict[str, Any]) -> None:

@@ -103,12 +103,14 @@ def test_summary_of_a_model_holds_figures_and_picture(tmp_path, capsys):
     unet = UNet(channels=(64, 64, 96, 128), embedding_channels=256, norm_groups=16)
     save_weights(Medfusion(autoencoder, unet), tmp_path / "model.pt")
     arguments = (BUNDLE, tmp_path / "data", tmp_path / "model.pt", tmp_path / "samples", tmp_path / "out")
-    summary = summarize(*arguments, extra={"class_agreement": {"cardiomegaly": 0.5}, "seconds": {"diffusion": 61.0}})
+    extra = {"measured": "heart width", "class_agreement": {"cardiomegaly": 0.5}, "seconds": {"diffusion": 61.0}}
+    summary = summarize(*arguments, extra=extra)
     assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {"ms_ssim", "class_agreement", "seconds", "seed", "versions"} <= summary.keys()
     picture = Image.open(tmp_path / "out" / "picture.png")
     assert picture.size == (210 + 2 * (10 * 66 + 2), 2 * (6 * 66 + 2))  # three rows, one row and two rows
     print_summary(summary, tmp_path / "out")
     printed = capsys.readouterr().out
+    assert "heart width fits 'cardiomegaly'" in printed
     assert "50.0%" in printed
     assert "picture.png" in printed

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from medfusion_monai.data import DataError, draw_chest_phantom, prepare_phantoms, read_datalist, read_image
+from medfusion_monai.data import draw_chest_phantom
 
 
 @pytest.fixture(scope="module")
@@ -91,29 +90,3 @@ def test_pixel_noise_is_faint():
 def test_unknown_label_and_tiny_size_are_refused(label, size):
     with pytest.raises(ValueError, match="label is|size is"):
         draw_chest_phantom(0, label, size)
-
-
-def test_prepared_phantoms_are_rounded_pngs_with_a_datalist(tmp_path):
-    document = prepare_phantoms(tmp_path, num_images=40, size=32, seed=2)
-    assert document["counts"]["training"]["images"] == {"no_cardiomegaly": 16, "cardiomegaly": 16}
-    item = read_datalist(tmp_path, "training", ["no_cardiomegaly", "cardiomegaly"])[0]
-    with Image.open(item["image"]) as image:
-        assert (image.mode, image.size) == ("L", (32, 32))
-    index = int(item["patient"].rpartition("_")[2])
-    drawn, _ = draw_chest_phantom(2 * 1_000_003 + index, item["label"], 32)
-    assert np.abs(read_image(item["image"], 1) - drawn).max() <= 0.5 / 255 + 1e-6
-
-
-def test_other_phantoms_are_not_overwritten_unasked(tmp_path):
-    first = prepare_phantoms(tmp_path, num_images=20, size=16)
-    assert prepare_phantoms(tmp_path, num_images=20, size=16) == first
-    with pytest.raises(DataError, match="--overwrite"):
-        prepare_phantoms(tmp_path, num_images=22, size=16)
-    assert prepare_phantoms(tmp_path, num_images=22, size=16, overwrite=True) != first
-
-
-def test_too_few_images_and_equal_class_names_are_refused(tmp_path):
-    with pytest.raises(DataError, match="too few"):
-        prepare_phantoms(tmp_path, num_images=4)
-    with pytest.raises(DataError, match="two different names"):
-        prepare_phantoms(tmp_path, class_names=("a", "a"))

@@ -7,28 +7,14 @@ beside it, so that the heart's width in pixels does not give the label away.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-from PIL import Image
 
-from medfusion_monai.data.datalist import (
-    DATALIST_NAME,
-    make_datalist,
-    make_folder,
-    refuse_other_datalist,
-    write_datalist,
-)
-from medfusion_monai.data.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
+from medfusion_monai.data.phantoms.drawing import checked_size, pixel_grid, smooth_inside, smooth_max
 
 CLASS_NAMES = ("no_cardiomegaly", "cardiomegaly")
 RATIO_RANGES = ((0.36, 0.47), (0.53, 0.64))
 
 # Lengths are in units of half the shorter image side, y points down, and the origin is the image centre.
-SOFTNESS = 0.014  # width of an edge: geometric unsharpness does not depend on the pixel size
 NOISE_STD = 0.006
 
 
@@ -46,71 +32,17 @@ def draw_chest_phantom(seed: int, label: int, size: int | tuple[int, int] = 64) 
     """
     if label not in (0, 1):
         raise ValueError(f"label is {label!r}: use 0 (normal heart) or 1 (enlarged heart).")
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 16:
-        raise ValueError(f"size is {size!r}: use at least 16 pixels a side.")
+    height, width = checked_size(size)
     rng = np.random.default_rng([seed, label])
     anatomy = _draw_anatomy(rng, label)
-    unit = min(height, width) / 2
-    rows = ((np.arange(height) + 0.5 - height / 2) / unit).astype(np.float32)[:, None]
-    columns = ((np.arange(width) + 0.5 - width / 2) / unit).astype(np.float32)[None]
+    rows, columns = pixel_grid(height, width)
     # (H, W) each: the patient's own axes, shifted and slightly turned
     shifted_x, shifted_y = columns - anatomy["center_x"], rows - anatomy["center_y"]
     cosine, sine = np.cos(anatomy["tilt"]), np.sin(anatomy["tilt"])
     x, y = cosine * shifted_x + sine * shifted_y, cosine * shifted_y - sine * shifted_x
     density = _project(x, y, anatomy)
     image = _expose(density, rows, columns, rng)
-    return image.astype(np.float32)[None], _truth(anatomy, unit, width)
-
-
-def prepare_phantoms(
-    output: str | os.PathLike[str],
-    num_images: int = 2000,
-    size: int | tuple[int, int] = 64,
-    seed: int = 0,
-    fractions: Sequence[float] = DEFAULT_FRACTIONS,
-    class_names: Sequence[str] = CLASS_NAMES,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Write phantoms as 8-bit gray PNG files, alternating between the classes, and their datalist.
-
-    Args:
-        output: folder for ``datalist.json`` and ``images``.
-        num_images: images in all; each is a patient of its own.
-        size: pixels, one number for both sides or (H, W).
-        seed: of the images and of the split.
-        fractions: shares for training, validation and test.
-        class_names: names of labels 0 and 1.
-        overwrite: replace a datalist that differs.
-
-    Returns:
-        The datalist.
-
-    Raises:
-        DataError: the folder cannot be written, holds another datalist, or there are too few images to split.
-    """
-    if len(class_names) != 2 or len(set(class_names)) != 2:
-        raise DataError(f"class_names are {list(class_names)}: phantoms have two classes, give two different names.")
-    records: list[dict[str, Any]] = [
-        {"image": f"images/phantom_{index:06d}.png", "label": index % 2, "patient": f"phantom_{index:06d}"}
-        for index in range(num_images)
-    ]
-    splits = split_by_patient(records, fractions, seed)
-    height, width = (size, size) if isinstance(size, int) else size
-    source = f"generated chest X-ray phantoms, {height}x{width} pixels"
-    output = Path(output)
-    if not overwrite:
-        refuse_other_datalist(output / DATALIST_NAME, make_datalist(splits, class_names, source, seed))
-    make_folder(output / "images")
-    for index, record in enumerate(records):
-        image, _ = draw_chest_phantom(seed * 1_000_003 + index, record["label"], size)
-        try:
-            Image.fromarray(np.rint(image[0] * 255).astype(np.uint8)).save(output / record["image"])
-        except OSError as error:
-            raise DataError(
-                f"{output}: cannot be written: {error.strerror or error}. Choose another --output."
-            ) from error
-    return write_datalist(output / DATALIST_NAME, splits, class_names, source, seed)
+    return image.astype(np.float32)[None], _truth(anatomy, min(height, width) / 2, width)
 
 
 def _draw_anatomy(rng: np.random.Generator, label: int) -> dict[str, float]:
@@ -143,30 +75,20 @@ def _draw_anatomy(rng: np.random.Generator, label: int) -> dict[str, float]:
     return {key: float(value) for key, value in anatomy.items()}
 
 
-def _inside(distance: np.ndarray, softness: float = SOFTNESS) -> np.ndarray:
-    """Turn a signed distance, negative inside, into a mask with a soft edge."""
-    return 0.5 - 0.5 * np.tanh(distance / (2 * softness))
-
-
-def _smooth_max(first: np.ndarray, second: np.ndarray, radius: float) -> np.ndarray:
-    """Return the larger value, with the crease rounded over about the radius."""
-    return 0.5 * (first + second + np.sqrt((first - second) ** 2 + radius**2))
-
-
 def _project(x: np.ndarray, y: np.ndarray, anatomy: dict[str, float]) -> np.ndarray:
     """Return how much each pixel's ray is attenuated, about 0 for air and 1 for the spine."""
-    body = _inside(_body_distance(x, y, anatomy), 0.03)
+    body = smooth_inside(_body_distance(x, y, anatomy), 0.03)
     heart_distance = _heart_distance(x, y, anatomy)
-    heart, lungs = _inside(heart_distance), _inside(_lung_distance(x, y, heart_distance, anatomy))
+    heart, lungs = smooth_inside(heart_distance), smooth_inside(_lung_distance(x, y, heart_distance, anatomy))
     vessels, ribs = _draw_vessels(x, y, anatomy), _draw_ribs(x, y, anatomy)
-    spine = _inside(np.abs(x) - 0.085, 0.02)
+    spine = smooth_inside(np.abs(x) - 0.085, 0.02)
     disks = 0.5 + 0.5 * np.cos(y * 2 * np.pi / 0.13)
-    trachea = _inside(_smooth_max(np.abs(x + 0.005) - 0.045, y - anatomy["apex"] - 0.42, 0.03), 0.015)
+    trachea = smooth_inside(smooth_max(np.abs(x + 0.005) - 0.045, y - anatomy["apex"] - 0.42, 0.03), 0.015)
 
     soft_tissue = 0.60 + 0.10 * np.exp(-((x / 0.30) ** 2)) + 0.10 * np.clip(y - 0.2, 0, 1)
     lung_tissue = anatomy["lung"] + 0.05 * np.clip(y - 0.1, 0, 1) + vessels
     density = soft_tissue + (lung_tissue - soft_tissue) * lungs
-    density += 0.09 * heart * (1 - 0.4 * _inside(_diaphragm_depth(x, y, anatomy)))
+    density += 0.09 * heart * (1 - 0.4 * smooth_inside(_diaphragm_depth(x, y, anatomy)))
     density += (0.055 + 0.02 * disks) * spine - 0.13 * trachea
     density += ribs + _draw_clavicles(x, y, anatomy)
     return density * body
@@ -196,9 +118,9 @@ def _lung_distance(x: np.ndarray, y: np.ndarray, heart_distance: np.ndarray, ana
     # The mediastinum: narrow at the aortic arch, whose knob bulges to the image's right, wider at the hila.
     hilum = 0.07 * np.exp(-(((y - apex * 0.20) / 0.16) ** 2))
     knob = 0.045 * anatomy["knob"] * np.exp(-(((y - apex * 0.47) / 0.09) ** 2)) * (x > 0)
-    medial = _smooth_max(0.09 + 0.04 * thorax + hilum + knob - away, -heart_distance, 0.04)
+    medial = smooth_max(0.09 + 0.04 * thorax + hilum + knob - away, -heart_distance, 0.04)
     top = apex + 0.9 * (away - 0.42 * thorax) ** 2 / thorax - y
-    lung = _smooth_max(_smooth_max(wall, top, 0.10), medial, 0.03)
+    lung = smooth_max(smooth_max(wall, top, 0.10), medial, 0.03)
     return np.maximum(lung, _diaphragm_depth(x, y, anatomy))
 
 
@@ -233,21 +155,21 @@ def _body_distance(x: np.ndarray, y: np.ndarray, anatomy: dict[str, float]) -> n
     shoulder_line = anatomy["apex"] - 0.12 + 0.25 * np.clip(away - 0.2, 0, 2) ** 2 + 0.05 * away
     notch = away - _outer_wall(y, anatomy) - anatomy["wall"] - 0.02
     underside = 0.5 * (y - anatomy["apex"] - anatomy["armpit"] - 2.2 * notch)
-    arms = _smooth_max(_smooth_max(shoulder_line - y, underside, 0.06), away - anatomy["thorax"] - 0.48, 0.25)
-    neck = _smooth_max(away - 0.23, y, 0.05)
-    trunk = _smooth_max(wall, shoulder_line - y, 0.1)
-    return -_smooth_max(-np.minimum(trunk, arms), -neck, 0.12)
+    arms = smooth_max(smooth_max(shoulder_line - y, underside, 0.06), away - anatomy["thorax"] - 0.48, 0.25)
+    neck = smooth_max(away - 0.23, y, 0.05)
+    trunk = smooth_max(wall, shoulder_line - y, 0.1)
+    return -smooth_max(-np.minimum(trunk, arms), -neck, 0.12)
 
 
 def _draw_ribs(x: np.ndarray, y: np.ndarray, anatomy: dict[str, float]) -> np.ndarray:
     """Posterior ribs slope down from the spine, anterior ones rise towards it; both are faint bands."""
     thorax = anatomy["thorax"]
     across = np.clip(np.abs(x) / thorax, 0, 1.2)
-    cage = _inside(np.abs(x) - _outer_wall(y, anatomy) - 0.03) * _inside(y - anatomy["base"] - 0.1, 0.05)
-    cage = cage * _inside(anatomy["apex"] - y, 0.05)
+    cage = smooth_inside(np.abs(x) - _outer_wall(y, anatomy) - 0.03) * smooth_inside(y - anatomy["base"] - 0.1, 0.05)
+    cage = cage * smooth_inside(anatomy["apex"] - y, 0.05)
     posterior = (y - 0.30 * thorax * (across - 0.15) ** 2 + 0.04 * across) / 0.165 + anatomy["rib_phase"]
     anterior = (y + 0.42 * thorax * (across - 0.95)) / 0.21 + anatomy["rib_phase"] * 1.7
-    bands = _band(posterior) + 0.45 * _band(anterior) * _inside(0.45 - across, 0.06)
+    bands = _band(posterior) + 0.45 * _band(anterior) * smooth_inside(0.45 - across, 0.06)
     return anatomy["rib_strength"] * bands * cage
 
 
@@ -259,7 +181,7 @@ def _band(phase: np.ndarray) -> np.ndarray:
 def _draw_clavicles(x: np.ndarray, y: np.ndarray, anatomy: dict[str, float]) -> np.ndarray:
     away = np.abs(x)
     middle = anatomy["apex"] + 0.25 - 0.32 * away + 0.03 * np.sin(7 * away)
-    return 0.12 * _inside(_smooth_max(np.abs(y - middle) - 0.028, np.abs(away - 0.42) - 0.34, 0.03), 0.012)
+    return 0.12 * smooth_inside(smooth_max(np.abs(y - middle) - 0.028, np.abs(away - 0.42) - 0.34, 0.03), 0.012)
 
 
 def _draw_vessels(x: np.ndarray, y: np.ndarray, anatomy: dict[str, float]) -> np.ndarray:

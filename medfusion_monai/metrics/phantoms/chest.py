@@ -6,10 +6,11 @@ It sees pixels alone, never the parameters that a phantom was drawn with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from medfusion_monai.metrics.phantoms.batch import as_batch
 
 # Rows and columns as parts of the shorter side, measured from the image centre.
 CENTRAL_ROWS = (-0.10, 0.20)  # heart and spine are here in every phantom
@@ -40,31 +41,8 @@ def measure_cardiothoracic_ratio(images: Any) -> np.ndarray:
     Returns:
         float64 of shape (N,), NaN where no lungs or no heart can be found.
     """
-    if hasattr(images, "detach"):
-        images = images.detach().cpu().float().numpy()
-    images = np.asarray(images, dtype=np.float64)
-    if images.ndim != 4 or images.shape[1] != 1:
-        raise ValueError(f"images have shape {images.shape}: give (N, 1, H, W).")
+    images = as_batch(images, channels=1)
     return np.array([_measure(image[0]) for image in images], dtype=np.float64)
-
-
-def class_agreement(images: Any, labels: Sequence[int] | np.ndarray, threshold: float = 0.5) -> dict[int, float]:
-    """Return, per class, the share of images whose measured ratio lies on the side that their label asks for.
-
-    Args:
-        images: array or tensor of shape (N, 1, H, W), float in [0, 1].
-        labels: 0 for a ratio below the threshold, 1 for one above, (N,).
-        threshold: ratio between the classes.
-
-    Returns:
-        Shares in [0, 1] by label; an image that cannot be measured counts as disagreement.
-    """
-    labels = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels).astype(int).reshape(-1)
-    if len(labels) != len(images) or not set(labels.tolist()) <= {0, 1}:
-        raise ValueError(f"labels are {len(labels)} for {len(images)} images: give one, 0 or 1, for each.")
-    ratios = measure_cardiothoracic_ratio(images)
-    agrees = np.where(labels == 1, ratios > threshold, ratios < threshold)  # NaN compares as False
-    return {int(label): float(agrees[labels == label].mean()) for label in np.unique(labels)}
 
 
 def _measure(image: np.ndarray) -> float:
