@@ -17,11 +17,21 @@ from medfusion_monai.data.datalist import (
     refuse_other_datalist,
     write_datalist,
 )
-from medfusion_monai.data.phantoms import chest
+from medfusion_monai.data.phantoms import chest, fundus, histology
 from medfusion_monai.data.phantoms.chest import draw_chest_phantom
+from medfusion_monai.data.phantoms.fundus import draw_fundus_phantom
+from medfusion_monai.data.phantoms.histology import draw_histology_phantom
 from medfusion_monai.data.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
 
-__all__ = ["FAMILIES", "PhantomFamily", "draw_chest_phantom", "family_of_classes", "prepare_phantoms"]
+__all__ = [
+    "FAMILIES",
+    "PhantomFamily",
+    "draw_chest_phantom",
+    "draw_fundus_phantom",
+    "draw_histology_phantom",
+    "family_of_classes",
+    "prepare_phantoms",
+]
 
 
 class PhantomFamily(NamedTuple):
@@ -37,6 +47,8 @@ class PhantomFamily(NamedTuple):
 
 FAMILIES = {
     "cxr": PhantomFamily("chest X-ray", chest.CLASS_NAMES, draw_chest_phantom),
+    "fundus": PhantomFamily("eye fundus", fundus.CLASS_NAMES, draw_fundus_phantom),
+    "histo": PhantomFamily("histology", histology.CLASS_NAMES, draw_histology_phantom),
 }
 
 

@@ -8,20 +8,35 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medfusion_monai.metrics.phantoms.chest import measure_cardiothoracic_ratio
+from medfusion_monai.metrics.phantoms.fundus import measure_cup_to_disc_ratio
+from medfusion_monai.metrics.phantoms.histology import measure_lymphocyte_density
 
-__all__ = ["MEASUREMENTS", "Measurement", "class_agreement", "measure_cardiothoracic_ratio"]
+__all__ = [
+    "MEASUREMENTS",
+    "Measurement",
+    "class_agreement",
+    "measure_cardiothoracic_ratio",
+    "measure_cup_to_disc_ratio",
+    "measure_lymphocyte_density",
+]
 
 
 class Measurement(NamedTuple):
-    """What tells the classes of a modality's phantoms apart: label 0 lies below the threshold, label 1 above."""
+    """What tells the classes of a modality's phantoms apart: a property below the threshold in one, above in the other.
+
+    ``rising`` says that label 1 is the class above; otherwise it is label 0.
+    """
 
     name: str
     measure: Callable[[Any], np.ndarray]
     threshold: float
+    rising: bool = True
 
 
 MEASUREMENTS = {
     "cxr": Measurement("heart width", measure_cardiothoracic_ratio, 0.5),
+    "fundus": Measurement("cup-to-disc ratio", measure_cup_to_disc_ratio, 0.525),
+    "histo": Measurement("lymphocyte density", measure_lymphocyte_density, 6.5, rising=False),
 }
 
 
@@ -30,7 +45,7 @@ def class_agreement(images: Any, labels: Sequence[int] | np.ndarray, modality: s
 
     Args:
         images: array or tensor of shape (N, C, H, W), float in [0, 1].
-        labels: 0 for a property below the threshold, 1 for one above, (N,).
+        labels: 0 or 1, (N,).
         modality: key of ``MEASUREMENTS``.
 
     Returns:
@@ -39,7 +54,8 @@ def class_agreement(images: Any, labels: Sequence[int] | np.ndarray, modality: s
     labels = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels).astype(int).reshape(-1)
     if len(labels) != len(images) or not set(labels.tolist()) <= {0, 1}:
         raise ValueError(f"labels are {len(labels)} for {len(images)} images: give one, 0 or 1, for each.")
-    _, measure, threshold = MEASUREMENTS[modality]
-    values = measure(images)
-    agrees = np.where(labels == 1, values > threshold, values < threshold)  # NaN compares as False
+    measurement = MEASUREMENTS[modality]
+    values = measurement.measure(images)
+    above, below = values > measurement.threshold, values < measurement.threshold  # NaN is neither
+    agrees = np.where(labels == int(measurement.rising), above, below)
     return {int(label): float(agrees[labels == label].mean()) for label in np.unique(labels)}
