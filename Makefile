@@ -1,12 +1,14 @@
 # make demo   train a bundle on generated images before your eyes (BUNDLE=cxr)
 # make test   run the tests;  make check   tests, linter, types
+# make test-generative   run the tests with monai-generative, in .venv-generative
+# make bundles   build the wheel and a zip per bundle into dist (WEIGHTS="--weights-url https://HOST/FOLDER")
 # Each sets up .venv by itself on a machine that has git, make and Python 3.10 or newer.
 PYTHON ?= python3
 BUNDLE ?= cxr
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint check clean
+.PHONY: demo test test-slow test-generative lint check bundles clean
 
 demo: $(VENV)/installed
 	rm -rf runs/demo/$(BUNDLE)
@@ -18,6 +20,10 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
+# monai-generative needs an older MONAI than the other tests run with, so it has an environment of its own.
+test-generative: $(VENV)-generative/installed
+	$(VENV)-generative/bin/python -m pytest tests/generative
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,10 +31,20 @@ lint: $(VENV)/installed
 
 check: test lint
 
+bundles: $(VENV)/installed
+	$(BIN)/python tools/build_bundles.py --output dist $(WEIGHTS)
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)-generative/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-generative
+	grep -v '^monai==' constraints.txt > $(VENV)-generative/constraints.txt
+	$(VENV)-generative/bin/python -m pip install --quiet --constraint $(VENV)-generative/constraints.txt \
+		--editable '.[dev,generative]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) $(VENV)-generative runs build dist *.egg-info

@@ -11,16 +11,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.bundle import ConfigWorkflow
 from torch import nn
 
 import medfusion_monai.diffusion
+import medfusion_monai.distributed
 import medfusion_monai.handlers
 import medfusion_monai.losses  # noqa: F401  configs name these by their full names
 from medfusion_monai.checks import is_whole, refuse_null
+from medfusion_monai.data.class_shares import parse_class_shares
+from medfusion_monai.data.readable import check_policy
+from medfusion_monai.diffusion import NoiseSchedule
+from medfusion_monai.distributed import report_failure
 from medfusion_monai.engines import measure_latent_statistics
+from medfusion_monai.errors import first_cause, short_message
 from medfusion_monai.networks import Autoencoder
+from medfusion_monai.networks.model_info import check_model_info
 from medfusion_monai.networks.weights import WeightsError, file_sha256, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -78,6 +86,8 @@ def check_settings(
     class_names: Sequence[str],
     cache_moments: bool | str = False,
     random_transforms: Sequence[Any] = (),
+    class_shares: Any = None,
+    unreadable: str = "stop",
 ) -> None:
     """Check the settings of a training that no constructor checks.
 
@@ -86,6 +96,8 @@ def check_settings(
         class_names: one a label.
         cache_moments: whether phase two reads each image's posterior from memory.
         random_transforms: augmentations, which a posterior from memory cannot see.
+        class_shares: None, ``equal``, or a share for each class.
+        unreadable: ``stop`` or ``skip``.
 
     Raises:
         ValueError: naming the key, the value and what to do.
@@ -96,6 +108,8 @@ def check_settings(
         raise ValueError(f"class_names must be a list of different names, one a label, received {class_names}")
     if as_bool("cache_moments", cache_moments) and random_transforms:
         raise ValueError("cache_moments encodes each image once and leaves no room for random_transforms: drop one")
+    parse_class_shares(class_shares, len(class_names), "equal")
+    check_policy(unreadable)
 
 
 def check_image_size(image_size: Sequence[int], factor: int = 8) -> None:
@@ -120,9 +134,50 @@ def check_folders(folders: Sequence[str | Path]) -> None:
             raise ValueError(f"folder {folder} cannot be written ({error.strerror}): choose another one") from error
 
 
-def load_model(network: nn.Module, path: str | Path) -> nn.Module:
-    """Load ``models/model.pt``; raise a WeightsError if it is missing or does not fit."""
-    return load_weights(network, path, "run training").eval()
+def model_settings(
+    class_names: Sequence[str],
+    image_size: Sequence[int],
+    image_channels: int,
+    latent_channels: int,
+    schedule: NoiseSchedule,
+) -> dict[str, Any]:
+    """Give what inference must have in common with the training of its weights, in values that JSON can hold.
+
+    Args:
+        class_names: in label order.
+        image_size: height and width.
+        image_channels: 1 or 3.
+        latent_channels: of the autoencoder.
+        schedule: its prediction type, length, and the signal that it leaves at the first, middle and last timestep.
+    """
+    signal = schedule.exact_alphas_cumprod
+    return {
+        "class_names": list(class_names),
+        "image_size": list(image_size),
+        "image_channels": image_channels,
+        "latent_channels": latent_channels,
+        "prediction_type": schedule.prediction_type,
+        "num_train_timesteps": schedule.num_train_timesteps,
+        "alphas_cumprod": [round(signal[index], 6) for index in (0, len(signal) // 2, -1)],
+    }
+
+
+def load_model(network: nn.Module, path: str | Path, **expected: Any) -> nn.Module:
+    """Load ``models/model.pt``.
+
+    Args:
+        network: the network to fill.
+        path: the weights.
+        expected: what they must have been trained with, as of ``model_settings``; compared if ``model.json`` is
+            beside them.
+
+    Raises:
+        WeightsError: if the weights are missing, do not fit, or were trained with something else.
+    """
+    load_weights(network, path, "run training")
+    if expected:
+        check_model_info(path, expected)
+    return network.eval()
 
 
 def finish_autoencoder(
@@ -130,7 +185,8 @@ def finish_autoencoder(
 ) -> None:
     """End phase one: take the best weights, measure the latents of the training set, write ``path``.
 
-    If that was done already, ``path`` stays as it is, so that phase two goes on with what it began with.
+    If that was done already, ``path`` stays as it is, so that phase two goes on with what it began with. Of several
+    processes the first does all this, and then the others find it done.
 
     Args:
         autoencoder: the network.
@@ -142,14 +198,15 @@ def finish_autoencoder(
     Raises:
         WeightsError: if there are no best weights.
     """
-    check_validated(best)
-    load_weights(autoencoder, best)
-    if Path(path).is_file() and _same_but_statistics(autoencoder.state_dict(), path):
-        load_weights(autoencoder, path)
-        return
-    autoencoder.set_latent_statistics(*measure_latent_statistics(autoencoder, batches, device))
-    save_weights(autoencoder, path)
-    logger.info("phase one is finished: %s", path)
+    with idist.one_rank_first():
+        check_validated(best)
+        load_weights(autoencoder, best)
+        if Path(path).is_file() and _same_but_statistics(autoencoder.state_dict(), path):
+            load_weights(autoencoder, path)
+            return
+        autoencoder.set_latent_statistics(*measure_latent_statistics(autoencoder, batches, device))
+        save_weights(autoencoder, path)
+        logger.info("phase one is finished: %s", path)
 
 
 def finish_diffusion(path: str | Path) -> None:
@@ -195,14 +252,8 @@ def repeat_errors_last() -> None:
     sys.excepthook = _show_cause_last
 
 
-def first_cause(error: BaseException) -> BaseException:
-    """Give the error inside the wrappers of MONAI's config parser ('Failed to evaluate', 'Failed to instantiate')."""
-    while error.__cause__ is not None and str(error).startswith("Failed to "):
-        error = error.__cause__
-    return error
-
-
 def _show_cause_last(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    report_failure(first_cause(error))
     sys.__excepthook__(kind, error, traceback)
     if error.__cause__ is not None:
-        print(f"\nmedfusion: error: {first_cause(error)}", file=sys.stderr)
+        print(f"\nmedfusion: error: {short_message(first_cause(error))}", file=sys.stderr)

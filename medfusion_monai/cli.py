@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_prepare(subparsers)
     _add_demo(subparsers)
     _add_summarize(subparsers)
+    _add_export(subparsers)
     return parser
 
 
@@ -47,6 +48,9 @@ def _add_prepare(subparsers: Any) -> None:
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     _add_prepare_folder(sources)
     _add_prepare_phantoms(sources)
+    _add_prepare_download(sources, "chexpert", "CheXpert: frontal chest X-rays, cardiomegaly or not; without valid.csv")
+    _add_prepare_download(sources, "airogs", "AIROGS: eye fundus photographs, referable glaucoma or not")
+    _add_prepare_download(sources, "crcdx", "CRC-DX: tiles of colorectal cancer, microsatellite instable or stable")
 
 
 def _add_prepare_folder(sources: Any) -> None:
@@ -56,6 +60,9 @@ def _add_prepare_folder(sources: Any) -> None:
     parser.add_argument("--image-column", default="image", help="column of paths relative to --root (image)")
     parser.add_argument("--label-column", default="label", help="column of the classes (label)")
     parser.add_argument("--patient-column", help="column of the patients; without it, each image is its own patient")
+    parser.add_argument(
+        "--split-column", help="column of given splits (training, validation, test), in place of --fractions and --seed"
+    )
     parser.add_argument(
         "--where",
         action="append",
@@ -68,8 +75,15 @@ def _add_prepare_folder(sources: Any) -> None:
         "--classes", nargs="+", metavar="VALUE[=NAME]", help="values in label order, with names; default: all, sorted"
     )
     parser.add_argument("--channels", type=int, choices=(1, 3), help="channels that all images must have")
+    parser.add_argument(
+        "--modalities",
+        nargs="+",
+        metavar="MODALITY",
+        help="values of Modality that DICOM files may have, e.g. CR DX (projections and photographs)",
+    )
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out missing and unreadable images")
     parser.add_argument("--copy", action="store_true", help="copy the images to OUTPUT/images")
+    parser.add_argument("--check", action="store_true", help="without effect: this source always decodes every image")
     _add_common(parser)
     parser.set_defaults(handler=_prepare_folder)
 
@@ -81,6 +95,15 @@ def _add_prepare_phantoms(sources: Any) -> None:
     parser.add_argument("--size", type=_positive, default=64, help="height and width in pixels (64)")
     _add_common(parser)
     parser.set_defaults(handler=_prepare_phantoms)
+
+
+def _add_prepare_download(sources: Any, name: str, text: str) -> None:
+    parser = sources.add_parser(name, help=text)
+    parser.add_argument("--root", required=True, help="folder of the original download")
+    parser.add_argument("--allow-missing", action="store_true", help="leave out images that are not on the disk")
+    parser.add_argument("--check", action="store_true", help="decode every image before anything is written")
+    _add_common(parser)
+    parser.set_defaults(handler=_prepare_download)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +147,24 @@ def _add_summarize(subparsers: Any) -> None:
     parser.set_defaults(handler=_summarize)
 
 
+def _add_export(subparsers: Any) -> None:
+    parser = subparsers.add_parser("export", help="write a trained model as ONNX or TorchScript")
+    parser.add_argument("--bundle", required=True, help="folder of the bundle")
+    parser.add_argument("--model-file", required=True, help="models/model.pt")
+    parser.add_argument("--output", required=True, help="folder for the networks and sampler.json")
+    parser.add_argument("--format", default="onnx", help="onnx or torchscript (onnx)")
+    parser.add_argument("--overlays", nargs="*", default=[], help="merged after inference.yaml, e.g. demo.yaml (none)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=_column_value,
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key that the training was given, e.g. image_size=[128,128]; repeatable",
+    )
+    parser.set_defaults(handler=_export)
+
+
 def _column_value(text: str) -> tuple[str, str]:
     column, equals, value = text.partition("=")
     if not column or not equals:
@@ -155,9 +196,8 @@ def _seed(text: str) -> int:
 def _prepare_folder(arguments: argparse.Namespace) -> int:
     from medfusion_monai.data.folder import prepare_folder
 
-    options = vars(arguments).copy()
-    for key in ("verb", "source", "handler"):
-        del options[key]
+    options = _options(arguments)
+    del options["check"]
     columns = [column for column, _ in options["where"]]
     if len(set(columns)) < len(columns):
         raise ValueError(f"--where names a column twice: {columns}. Give one value per column.")
@@ -169,11 +209,20 @@ def _prepare_folder(arguments: argparse.Namespace) -> int:
 def _prepare_phantoms(arguments: argparse.Namespace) -> int:
     from medfusion_monai.data.phantoms import prepare_phantoms
 
-    options = vars(arguments).copy()
-    for key in ("verb", "source", "handler"):
-        del options[key]
-    _print_counts(prepare_phantoms(**options), arguments.output)
+    _print_counts(prepare_phantoms(**_options(arguments)), arguments.output)
     return 0
+
+
+def _prepare_download(arguments: argparse.Namespace) -> int:
+    from medfusion_monai import data
+
+    prepare = {"chexpert": data.prepare_chexpert, "airogs": data.prepare_airogs, "crcdx": data.prepare_crcdx}
+    _print_counts(prepare[arguments.source](**_options(arguments)), arguments.output)
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {key: value for key, value in vars(arguments).items() if key not in ("verb", "source", "handler")}
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -200,17 +249,47 @@ def _summarize(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.export import export_bundle
+
+    facts = export_bundle(
+        arguments.bundle,
+        arguments.model_file,
+        arguments.output,
+        arguments.format,
+        arguments.overlays,
+        {key: _yaml_value(key, text) for key, text in arguments.set},
+    )
+    for network in facts["networks"].values():
+        print(f"{network['file']:<12}  differs from PyTorch by at most {network['difference_from_pytorch']:.1e}")
+    print(Path(arguments.output) / "sampler.json")
+    return 0
+
+
 def _print_counts(document: dict[str, Any], output: str) -> None:
-    """Print a table of images and patients by split, and where the datalist is."""
-    names = document["class_names"]
-    rows = [["split", *names, "patients"]]
-    for split, counts in document["counts"].items():
-        if isinstance(counts, dict):
-            rows.append([split, *(str(counts["images"][name]) for name in names), str(counts["patients"])])
+    """Print a table of images and patients by split, beside those of the paper, and where the datalist is."""
+    rows = _count_rows(document["counts"], document["class_names"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         print("  ".join([row[0].ljust(widths[0]), *cells]))
-    if document["counts"].get("skipped"):
-        print(f"left out as unreadable: {document['counts']['skipped']}")
+    for key, word in (("lateral", "lateral"), ("missing", "missing"), ("skipped", "unreadable")):
+        if document["counts"].get(key):
+            print(f"left out as {word}: {document['counts'][key]}")
+    if document["counts"].get("duplicates"):
+        print(f"images that repeat another one: {document['counts']['duplicates']}")
     print(Path(output) / "datalist.json")
+
+
+def _count_rows(counts: dict[str, Any], names: Sequence[str]) -> list[list[str]]:
+    def row(title: str, group: dict[str, Any]) -> list[str]:
+        patients = "-" if group["patients"] is None else str(group["patients"])
+        return [title, *(str(group["images"][name]) for name in names), patients]
+
+    rows = [["split", *names, "patients"]]
+    for part in ("training", "validation", "test", "all", "reference"):
+        if part in counts:
+            rows.append(row(part, counts[part]))
+        if part in counts.get("paper", {}):
+            rows.append(row("  paper", counts["paper"][part]))
+    return rows

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import pickle
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from medfusion_monai.distributed import start
+from medfusion_monai.errors import first_cause
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -47,3 +56,46 @@ def relative_error() -> Callable[[Tensor, Tensor], float]:
         return (difference.abs().max() / expected.double().abs().max()).item()
 
     return measure
+
+
+@pytest.fixture
+def two_processes() -> Callable[..., list[Any]]:
+    """Call a function with rank 0 and with rank 1 in two connected processes, and give what each returns or raises."""
+
+    def run(function: Callable[[int], Any], connect: bool = True, timeout: float = 120.0) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = multiprocessing.get_context("fork")
+        pipes, processes = [], []
+        for rank in range(2):
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(function, rank, port, theirs, connect), daemon=True)
+            process.start()
+            theirs.close()
+            pipes.append(ours)
+            processes.append(process)
+        deadline, outcomes = time.monotonic() + timeout, []
+        try:
+            for pipe in pipes:
+                assert pipe.poll(max(0.0, deadline - time.monotonic())), "the processes wait for each other for ever"
+                outcomes.append(pickle.loads(pipe.recv_bytes()))
+            return outcomes
+        finally:
+            for process in processes:
+                process.kill()
+
+    return run
+
+
+def _work(function: Callable[[int], Any], rank: int, port: int, pipe: Any, connect: bool) -> None:
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    torch.set_num_threads(1)  # a forked process has none of its parent's threads
+    try:
+        if connect:
+            start(2, "cpu")
+        outcome = function(rank)
+    except Exception as error:
+        outcome = first_cause(error)
+    pipe.send_bytes(pickle.dumps(outcome))

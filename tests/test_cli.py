@@ -1,5 +1,6 @@
 """The program: what it prints, and how it fails."""
 
+import importlib.resources
 import json
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from medfusion_monai.cli import main
 
 @pytest.fixture
 def folders(tmp_path):
-    for name in ("b", "a"):
+    for first, name in ((0, "b"), (100, "a")):
         (tmp_path / "root" / name).mkdir(parents=True)
         for index in range(10):
-            Image.fromarray(np.full((4, 4), index, np.uint8)).save(tmp_path / "root" / name / f"{name}{index}.png")
+            Image.fromarray(np.full((4, 4), first + index, np.uint8)).save(
+                tmp_path / "root" / name / f"{name}{index}.png"
+            )
     return tmp_path
 
 
@@ -61,12 +64,82 @@ def test_table_options_choose_rows_and_columns(folders, capsys):
     assert main([*arguments, "--where", "view=1", "--where", "view=0"]) == 2
 
 
+def test_given_splits_modalities_and_repeats_are_told(folders, capsys):
+    copy = folders / "root/a/a0_copy.png"
+    copy.write_bytes((folders / "root/a/a0.png").read_bytes())
+    sample = importlib.resources.files("pydicom") / "data" / "test_files" / "CT_small.dcm"
+    (folders / "root/b/ct.dcm").write_bytes(sample.read_bytes())
+    rows = [
+        f"{name}/{name}{index}.png,{name},{'train' if index < 8 else 'val'}" for name in "ab" for index in range(10)
+    ]
+    rows += ["a/a0_copy.png,a,train", "b/ct.dcm,b,test"]
+    (folders / "t.csv").write_text("\n".join(["image,label,fold", *rows]))
+    arguments = ["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]
+    arguments += ["--csv", str(folders / "t.csv"), "--split-column", "fold"]
+    assert main(arguments) == 2
+    assert main([*arguments, "--modalities", "CR", "CT"]) == 0
+    assert "images that repeat another one: 1" in capsys.readouterr().out
+    document = json.loads((folders / "out/datalist.json").read_text())
+    assert [len(document[split]) for split in ("training", "validation", "test")] == [17, 4, 1]
+
+
 def test_left_out_images_are_printed(folders, capsys):
     (folders / "root/a/broken.png").write_bytes(b"no image")
     arguments = ["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]
     assert main(arguments) == 2
     assert main([*arguments, "--skip-unreadable"]) == 0
     assert "left out as unreadable: 1" in capsys.readouterr().out
+
+
+@pytest.fixture
+def airogs(tmp_path):
+    """A download of twelve images of each class."""
+    (tmp_path / "airogs" / "0").mkdir(parents=True)
+    for index in range(24):
+        pixels = np.full((4, 4, 3), (index, 0, 9), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "airogs" / "0" / f"T{index:02d}.jpg")
+    rows = [f"T{index:02d},{'RG' if index % 2 else 'NRG'}" for index in range(24)]
+    (tmp_path / "airogs" / "train_labels.csv").write_text("\n".join(["challenge_id,class", *rows]))
+    return ["prepare", "airogs", "--root", str(tmp_path / "airogs"), "--output", str(tmp_path / "out")]
+
+
+def test_counts_of_a_download_stand_beside_those_of_the_paper(airogs, capsys):
+    assert main([*airogs, "--fractions", "0.5", "0.25", "0.25"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[:-1] == [
+        ["split", "no_referable_glaucoma", "referable_glaucoma", "patients"],
+        ["training", "6", "6", "12"],
+        ["validation", "3", "3", "6"],
+        ["test", "3", "3", "6"],
+        ["all", "12", "12", "24"],
+        ["paper", "98172", "3270", "60357"],
+        ["reference", "12", "12", "24"],
+        ["paper", "3270", "3270", "-"],
+    ]
+
+
+def test_options_of_a_download_reach_it(airogs, tmp_path, capsys):
+    (tmp_path / "airogs/0/T00.jpg").unlink()
+    assert main(airogs) == 2
+    assert main([*airogs, "--allow-missing", "--seed", "1"]) == 0
+    assert "left out as missing: 1" in capsys.readouterr().out
+    assert main([*airogs, "--allow-missing", "--seed", "2"]) == 2
+    (tmp_path / "airogs/0/T01.jpg").write_bytes(b"no image")
+    assert main([*airogs, "--allow-missing", "--seed", "2", "--overwrite", "--check"]) == 2
+    assert json.loads((tmp_path / "out/datalist.json").read_text())["seed"] == 1
+    assert main([*airogs, "--allow-missing", "--seed", "2", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("source", ["chexpert", "crcdx"])
+def test_other_downloads_have_verbs_of_their_own(source, tmp_path, capsys):
+    assert main(["prepare", source, "--root", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert {"chexpert": "CheXpert", "crcdx": "CRC-DX"}[source] in capsys.readouterr().err
+
+
+def test_check_is_accepted_for_folders(folders):
+    arguments = ["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]
+    assert main([*arguments, "--check"]) == 0
+    assert main(arguments) == 0
 
 
 def test_data_error_is_one_message_and_code_two(tmp_path, capsys):

@@ -1,5 +1,9 @@
 """Data: datalists, image files, and the sources they are prepared from."""
 
+from medfusion_monai.data.airogs import prepare_airogs
+from medfusion_monai.data.chexpert import prepare_chexpert
+from medfusion_monai.data.class_shares import training_shares, true_shares
+from medfusion_monai.data.crcdx import prepare_crcdx
 from medfusion_monai.data.datalist import (
     DataError,
     find_datalist,
@@ -11,11 +15,13 @@ from medfusion_monai.data.datalist import (
 from medfusion_monai.data.folder import prepare_folder
 from medfusion_monai.data.images import check_images, find_unreadable, read_image
 from medfusion_monai.data.phantoms import draw_chest_phantom, prepare_phantoms
+from medfusion_monai.data.readable import ReadableDataset, unreadable_images, without_images
 from medfusion_monai.data.sampling_plan import parse_label, sampling_plan
 from medfusion_monai.data.stream import SeededDataset, StreamSampler, fingerprint
 
 __all__ = [
     "DataError",
+    "ReadableDataset",
     "SeededDataset",
     "StreamSampler",
     "check_images",
@@ -25,11 +31,18 @@ __all__ = [
     "fingerprint",
     "make_datalist",
     "parse_label",
+    "prepare_airogs",
+    "prepare_chexpert",
+    "prepare_crcdx",
     "prepare_folder",
     "prepare_phantoms",
     "read_datalist",
     "read_image",
     "sampling_plan",
     "split_by_patient",
+    "training_shares",
+    "true_shares",
+    "unreadable_images",
+    "without_images",
     "write_datalist",
 ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from medfusion_monai.data.class_shares import true_shares
 from medfusion_monai.data.splits import SPLITS, DataError, split_by_patient
 from medfusion_monai.files import renamed_when_whole
 
@@ -17,14 +19,19 @@ __all__ = [
     "find_datalist",
     "make_datalist",
     "make_folder",
+    "missing_files",
     "read_datalist",
     "refuse_other_datalist",
     "refuse_unwritable",
+    "save_datalist",
     "split_by_patient",
     "write_datalist",
 ]
 
 DATALIST_NAME = "datalist.json"
+REFERENCE = "reference"
+FILE_THREADS = 16
+FILES_PER_TASK = 100
 
 
 def read_datalist(
@@ -34,7 +41,8 @@ def read_datalist(
 
     Args:
         dataset_dir: folder that holds ``datalist.json``.
-        split: ``training``, ``validation`` or ``test``.
+        split: ``training``, ``validation``, ``test``, or ``reference``, a balanced batch that some sources have and
+            whose images may be in the splits too.
         class_names: what the caller believes the classes are called, in label order; None takes the datalist's own.
 
     Returns:
@@ -50,7 +58,7 @@ def read_datalist(
     names = _agreed_class_names(path, document.get("class_names"), class_names)
     entries = document.get(split)
     if not isinstance(entries, list) or not entries:
-        present = [key for key in SPLITS if document.get(key)]
+        present = [key for key in (*SPLITS, REFERENCE) if document.get(key)]
         found = "no such key" if entries is None else "no entries" if entries == [] else "no list"
         raise DataError(
             f"{path}: split '{split}' has {found}; filled splits: {present}. "
@@ -60,7 +68,7 @@ def read_datalist(
     items = [_checked_item(path, f"{split}[{index}]", entry, names) for index, entry in enumerate(entries)]
     _refuse_shared_patients(path, document)
     for item in items:
-        item["image"] = os.path.normpath(folder / item["image"])
+        item["image"] = os.path.normpath(os.path.join(folder, item["image"]))
     _refuse_missing_files(path, split, [item["image"] for item in items])
     return items
 
@@ -88,6 +96,8 @@ def make_datalist(
     source: str,
     seed: int,
     skipped: int = 0,
+    reference: Sequence[Mapping[str, Any]] = (),
+    counts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of a datalist: the splits, and what they hold.
 
@@ -97,24 +107,42 @@ def make_datalist(
         source: short text on how the data was made, without absolute paths.
         seed: the seed of the split.
         skipped: unreadable images that were left out; stated in the counts when there are any.
+        reference: records that generated images are to be compared with; they may be in the splits too.
+        counts: further counts.
+
+    Returns:
+        ``class_names``; ``class_shares``, the share of each class in training; ``counts``; ``source``; ``seed``; the
+        splits; and ``reference`` where there is one.
     """
-    counts: dict[str, Any] = {}
-    for name, items in splits.items():
-        labels = Counter(item["label"] for item in items)
-        counts[name] = {
-            "images": {class_name: labels[index] for index, class_name in enumerate(class_names)},
-            "patients": len({item["patient"] for item in items}),
-        }
-    if skipped:
-        counts["skipped"] = skipped
+    parts = {**splits, REFERENCE: reference} if reference else dict(splits)
+    all_counts = {name: count_images(items, class_names) for name, items in parts.items()}
+    labels = [item["label"] for item in splits.get("training", ())]
+    shares = true_shares(labels, len(class_names)) if labels else [0.0] * len(class_names)
     entries = {
         name: [
-            {"image": Path(item["image"]).as_posix(), "label": int(item["label"]), "patient": str(item["patient"])}
+            {"image": _posix(item["image"]), "label": int(item["label"]), "patient": str(item["patient"])}
             for item in items
         ]
-        for name, items in splits.items()
+        for name, items in parts.items()
     }
-    return {"class_names": list(class_names), "counts": counts, "source": source, "seed": seed, **entries}
+    return {
+        "class_names": list(class_names),
+        "class_shares": dict(zip(class_names, shares, strict=True)),
+        "counts": {**all_counts, **({"skipped": skipped} if skipped else {}), **(counts or {})},
+        "source": source,
+        "seed": seed,
+        **entries,
+    }
+
+
+def count_images(items: Iterable[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+    """Count records: ``images`` of each class by its name, and ``patients``."""
+    items = list(items)
+    labels = Counter(item["label"] for item in items)
+    return {
+        "images": {name: labels[label] for label, name in enumerate(class_names)},
+        "patients": len({item["patient"] for item in items}),
+    }
 
 
 def write_datalist(
@@ -141,8 +169,18 @@ def write_datalist(
     Raises:
         DataError: the folder cannot be created or written to.
     """
-    path = Path(path)
     document = make_datalist(splits, class_names, source, seed, skipped)
+    save_datalist(path, document)
+    return document
+
+
+def save_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
+    """Write what :func:`make_datalist` gave, in one step; the folder is created.
+
+    Raises:
+        DataError: the folder cannot be created or written to.
+    """
+    path = Path(path)
     make_folder(path.parent)
     try:
         with renamed_when_whole(path) as partial:
@@ -151,7 +189,6 @@ def write_datalist(
         raise DataError(
             f"{path}: cannot be written: {error.strerror or error}. Choose another --output or free it."
         ) from error
-    return document
 
 
 def refuse_other_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
@@ -200,6 +237,21 @@ def refuse_unwritable(folder: str | os.PathLike[str]) -> None:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "takes no files" if nearest.is_dir() else "is no folder"
         raise DataError(f"output folder '{folder}' cannot be written: '{nearest}' {reason}. Choose another --output.")
+
+
+def missing_files(paths: Sequence[str]) -> list[str]:
+    """Return the paths that are no files, in their order. Threads look, as on a network drive each look is a wait."""
+
+    def look(start: int) -> list[str]:
+        return [path for path in paths[start : start + FILES_PER_TASK] if not os.path.isfile(path)]
+
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        return [path for part in pool.map(look, range(0, len(paths), FILES_PER_TASK)) for path in part]
+
+
+def _posix(path: str | os.PathLike[str]) -> str:
+    # Not by pathlib, which takes seconds for the images of a large source.
+    return os.fspath(path).replace(os.sep, "/")
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -270,7 +322,7 @@ def _refuse_shared_patients(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _refuse_missing_files(path: Path, split: str, images: Sequence[str]) -> None:
-    missing = [image for image in images if not os.path.isfile(image)]
+    missing = missing_files(images)
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of {len(images)} {split} images do not exist, first {missing[:3]}. "

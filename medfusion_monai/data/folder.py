@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import difflib
+import json
 import logging
 import os
 import shutil
@@ -18,14 +17,19 @@ from medfusion_monai.data.datalist import (
     make_folder,
     refuse_other_datalist,
     refuse_unwritable,
-    write_datalist,
+    save_datalist,
 )
-from medfusion_monai.data.images import find_unreadable, list_problems
+from medfusion_monai.data.dicom import check_modalities
+from medfusion_monai.data.duplicates import find_duplicates, link_patients, refuse_contradictions
+from medfusion_monai.data.given_splits import name_given_splits, split_as_given
+from medfusion_monai.data.images import inspect_images, list_problems
 from medfusion_monai.data.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
+from medfusion_monai.data.table import read_rows
 
 logger = logging.getLogger(__name__)
 
-Record = dict[str, Any]  # "image": path; "value": the class as the source calls it, later "label"; "patient"
+# "image": path; "value": the class as the source calls it, later "label"; "patient"; and "split" where it is given
+Record = dict[str, Any]
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 IMAGE_FOLDER = "images"
 PATIENTS_UNKNOWN = (
@@ -41,16 +45,20 @@ def prepare_folder(
     image_column: str = "image",
     label_column: str = "label",
     patient_column: str | None = None,
+    split_column: str | None = None,
     where: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     channels: int | None = None,
+    modalities: Sequence[str] | None = None,
     skip_unreadable: bool = False,
     copy: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the datalist of a folder of images. Every image is decoded once, so that training meets no broken one.
+
+    Images with equal pixels are counted and stay in one split, together with all images of their patients.
 
     Args:
         root: folder of the images. Without ``csv`` it has one sub-folder per class and each image is its own patient.
@@ -59,11 +67,14 @@ def prepare_folder(
         image_column: column of the image paths, relative to ``root``.
         label_column: column of the classes.
         patient_column: column of the patients; None makes each image its own patient.
+        split_column: column of splits that are given (training, validation, test or synonyms) in place of
+            ``fractions`` and ``seed``.
         where: keep the rows that have these values in these columns.
         classes: values in label order, each ``VALUE`` or ``VALUE=NAME``; None takes all values, sorted.
         fractions: shares of the patients for training, validation and test.
         seed: seed of the split.
         channels: channels that all images must have: 1, 3 or None for any.
+        modalities: values of Modality that DICOM files may have; None takes all projections and photographs.
         skip_unreadable: leave out missing and unreadable images instead of raising.
         copy: copy the images to ``output/images`` instead of pointing at them.
         overwrite: replace a datalist that differs.
@@ -78,31 +89,49 @@ def prepare_folder(
     if not root.is_dir():
         raise DataError(f"root '{root}' is not a folder. Give the folder of the images.")
     refuse_unwritable(output)
-    if csv is None:
-        if where or patient_column:
-            raise DataError("where and patient_column need a table. Give it with --csv.")
-        records = _records_of_subfolders(root, output)
+    check_modalities(modalities)
+    where = where or {}
+    if csv is not None:
+        records = _records_of_table(root, Path(csv), image_column, label_column, patient_column, split_column, where)
+    elif where or patient_column or split_column:
+        raise DataError("where, patient_column and split_column need a table. Give it with --csv.")
     else:
-        records = _records_of_table(root, Path(csv), image_column, label_column, patient_column, where or {})
+        records = _records_of_subfolders(root, output)
     if patient_column is None:
         logger.warning(PATIENTS_UNKNOWN)
     names = _assign_labels(records, classes)
-    source = _describe(root, csv, patient_column, where or {})
+    source = _describe(root, csv, patient_column, split_column, where)
 
-    def plan(kept: list[Record], skipped: int) -> tuple[dict[str, list[Record]], dict[Path, Path]]:
-        splits = split_by_patient(kept, fractions, seed)
+    def plan(kept: list[Record], skipped: int = 0, duplicates: int = 0) -> tuple[dict[str, Any], dict[Path, Path]]:
+        splits = split_as_given(kept, names) if split_column else split_by_patient(kept, fractions, seed)
         copies = _place_images(splits, root, output, copy)
-        if not overwrite:
-            refuse_other_datalist(output / DATALIST_NAME, make_datalist(splits, names, source, seed, skipped))
-        return splits, copies
+        counts = {"duplicates": duplicates} if duplicates else {}
+        return make_datalist(splits, names, source, seed, skipped, counts=counts), copies
 
-    if not skip_unreadable:
-        plan(records, 0)  # what does not depend on the pixels is said before minutes of decoding
-    records, skipped = _drop_unreadable(records, channels, skip_unreadable)
+    path = output / DATALIST_NAME
+    if not skip_unreadable:  # what does not depend on the pixels is said before minutes of decoding
+        document, _ = plan(records)
+        if not overwrite and not _has_duplicates(path):
+            refuse_other_datalist(path, document)
+    digests, problems = inspect_images([record["image"] for record in records], channels, modalities=modalities)
+    records, skipped = _drop_unreadable(records, problems, skip_unreadable)
     _refuse_empty_classes(records, names, skipped)
-    splits, copies = plan(records, skipped)
+    groups = find_duplicates(records, digests)
+    refuse_contradictions(groups, names)
+    document, copies = plan(records, skipped, duplicates=link_patients(records, groups))
+    if not overwrite:
+        refuse_other_datalist(path, document)
     _copy_images(copies)
-    return write_datalist(output / DATALIST_NAME, splits, names, source, seed, skipped)
+    save_datalist(path, document)
+    return document
+
+
+def _has_duplicates(path: Path) -> bool:
+    """Whether there is a datalist whose splits were made with a view to duplicates."""
+    try:
+        return "duplicates" in json.loads(path.read_text(encoding="utf-8"))["counts"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _records_of_subfolders(root: Path, output: Path) -> list[Record]:
@@ -140,57 +169,28 @@ def _own_patients(records: list[Record], root: Path) -> None:
 
 
 def _records_of_table(
-    root: Path, path: Path, image_column: str, label_column: str, patient_column: str | None, where: Mapping[str, str]
+    root: Path,
+    path: Path,
+    image_column: str,
+    label_column: str,
+    patient_column: str | None,
+    split_column: str | None,
+    where: Mapping[str, str],
 ) -> list[Record]:
-    header, rows = _read_table(path)
-    wanted = [image_column, label_column, *([patient_column] if patient_column else []), *where]
-    _refuse_missing_columns(path, header, wanted)
-    kept = [row for row in rows if all((row[column] or "").strip() == value for column, value in where.items())]
-    if not kept:
-        chosen = ", ".join(f"{column}={value}" for column, value in where.items())
-        raise DataError(f"{path}: {len(rows)} rows, none with {chosen or 'content'}. Correct --where or the table.")
-    _refuse_empty_cells(path, kept, wanted)
-    records = [{"image": root / row[image_column].strip(), "value": row[label_column].strip()} for row in kept]
+    columns = [image_column, label_column, *filter(None, (patient_column, split_column))]
+    rows = read_rows(path, columns, where)
+    records: list[Record] = [{"image": root / row[image_column], "value": row[label_column]} for row in rows]
     _refuse_strays_and_repeats(path, root, records)
     if patient_column is None:
         _own_patients(records, root)
     else:
-        for record, row in zip(records, kept, strict=True):
-            record["patient"] = row[patient_column].strip()
+        for record, row in zip(records, rows, strict=True):
+            record["patient"] = row[patient_column]
+    if split_column is not None:
+        splits = name_given_splits([row[split_column] for row in rows], split_column)
+        for record, split in zip(records, splits, strict=True):
+            record["split"] = split
     return records
-
-
-def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            # Spreadsheets of some countries write semicolons under the name of comma-separated values.
-            reader = csv_module.DictReader(file, delimiter=max(",;\t", key=first.count))
-            rows = list(reader)
-            return list(reader.fieldnames or []), rows
-    except OSError as error:
-        raise DataError(f"table '{path}' cannot be opened: {error.strerror or error}. Correct --csv.") from error
-    except (UnicodeDecodeError, csv_module.Error) as error:
-        raise DataError(f"table '{path}' is no UTF-8 text table: {error}. Save it as CSV in UTF-8.") from error
-
-
-def _refuse_missing_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
-    missing = [column for column in wanted if column not in header]
-    if missing:
-        near = {column: difflib.get_close_matches(column, header, n=3, cutoff=0.5) for column in missing}
-        hints = "; ".join(f"'{column}' is near {names}" for column, names in near.items() if names)
-        raise DataError(
-            f"{path}: columns {missing} are missing; present: {list(header)}. "
-            f"{hints + '. ' if hints else ''}Correct --image-column, --label-column, --patient-column or --where."
-        )
-
-
-def _refuse_empty_cells(path: Path, rows: Sequence[Mapping[str, str | None]], columns: Sequence[str]) -> None:
-    for column in columns:
-        empty = sum(not (row[column] or "").strip() for row in rows)
-        if empty:
-            raise DataError(f"{path}: column '{column}' is empty in {empty} of {len(rows)} rows. Fill or remove them.")
 
 
 def _refuse_strays_and_repeats(path: Path, root: Path, records: Sequence[Record]) -> None:
@@ -233,8 +233,9 @@ def _assign_labels(records: Sequence[Record], classes: Sequence[str] | None) -> 
     return names
 
 
-def _drop_unreadable(records: list[Record], channels: int | None, skip_unreadable: bool) -> tuple[list[Record], int]:
-    problems = find_unreadable([record["image"] for record in records], channels)
+def _drop_unreadable(
+    records: list[Record], problems: Mapping[str, str], skip_unreadable: bool
+) -> tuple[list[Record], int]:
     if not problems:
         return records, 0
     report = list_problems(f"{len(problems)} of {len(records)} images cannot be used", list(problems.values()))
@@ -282,8 +283,11 @@ def _copy_images(copies: Mapping[Path, Path]) -> None:
             ) from error
 
 
-def _describe(root: Path, csv: Any, patient_column: str | None, where: Mapping[str, str]) -> str:
+def _describe(
+    root: Path, csv: Any, patient_column: str | None, split_column: str | None, where: Mapping[str, str]
+) -> str:
     text = f"folder '{root.resolve().name}', "
     text += "one sub-folder per class" if csv is None else f"table '{Path(csv).name}'"
     text += "".join(f", {column}={value}" for column, value in where.items())
-    return text + (f", patients by '{patient_column}'" if patient_column else ", each image its own patient")
+    text += f", patients by '{patient_column}'" if patient_column else ", each image its own patient"
+    return text + (f", splits by '{split_column}'" if split_column else "")

@@ -2,42 +2,88 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 from tqdm import tqdm
 
-from medfusion_monai.data.datalist import DataError
+from medfusion_monai.data.dicom import check_modalities, looks_like_dicom, read_dicom
+from medfusion_monai.data.nifti import looks_like_nifti, read_nifti
+from medfusion_monai.data.splits import DataError
 
 GRAY_TOLERANCE = 2  # of 255; what JPEG's colour conversion makes of equal channels
 MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+TIFF_BITS, TIFF_PHOTOMETRIC, MIN_IS_WHITE = 258, 262, 0
 BAR_FROM = 1000
 
 
-def read_image(path: str | os.PathLike[str], channels: int | None = None) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str], channels: int | None = None, modalities: Sequence[str] | None = None
+) -> np.ndarray:
     """Read an image file, whatever its suffix says.
 
     The content decides the format. Orientation tags are applied. Alpha is dropped when opaque and otherwise composited
-    on black. An RGB file whose channels are equal counts as gray.
+    on black. An RGB file whose channels are equal counts as gray. CMYK becomes RGB; colour of 16 bits is read at 8.
+    DICOM and NIfTI: see :func:`~medfusion_monai.data.dicom.read_dicom`, :func:`~medfusion_monai.data.nifti.read_nifti`.
 
     Args:
-        path: the file: PNG, JPEG, WebP, TIFF or what else Pillow reads; 8 bits, or 16 bits gray.
+        path: the file: DICOM, NIfTI, PNG, JPEG, WebP, TIFF or what else Pillow reads; 8 bits, or up to 16 bits gray.
         channels: 1 or 3 channels that the caller wants; None takes those of the file.
+        modalities: values of DICOM's Modality that are accepted; None takes all projections and photographs.
 
     Returns:
         float32 of shape (C, H, W) in [0, 1].
 
     Raises:
-        DataError: the file is missing, truncated, no image, or has other channels.
+        DataError: the file is missing, truncated, no single image, of another Modality, or has other channels.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels!r}: use 1 (gray), 3 (RGB) or None (as in the file).")
-    pixels = _reader_for(Path(path))(Path(path))
+    check_modalities(modalities)
+    pixels = _reader_for(Path(path), modalities)(Path(path))
     return _with_channels(pixels, channels, path)
+
+
+def inspect_images(
+    paths: Sequence[str | os.PathLike[str]],
+    channels: int | None = None,
+    num_threads: int | None = None,
+    progress: bool = True,
+    modalities: Sequence[str] | None = None,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Decode all images in a pool of threads.
+
+    Args:
+        paths: the files.
+        channels: as for :func:`read_image`.
+        num_threads: threads that decode; None takes one per core, eight at most.
+        progress: show a bar when there are more than a thousand images.
+        modalities: as for :func:`read_image`.
+
+    Returns:
+        ``{path: digest}`` of the images that can be read: equal for equal pixels, whatever the format, the bit depth
+        that holds them, or a gray image stored as RGB. And ``{path: reason}`` of the others. Both in the given order.
+    """
+
+    def inspect(path: str | os.PathLike[str]) -> tuple[str | None, str | None]:
+        try:
+            return _digest(read_image(path, channels, modalities)), None
+        except DataError as error:
+            return None, str(error)
+
+    threads = num_threads or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        show = progress and len(paths) > BAR_FROM
+        results = list(tqdm(pool.map(inspect, paths), "check images", len(paths), disable=not show))
+    pairs = [(os.fspath(path), result) for path, result in zip(paths, results, strict=True)]
+    digests = {path: digest for path, (digest, _) in pairs if digest is not None}
+    return digests, {path: reason for path, (_, reason) in pairs if reason is not None}
 
 
 def find_unreadable(
@@ -45,28 +91,13 @@ def find_unreadable(
     channels: int | None = None,
     num_threads: int | None = None,
     progress: bool = True,
+    modalities: Sequence[str] | None = None,
 ) -> dict[str, str]:
-    """Decode all images in a pool of threads and return what is wrong, as ``{path: reason}`` in the given order.
+    """Decode all images and return what is wrong, as ``{path: reason}`` in the given order.
 
-    Args:
-        paths: the files.
-        channels: as for :func:`read_image`.
-        num_threads: threads that decode; None takes one per core, eight at most.
-        progress: show a bar when there are more than a thousand images.
+    Args: those of :func:`inspect_images`.
     """
-
-    def problem(path: str | os.PathLike[str]) -> str | None:
-        try:
-            read_image(path, channels)
-        except DataError as error:
-            return str(error)
-        return None
-
-    threads = num_threads or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        show = progress and len(paths) > BAR_FROM
-        reasons = list(tqdm(pool.map(problem, paths), "check images", len(paths), disable=not show))
-    return {os.fspath(path): reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
+    return inspect_images(paths, channels, num_threads, progress, modalities)[1]
 
 
 def check_images(
@@ -74,19 +105,16 @@ def check_images(
     channels: int | None = None,
     num_threads: int | None = None,
     progress: bool = True,
+    modalities: Sequence[str] | None = None,
 ) -> None:
     """Decode all images and raise one error that counts and lists the problems.
 
-    Args:
-        paths: the files.
-        channels: as for :func:`read_image`.
-        num_threads: threads that decode; None takes one per core, eight at most.
-        progress: show a bar when there are more than a thousand images.
+    Args: those of :func:`inspect_images`.
 
     Raises:
         DataError: at least one image cannot be read; the first ten are listed.
     """
-    problems = find_unreadable(paths, channels, num_threads, progress)
+    problems = find_unreadable(paths, channels, num_threads, progress, modalities)
     if problems:
         raise DataError(
             list_problems(f"{len(problems)} of {len(paths)} images cannot be used", list(problems.values()))
@@ -102,7 +130,16 @@ def list_problems(title: str, problems: Sequence[str], limit: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _reader_for(path: Path) -> Callable[[Path], np.ndarray]:
+def _digest(pixels: np.ndarray) -> str:
+    if len(pixels) == 3 and (pixels == pixels[:1]).all():
+        pixels = pixels[:1]
+    values = np.rint(pixels * 65535).astype("<u2")  # 8 bits and their copy in 16 bits are equal here
+    digest = hashlib.blake2b(repr(values.shape).encode(), digest_size=16)
+    digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _reader_for(path: Path, modalities: Sequence[str] | None) -> Callable[[Path], np.ndarray]:
     """Choose the reader by the file's first bytes; formats beside Pillow's are added here."""
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not an image file. Give the path of a file.")
@@ -115,11 +152,9 @@ def _reader_for(path: Path) -> Callable[[Path], np.ndarray]:
         raise DataError(f"{path}: cannot be opened: {error.strerror or error}. Check its permissions.") from error
     if not head:
         raise DataError(f"{path}: is empty (0 bytes). Fetch the file again.")
-    if head[128:132] == b"DICM":
-        raise DataError(f"{path}: is a DICOM file, which is not read here. Convert it to PNG first.")
-    if head[344:347] in (b"n+1", b"ni1") or path.name.endswith((".nii", ".nii.gz")):
-        raise DataError(f"{path}: is a NIfTI file, which is not read here. Convert it to PNG first.")
-    return _read_with_pillow
+    if looks_like_dicom(head):
+        return lambda path: read_dicom(path, modalities)
+    return read_nifti if looks_like_nifti(head) else _read_with_pillow
 
 
 def _read_with_pillow(path: Path) -> np.ndarray:
@@ -132,7 +167,7 @@ def _read_with_pillow(path: Path) -> np.ndarray:
             if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with its preview behind
                 raise DataError(f"{path}: holds {frames} frames. Write one image a file.")
             image.load()
-            return _to_array(ImageOps.exif_transpose(image), path)
+            return _to_array(ImageOps.exif_transpose(image), path, dict(getattr(image, "tag_v2", {})))
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -149,14 +184,9 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         ) from error
 
 
-def _to_array(image: Image.Image, path: Path) -> np.ndarray:
+def _to_array(image: Image.Image, path: Path, tiff_tags: Mapping[int, Any]) -> np.ndarray:
     if image.mode in MODES_16_BIT:
-        pixels = np.asarray(image).astype(np.int64)
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise DataError(
-                f"{path}: has values from {pixels.min()} to {pixels.max()}. Write gray as 8 or 16 bits without sign."
-            )
-        return (pixels / 65535).astype(np.float32)[None]
+        return _to_gray_16_bit(np.asarray(image).astype(np.int64), path, tiff_tags)[None]
     if image.mode == "F":
         raise DataError(f"{path}: holds floating-point values, whose range is unknown. Write it as 16-bit PNG.")
     # Transparency is an own channel or, in PNG, one colour that counts as transparent.
@@ -165,6 +195,17 @@ def _to_array(image: Image.Image, path: Path) -> np.ndarray:
     image = image.convert(("LA" if has_alpha else "L") if gray else ("RGBA" if has_alpha else "RGB"))
     planes = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1).astype(np.float32) / 255
     return planes[:-1] * planes[-1:] if has_alpha else planes
+
+
+def _to_gray_16_bit(values: np.ndarray, path: Path, tiff_tags: Mapping[int, Any]) -> np.ndarray:
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(
+            f"{path}: has values from {values.min()} to {values.max()}. Write gray as 8 or 16 bits without sign."
+        )
+    # Pillow leaves these two to its callers: film digitizers write 12 bits, and white as zero.
+    bits = min(16, *tiff_tags.get(TIFF_BITS, (16,)))
+    pixels = (values / (2**bits - 1)).astype(np.float32)
+    return 1 - pixels if tiff_tags.get(TIFF_PHOTOMETRIC) == MIN_IS_WHITE else pixels
 
 
 def _with_channels(pixels: np.ndarray, channels: int | None, path: str | os.PathLike[str]) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medfusion_monai.checks import is_whole, refuse_null
+from medfusion_monai.data.class_shares import apportion, parse_class_shares
 from medfusion_monai.diffusion.randomness import derive_seed
 
 Label = int | str
@@ -56,26 +57,38 @@ def sampling_plan(
     seed: int = 0,
     image_seeds: Sequence[int] | None = None,
     suffix: str = ".png",
+    class_shares: str | Sequence[float] | None = None,
+    real_shares: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
     """List the images of a run; image k of a label is the same however many others are asked for.
 
     Args:
         class_names: the bundle's classes, in label order.
         label: label or class name, or a list of them; None for all classes.
-        num_samples: images of each label, or a list with one count a label.
+        num_samples: images of each label, or a list with one count a label; with ``class_shares`` images in all.
         seed: of the run; each image has its own seed, derived from it, its label and its number.
         image_seeds: seeds of the images instead, e.g. from a manifest, to make these images again.
         suffix: of the file names.
+        class_shares: None for ``num_samples`` of each label; ``real`` shares them out as the training data has the
+            classes; or a list of shares, one for each label.
+        real_shares: of all classes in the training data, in label order; for ``real``.
 
     Returns:
         Items with ``file`` (name), ``label``, ``class_name`` and ``seed``.
 
     Raises:
-        ValueError: for an unknown class, a count below 1, a seed below 0, or lists of different lengths.
+        ValueError: for an unknown class, a count below 1, a seed below 0, lists of different lengths, or shares that
+            are unknown or go with ``image_seeds`` or several counts.
     """
     labels = parse_labels(label, class_names)
     seeds = None if image_seeds is None else _checked_seeds(image_seeds)
-    counts = [len(seeds)] * len(labels) if seeds else _checked_counts(num_samples, len(labels))
+    shares = _checked_shares(class_shares, labels, real_shares)
+    if seeds and shares:
+        raise ValueError("image_seeds says which images to make, and so does class_shares: give one of them")
+    if shares:
+        counts = apportion(_checked_total(num_samples), shares)
+    else:
+        counts = [len(seeds)] * len(labels) if seeds else _checked_counts(num_samples, len(labels))
     plan = []
     for number, count in zip(labels, counts, strict=True):
         name = class_names[number]
@@ -96,6 +109,30 @@ def _checked_counts(num_samples: Any, num_labels: int) -> list[int]:
             f"num_samples has {len(counts)} counts for {num_labels} labels: give one count, or one a label"
         )
     return counts
+
+
+def _checked_shares(
+    class_shares: Any, labels: Sequence[int], real_shares: Sequence[float] | None
+) -> list[float] | None:
+    shares = parse_class_shares(class_shares, len(labels), "real")
+    if not isinstance(shares, str):
+        return shares
+    chosen = [real_shares[label] for label in labels] if real_shares else []
+    if not sum(chosen) > 0:
+        raise ValueError(
+            f"class_shares real needs the shares of the labels {labels} in the training data, received {real_shares}: "
+            "give a list, e.g. --class_shares '[0.97, 0.03]'"
+        )
+    return [share / sum(chosen) for share in chosen]
+
+
+def _checked_total(num_samples: Any) -> int:
+    if not is_whole(num_samples) or num_samples < 1:
+        raise ValueError(
+            "with class_shares num_samples is the number of images in all, a whole number of at least 1, received "
+            f"{num_samples!r}"
+        )
+    return num_samples
 
 
 def _checked_seeds(image_seeds: Any) -> list[int]:

@@ -25,7 +25,8 @@ def split_by_patient(
     on the order of the records.
 
     Args:
-        records: mappings with ``image``, ``label`` and ``patient``.
+        records: mappings with ``image``, ``label`` and ``patient``; where they have ``group``, it takes the place of
+            the patient, so that patients can be tied together.
         fractions: shares of the patients for training, validation and test; they sum to 1, zeros are allowed.
         seed: chooses the patients.
 
@@ -38,7 +39,7 @@ def split_by_patient(
     fractions = _checked_fractions(fractions)
     by_patient: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
-        by_patient[str(record["patient"])].append(dict(record))
+        by_patient[str(record.get("group", record["patient"]))].append(dict(record))
     by_class: dict[int, list[str]] = defaultdict(list)
     for patient in sorted(by_patient):
         by_class[max(record["label"] for record in by_patient[patient])].append(patient)
@@ -52,6 +53,48 @@ def split_by_patient(
             name = SPLITS[int(np.searchsorted(bounds, position, side="right"))]
             splits[name].extend(by_patient[patients[index]])
     return {name: sorted(items, key=lambda item: str(item["image"])) for name, items in splits.items()}
+
+
+def split_around_test(
+    records: Sequence[Mapping[str, Any]],
+    test: Sequence[Mapping[str, Any]],
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+) -> dict[str, list[dict[str, Any]]]:
+    """Split records into training and validation beside a test split that the source has already.
+
+    Args:
+        records: mappings with ``image``, ``label`` and ``patient``, for training and validation.
+        test: the same for test.
+        fractions: as for :func:`split_by_patient`; only the ratio of the first two counts.
+        seed: chooses the patients.
+
+    Returns:
+        The records under ``training``, ``validation`` and ``test``, sorted by image.
+
+    Raises:
+        DataError: as :func:`split_by_patient`; a patient in both, or a class that is not in both.
+    """
+    training, validation, _ = _checked_fractions(fractions)
+    if training + validation == 0:
+        raise DataError(
+            f"fractions are {list(fractions)}, but the source has its own test split: "
+            "give training and validation a share."
+        )
+    shared = sorted({str(item["patient"]) for item in records} & {str(item["patient"]) for item in test})
+    if shared:
+        raise DataError(
+            f"{len(shared)} patient(s) are in the source's training and test parts, first {', '.join(shared[:10])}. "
+            "Remove their images from one of the two."
+        )
+    lacking = sorted({item["label"] for item in records} ^ {item["label"] for item in test})
+    if lacking:
+        raise DataError(
+            f"labels {lacking} are in only one of the source's training and test parts. Complete the download."
+        )
+    total = training + validation
+    splits = split_by_patient(records, (training / total, validation / total, 0.0), seed)
+    return {**splits, "test": sorted((dict(item) for item in test), key=lambda item: str(item["image"]))}
 
 
 def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from monai.transforms import Randomizable
 from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset, Sampler
 
+from medfusion_monai.data.class_shares import balanced_order
 from medfusion_monai.diffusion.randomness import derive_seed
 
 
@@ -25,9 +26,12 @@ class SeededDataset(Dataset):
         random_transform: applied to each item with a random state of its own.
         seed: of orders, transforms and the items' seeds.
         shuffle: whether passes have random orders; validation uses False.
+        labels: of the items, in the order of the dataset; for ``shares``.
+        shares: of the classes, in label order and summing to 1, as of ``training_shares``; None takes each item
+            once a pass.
 
     Raises:
-        ValueError: if the dataset is empty.
+        ValueError: if the dataset is empty, or there are shares but not a label for each item.
     """
 
     def __init__(
@@ -36,12 +40,17 @@ class SeededDataset(Dataset):
         random_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         seed: int = 0,
         shuffle: bool = True,
+        labels: Sequence[int] | None = None,
+        shares: Sequence[float] | None = None,
     ) -> None:
         self.dataset = dataset
         if len(self.dataset) == 0:
             raise ValueError("the dataset is empty: there is nothing to train on")
+        self.labels = np.asarray([] if labels is None else labels)
+        if shares is not None and len(self.labels) != len(self.dataset):
+            raise ValueError(f"shares need a label for each of {len(self.dataset)} items, received {len(self.labels)}")
         self.random_transform = random_transform
-        self.seed, self.shuffle = seed, shuffle
+        self.seed, self.shuffle, self.shares = seed, shuffle, shares
         self._order: tuple[int, np.ndarray] = (-1, np.arange(len(self.dataset)))
 
     def __len__(self) -> int:
@@ -65,9 +74,13 @@ class SeededDataset(Dataset):
     def order(self, pass_number: int) -> np.ndarray:
         """Indices (len(self),) in the order of a pass."""
         if self.shuffle and self._order[0] != pass_number:
-            shuffler = np.random.default_rng(derive_seed("order", self.seed, pass_number))
-            self._order = pass_number, shuffler.permutation(len(self))
+            self._order = pass_number, self._shuffled(pass_number)
         return self._order[1]
+
+    def _shuffled(self, pass_number: int) -> np.ndarray:
+        if self.shares is not None:
+            return balanced_order(self.labels, self.shares, self.seed, pass_number)
+        return np.random.default_rng(derive_seed("order", self.seed, pass_number)).permutation(len(self))
 
 
 class StreamSampler(Sampler[list[int]]):

@@ -6,6 +6,7 @@ from medfusion_monai.engines.lr import warmup_decay
 from medfusion_monai.engines.prepare_batch import (
     AutoencoderPrepareBatch,
     DiffusionPrepareBatch,
+    ReconstructionPrepareBatch,
     SamplingPrepareBatch,
 )
 
@@ -13,6 +14,7 @@ __all__ = [
     "AutoencoderPrepareBatch",
     "AutoencoderTrainer",
     "DiffusionPrepareBatch",
+    "ReconstructionPrepareBatch",
     "SamplingPrepareBatch",
     "measure_latent_statistics",
     "posterior_moments",

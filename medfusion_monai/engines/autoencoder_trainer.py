@@ -10,11 +10,12 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
+from medfusion_monai.distributed import average_gradients
 from medfusion_monai.losses.adversarial import AdversarialLoss
 
 
 class AutoencoderTrainer(SupervisedTrainer):
-    """Trains an autoencoder, with discriminators from a given step on.
+    """Trains an autoencoder, with discriminators from a given step on; several processes average their gradients.
 
     ``engine.state.output`` holds ``image``, ``pred`` (the reconstruction), ``loss`` and ``terms``: every weighted
     term of the loss by name.
@@ -64,11 +65,13 @@ class AutoencoderTrainer(SupervisedTrainer):
 
         engine.optimizer.zero_grad()
         loss.backward()
+        average_gradients(engine.network.parameters())
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         engine.optimizer.step()
         if adversarial is not None and self.discriminator_optimizer is not None:
             self.discriminator_optimizer.zero_grad()
             terms["discriminator"].backward()
+            average_gradients(adversarial.parameters())
             self.discriminator_optimizer.step()
         engine.state.output[Keys.LOSS] = loss.detach()
         engine.state.output["terms"] = {name: term.detach() for name, term in terms.items()}

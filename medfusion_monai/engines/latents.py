@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medfusion_monai.engines.prepare_batch import to_network
-from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.autoencoder import LatentAutoencoder
 
 logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def measure_latent_statistics(
-    autoencoder: Autoencoder, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu"
+    autoencoder: LatentAutoencoder, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """Measure mean and standard deviation per channel of latents drawn from the posteriors of all images.
 
@@ -57,7 +57,7 @@ def _rounded(values: Tensor) -> list[float]:
 
 @torch.no_grad()
 def posterior_moments(
-    autoencoder: Autoencoder, dataset: Any, device: torch.device | str = "cpu", batch_size: int = 32
+    autoencoder: LatentAutoencoder, dataset: Any, device: torch.device | str = "cpu", batch_size: int = 32
 ) -> list[dict[str, Any]]:
     """Encode a data set once and keep the posteriors in memory, so that phase two need not encode at every step.
 

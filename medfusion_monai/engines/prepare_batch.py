@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medfusion_monai.diffusion.randomness import generators, randn
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.networks.autoencoder import Autoencoder, DiagonalGaussian
+from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
 from medfusion_monai.networks.unet import NO_LABEL
 
 Batch = dict[str, Any]
@@ -22,7 +22,7 @@ class AutoencoderPrepareBatch:
         autoencoder: the network that is trained; tells the latents' shape.
     """
 
-    def __init__(self, autoencoder: Autoencoder) -> None:
+    def __init__(self, autoencoder: LatentAutoencoder) -> None:
         self.channels, self.factor = autoencoder.latent_channels, autoencoder.downsampling_factor
 
     def __call__(
@@ -52,7 +52,7 @@ class DiffusionPrepareBatch:
 
     def __init__(
         self,
-        autoencoder: Autoencoder,
+        autoencoder: LatentAutoencoder,
         schedule: NoiseSchedule,
         label_dropout: float = 0.5,
         null_label: int = NO_LABEL,
@@ -89,6 +89,16 @@ class DiffusionPrepareBatch:
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         target = self.schedule.target(latents, noise, timesteps)
         return noisy, target, (), {"timesteps": timesteps, "class_labels": labels}
+
+
+class ReconstructionPrepareBatch:
+    """Gives an evaluator of reconstructions images in [-1, 1] and, to compare with, in [0, 1]."""
+
+    def __call__(
+        self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Turn ``image`` (B, C, H, W) in [0, 1] into (inputs, images)."""
+        return to_network(batch["image"], device, non_blocking), batch["image"].to(device, non_blocking=non_blocking)
 
 
 class SamplingPrepareBatch:

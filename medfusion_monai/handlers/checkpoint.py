@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
 from medfusion_monai.data.stream import StreamSampler
+from medfusion_monai.distributed import gather
+from medfusion_monai.networks.model_info import write_model_info
 from medfusion_monai.networks.weights import save_atomically, save_weights
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,9 @@ class TrainingCheckpoint:
     """Saves all that a restart needs at the end of epochs, and goes on from it when training starts.
 
     Attach it last, so that what it saves includes the validation of the same epoch. Random states need no
-    saving: orders, transforms and noise are functions of the seed and the position (``SeededDataset``).
+    saving: orders, transforms and noise are functions of the seed and the position (``SeededDataset``). Of several
+    processes the first saves and all load, so that a run may go on with another number of them, as long as a step
+    has as many images.
 
     Args:
         path: the checkpoint file; written beside and renamed, so that a kill leaves the one before.
@@ -66,9 +71,12 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save."""
+        """Save, in the first process."""
+        if idist.get_rank() > 0:
+            return
         state = {
             "iteration": engine.state.iteration,
+            "images_per_step": self._images_per_step,
             "settings": self.settings,
             "objects": {name: item.state_dict() for name, item in self.objects.items()},
         }
@@ -78,10 +86,23 @@ class TrainingCheckpoint:
         """Go on from the file, if there is one.
 
         Raises:
-            CheckpointError: if the file is damaged or belongs to a run with other settings.
+            CheckpointError: if the file is damaged or belongs to a run with other settings, or if some processes see
+                another file than others.
         """
-        if not self.resume or not self.path.is_file():
-            return
+        if self.resume and self.path.is_file():
+            self._restore(engine)
+        iterations = gather(engine.state.iteration)
+        if len(set(iterations)) > 1:
+            raise CheckpointError(
+                f"checkpoint {self.path} is not the same for all processes (steps {iterations}): have ckpt_dir in a "
+                "folder that all hosts share"
+            )
+
+    @property
+    def _images_per_step(self) -> int:
+        return self.sampler.batch_size * self.sampler.world_size
+
+    def _restore(self, engine: Engine) -> None:
         anew = f"; to start anew, delete {self.path} or pass --resume false"
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -91,10 +112,16 @@ class TrainingCheckpoint:
         differences = [
             f"{name} was {settings.get(name)}, now it is {self.settings.get(name)}"
             for name in sorted(self.settings.keys() | settings.keys())
-            if self.settings.get(name) != settings.get(name)
+            if self.settings.get(name, "null") != settings.get(name, "null")  # earlier files lack later settings
         ]
         if differences:
             raise CheckpointError(f"checkpoint {self.path} belongs to another run: {'; '.join(differences)}{anew}")
+        images = state.get("images_per_step", self._images_per_step)  # earlier files do not say
+        if images != self._images_per_step:
+            raise CheckpointError(
+                f"checkpoint {self.path} is of steps of {images} images, now they have {self._images_per_step}: choose "
+                f"a batch size and a number of processes whose product is {images}{anew}"
+            )
         try:
             for name, item in self.objects.items():
                 item.load_state_dict(state["objects"][name])
@@ -109,6 +136,7 @@ class BestWeights:
     """Saves a network's weights whenever the validation is better than ever before.
 
     Attach it to the evaluator, and give it to ``TrainingCheckpoint`` as well, so that a restart remembers the best.
+    Of several processes the first writes.
 
     Args:
         path: where the state dict goes.
@@ -116,13 +144,19 @@ class BestWeights:
         metric: name of a metric of the evaluator, smaller is better.
         fresh_from: epoch from which earlier weights no longer count, however good: the adversarial phase makes
             images sharper and the reconstruction loss larger.
+        info: what the weights are trained with; written beside them as JSON.
     """
 
     def __init__(
-        self, path: str | Path, network: nn.Module, metric: str = "val_loss", fresh_from: int | None = None
+        self,
+        path: str | Path,
+        network: nn.Module,
+        metric: str = "val_loss",
+        fresh_from: int | None = None,
+        info: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.network, self.metric, self.fresh_from = Path(path), network, metric, fresh_from
-        self.best, self.epoch = float("inf"), 0
+        self.best, self.epoch, self.info = float("inf"), 0, info
 
     def attach(self, engine: Engine) -> None:
         """Look at the metric whenever the evaluator is done."""
@@ -137,7 +171,10 @@ class BestWeights:
         logger.info("validation %d: %s%s", engine.state.epoch, values, " (best)" if better else "")
         if better:
             self.best, self.epoch = metrics[self.metric], engine.state.epoch
-            save_weights(self.network, self.path)
+            if idist.get_rank() == 0:
+                save_weights(self.network, self.path)
+                if self.info is not None:
+                    write_model_info(self.path, self.info)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the best value and its epoch."""

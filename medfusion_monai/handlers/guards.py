@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
@@ -18,7 +19,8 @@ class NonFiniteLossError(RuntimeError):
 class StopOnNonFiniteLoss:
     """Stops training before a loss or gradient that is not finite reaches the weights, and clips gradients.
 
-    Attach it to a trainer before anything that acts on ``IterationEvents.BACKWARD_COMPLETED``.
+    Attach it to a trainer before anything that acts on ``IterationEvents.BACKWARD_COMPLETED``. Of several processes all
+    stop when one has such a loss; gradients must be averaged before they come here.
 
     Args:
         network: the network that is trained.
@@ -39,9 +41,12 @@ class StopOnNonFiniteLoss:
     def __call__(self, engine: Any) -> None:
         """Raise a NonFiniteLossError if the loss, or a term of it that is logged apart, is not finite."""
         losses = {"loss": engine.state.output[Keys.LOSS], **engine.state.output.get("terms", {})}
-        if not torch.isfinite(torch.stack([value.detach() for value in losses.values()])).all():
-            name, value = next((n, v) for n, v in losses.items() if not torch.isfinite(v))
-            raise NonFiniteLossError(self._message(name, float(value.detach()), engine.state.iteration))
+        own = torch.stack([value.detach() for value in losses.values()])
+        values: Any = idist.all_gather(own[None])  # (processes, losses)
+        if not torch.isfinite(values).all():
+            rank, index = (~torch.isfinite(values)).nonzero()[0].tolist()
+            name = list(losses)[index] + (f" of process {rank}" if len(values) > 1 else "")
+            raise NonFiniteLossError(self._message(name, float(values[rank, index]), engine.state.iteration))
 
     def clip(self, engine: Any) -> None:
         """Clip the gradients; raise a NonFiniteLossError if their norm is not finite."""

@@ -23,6 +23,7 @@ from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from medfusion_monai.checks import is_whole
+from medfusion_monai.distributed import from_first, gather
 from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.networks.weights import file_sha256
 
@@ -49,6 +50,9 @@ class SampleWriter(Sampler[list[int]]):
     the same composition, so that a run in two parts gives the same bytes. As handler it writes each batch, each
     file beside its place and renamed, and then adds its lines to ``manifest.csv``; ``report`` sorts them.
 
+    Several processes take the batches in turn. Each but the first has a manifest of its own, ``manifest.RANK.csv``,
+    while it runs; ``report`` brings them together, or after a kill the next run, of any number of processes.
+
     Args:
         plan: of ``sampling_plan``.
         output_dir: folder of files and manifest.
@@ -56,6 +60,8 @@ class SampleWriter(Sampler[list[int]]):
         model_file: the weights; their SHA-256 is one of the settings.
         batch_size: images that are sampled together.
         output_format: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32 in [0, 1]).
+        rank: number of this process.
+        world_size: number of processes.
 
     Raises:
         ValueError: for a batch size that is no whole number of at least 1, or a format that is unknown.
@@ -69,12 +75,15 @@ class SampleWriter(Sampler[list[int]]):
         model_file: str | Path,
         batch_size: int = 16,
         output_format: str = "png",
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if not is_whole(batch_size) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
         suffix_of(output_format, channels=1)
         self.plan, self.output_dir, self.batch_size = list(plan), Path(output_dir), batch_size
         self.output_format, self.model_file = output_format, model_file
+        self.rank, self.world_size = rank, world_size
         self._settings = {name: str(value) for name, value in settings.items()}
         self.bar: tqdm | None = None
 
@@ -85,20 +94,30 @@ class SampleWriter(Sampler[list[int]]):
 
     @cached_property
     def written(self) -> dict[str, dict[str, str]]:
-        """Lines of the manifest by file name.
+        """Lines by file name: for the first process of all manifests, for the others of their own.
 
         Raises:
             ValueError: if the folder holds another run.
         """
-        return self._read_manifest()
+        paths = self._manifests() if self.rank == 0 else []
+        return {name: row for path in paths for name, row in self._read_manifest(path).items()}
+
+    @cached_property
+    def missing(self) -> list[list[int]]:
+        """Batches that all processes have to write, as the first one found them before any was written.
+
+        Raises:
+            ValueError: if the folder holds another run.
+        """
+        return from_first(self._find_missing)
 
     def __iter__(self) -> Any:
         """Yield lists of indices into the plan."""
-        return iter(self._missing_batches())
+        return iter(self.missing[self.rank :: self.world_size])
 
     def __len__(self) -> int:
-        """Batches that are left."""
-        return len(self._missing_batches())
+        """Batches that this process has to write."""
+        return len(self.missing[self.rank :: self.world_size])
 
     def attach(self, engine: Engine) -> None:
         """Write after every batch of an evaluator."""
@@ -110,9 +129,6 @@ class SampleWriter(Sampler[list[int]]):
         Raises:
             ValueError: if an image has values that are not finite; nothing of its batch is written.
         """
-        if self.bar is None:
-            done = len(self.plan) - sum(map(len, self._missing_batches()))
-            self.bar = tqdm(total=len(self.plan), initial=done, desc="sampling", unit=" images", dynamic_ncols=True)
         batch: dict[str, Any] = engine.state.batch
         images: Tensor = engine.state.output[Keys.PRED].float().cpu()
         rows = [
@@ -123,19 +139,37 @@ class SampleWriter(Sampler[list[int]]):
         for image, row in zip(images, rows, strict=True):
             self._write(image, row)
         self._append(rows)
-        self.bar.update(len(rows))
+        if self.rank == 0:
+            self._advance(len(rows))
 
     def report(self) -> None:
-        """Sort the manifest by file name and log what stands in the folder."""
+        """Sort the lines of all processes into one manifest and log what stands in the folder."""
         if self.bar is not None:
             self.bar.close()
-        self._sort()
-        logger.info("%d images and %s are in %s", len(self.plan), MANIFEST, self.output_dir)
+        for rows in gather(self.written):  # not by the files, which another host may see late
+            self.written.update(rows)
+        if self.rank == 0:
+            self._make_one_manifest()
+            logger.info("%d images and %s are in %s", len(self.plan), MANIFEST, self.output_dir)
 
-    def _missing_batches(self) -> list[list[int]]:
+    def _advance(self, count: int) -> None:
+        """Move the bar, as if the other processes had written as many images."""
+        if self.bar is None:
+            done = len(self.plan) - sum(map(len, self.missing))
+            self.bar = tqdm(total=len(self.plan), initial=done, desc="sampling", unit=" images", dynamic_ncols=True)
+        self.bar.update(min(count * self.world_size, len(self.plan) - self.bar.n))
+
+    def _find_missing(self) -> list[list[int]]:
+        if self.written and len(self._manifests()) > 1:
+            self._make_one_manifest()
         starts = range(0, len(self.plan), self.batch_size)
         batches = [list(range(start, min(start + self.batch_size, len(self.plan)))) for start in starts]
         return [batch for batch in batches if not all(self._is_there(self.plan[index]) for index in batch)]
+
+    def _manifests(self) -> list[Path]:
+        """The manifest and those that other processes left, whether they are there or not."""
+        parts = [path for path in self.output_dir.glob("manifest.*.csv") if path.name.split(".")[1].isdecimal()]
+        return [self.output_dir / MANIFEST, *sorted(parts)]
 
     def _is_there(self, item: Mapping[str, Any]) -> bool:
         return item["file"] in self.written and (self.output_dir / item["file"]).is_file()
@@ -151,7 +185,7 @@ class SampleWriter(Sampler[list[int]]):
 
     def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to the manifest, as many in a long run as in a short one."""
-        path = self.output_dir / MANIFEST
+        path = self.output_dir / (MANIFEST if self.rank == 0 else f"manifest.{self.rank}.csv")
         self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
         is_new = not path.exists() or path.stat().st_size == 0
         with open(path, "a", newline="", encoding="utf-8") as file:
@@ -160,8 +194,8 @@ class SampleWriter(Sampler[list[int]]):
                 table.writeheader()
             table.writerows(rows)
 
-    def _sort(self) -> None:
-        """Write the manifest anew, in order of the files, each once."""
+    def _make_one_manifest(self) -> None:
+        """Write the manifest anew, in order of the files, each once, and remove those of other processes."""
         with (
             renamed_when_whole(self.output_dir / MANIFEST) as partial,
             open(partial, "w", newline="", encoding="utf-8") as file,
@@ -169,12 +203,13 @@ class SampleWriter(Sampler[list[int]]):
             table = self._table(file)
             table.writeheader()
             table.writerows(self.written[name] for name in sorted(self.written))
+        for path in self._manifests()[1:]:
+            path.unlink()
 
     def _table(self, file: TextIO) -> csv.DictWriter[str]:
         return csv.DictWriter(file, [*ITEM_COLUMNS, *self.settings], lineterminator="\n")
 
-    def _read_manifest(self) -> dict[str, dict[str, str]]:
-        path = self.output_dir / MANIFEST
+    def _read_manifest(self, path: Path) -> dict[str, dict[str, str]]:
         if not path.is_file():
             return {}
         content = path.read_bytes()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medfusion_monai.distributed import average
 from medfusion_monai.networks.autoencoder import AutoencoderOutput
 
 
@@ -38,7 +39,8 @@ class AdversarialLoss(nn.Module):
         """Give the autoencoder's share: ``adversarial``, weighted, and ``adversarial_weight`` for the log.
 
         The weight is the ratio of gradient norms of the two losses at the last decoder layer, between 0 and 1e4
-        (Esser et al. 2021, equation 7), where the reconstruction loss is summed over pixels.
+        (Esser et al. 2021, equation 7), where the reconstruction loss is summed over pixels. Gradients are those of
+        the batches of all processes together.
 
         Args:
             output: of the autoencoder.
@@ -49,7 +51,8 @@ class AdversarialLoss(nn.Module):
         """
         loss = torch.stack([-judge(fake).mean() for judge, fake in self._pairs(output)]).sum()
         norms = [
-            torch.autograd.grad(part, last_layer, retain_graph=True)[0].norm() for part in (reconstruction_loss, loss)
+            average(torch.autograd.grad(part, last_layer, retain_graph=True)[0]).norm()
+            for part in (reconstruction_loss, loss)
         ]
         ratio = scale * norms[0] / (norms[1] + 1.0e-4)
         weight = self.weight * ratio.clamp(0.0, 1.0e4).detach() / scale

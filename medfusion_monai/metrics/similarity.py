@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from monai.metrics import CumulativeIterationMetric
 from monai.metrics.regression import compute_ms_ssim
 from torch import Tensor
+
+from medfusion_monai.losses.reconstruction import structural_similarity
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales (Wang et al. 2003, section 3.2)."""
@@ -37,3 +43,35 @@ def ms_ssim(prediction: Tensor, image: Tensor, window: int | None = None) -> Ten
     """
     window = window or ms_ssim_window(*image.shape[-2:])
     return compute_ms_ssim(prediction, image, 2, kernel_size=window, weights=SCALE_WEIGHTS).flatten()
+
+
+def ssim(prediction: Tensor, image: Tensor) -> Tensor:
+    """SSIM (B,) of images (B, C, H, W) in [0, 1] by the usual 11x11 Gaussian window of sigma 1.5."""
+    return structural_similarity(prediction, image)
+
+
+def mse(prediction: Tensor, image: Tensor) -> Tensor:
+    """Mean squared error (B,) of images (B, C, H, W) in [0, 1]."""
+    return (prediction - image).square().mean(dim=(1, 2, 3))
+
+
+class ImageMetric(CumulativeIterationMetric):
+    """Collects one value an image, for MONAI's ``IgniteMetricHandler`` and ``MetricsSaver``.
+
+    Args:
+        function: turns predictions and images, (B, C, H, W) in [0, 1], into values (B,); e.g. ``ms_ssim``.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
+        assert y is not None
+        return self.function(y_pred, y)[:, None]  # (B,) -> (B, 1): one class
+
+    def aggregate(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Give the mean of all images."""
+        values = self.get_buffer()
+        assert isinstance(values, Tensor)
+        return values.mean()

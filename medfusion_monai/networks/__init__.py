@@ -1,8 +1,9 @@
 """Networks of both stages: tensors to tensors, no files, no logging."""
 
-from medfusion_monai.networks.autoencoder import Autoencoder, AutoencoderOutput, DiagonalGaussian
+from medfusion_monai.networks.autoencoder import Autoencoder, AutoencoderOutput, DiagonalGaussian, LatentAutoencoder
 from medfusion_monai.networks.discriminator import PatchDiscriminator
 from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.monai_adapters import MonaiAutoencoder, MonaiUNet
 from medfusion_monai.networks.published import load_published
 from medfusion_monai.networks.unet import NO_LABEL, UNet
 from medfusion_monai.networks.weights import WeightsError
@@ -12,7 +13,10 @@ __all__ = [
     "Autoencoder",
     "AutoencoderOutput",
     "DiagonalGaussian",
+    "LatentAutoencoder",
     "Medfusion",
+    "MonaiAutoencoder",
+    "MonaiUNet",
     "PatchDiscriminator",
     "UNet",
     "WeightsError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -52,13 +53,96 @@ class AutoencoderOutput(NamedTuple):
     posterior: DiagonalGaussian
 
 
-class Autoencoder(nn.Module):
-    """Variational autoencoder of Medfusion (Mueller-Franzes et al. 2022, figure 2); 13.37 M weights as published.
+class LatentAutoencoder(nn.Module, ABC):
+    """What both phases need of a first stage: a Gaussian of latents, images from latents, statistics of the latents.
 
     Images enter and leave in [-1, 1]. ``encode`` and ``decode`` work on raw latents, as published.
     ``encode_stage_2_inputs`` and ``decode_stage_2_outputs`` (MONAI's names) work on latents that
     ``latent_mean`` and ``latent_std`` bring to zero mean and unit variance; these buffers are measured on the
     training set after phase one and travel with the weights.
+
+    Args:
+        in_channels: image channels, 1 (gray) or 3 (RGB).
+        latent_channels: channels of the latents.
+        downsampling_factor: how many times smaller than images latents are.
+    """
+
+    def __init__(self, in_channels: int, latent_channels: int, downsampling_factor: int) -> None:
+        super().__init__()
+        self.in_channels, self.latent_channels = in_channels, latent_channels
+        self.downsampling_factor = downsampling_factor
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
+        self.register_buffer("latent_mean", torch.zeros(latent_channels))
+        self.register_buffer("latent_std", torch.ones(latent_channels))
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> DiagonalGaussian:
+        """Give the posterior of the raw latents, (B, latent_channels, h, w), of images (B, C, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: if the channels or the size do not fit.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Map raw latents (B, latent_channels, h, w) to images (B, C, H, W) in about [-1, 1]."""
+
+    def decode_with_low(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Like ``decode``, and the image at half resolution (None without deep supervision)."""
+        return self.decode(latents), None
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> Tensor:
+        """Weight of the last decoder layer, where the adversarial weight is balanced."""
+
+    def check_image(self, image: Tensor) -> None:
+        """Raise a ValueError if the channels or the size of images (B, C, H, W) do not fit."""
+        factor = self.downsampling_factor
+        if image.shape[1] != self.in_channels:
+            raise ValueError(f"image has {image.shape[1]} channels, the autoencoder was built for {self.in_channels}")
+        if image.shape[-1] % factor or image.shape[-2] % factor:
+            raise ValueError(f"image size {tuple(image.shape[-2:])} is not divisible by {factor}: resize or pad it")
+
+    def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Store mean and standard deviation, (latent_channels,) each, of the raw latents of the training set."""
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_(std)
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Bring raw latents to zero mean and unit variance per channel."""
+        return (latents - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Undo ``normalize``."""
+        return latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
+
+    def encode_stage_2_inputs(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Draw unit-variance latents (B, latent_channels, h, w) of images (B, C, H, W) in [-1, 1]."""
+        return self.normalize(self.encode(image).sample(noise))
+
+    def decode_stage_2_outputs(self, latents: Tensor) -> Tensor:
+        """Map unit-variance latents (B, latent_channels, h, w) to images (B, C, H, W) in about [-1, 1]."""
+        return self.decode(self.denormalize(latents))
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """Encode and decode images (B, C, H, W) in [-1, 1] by the most likely latents, without randomness."""
+        return self.decode(self.encode(image).mode())
+
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> AutoencoderOutput:
+        """Reconstruct images (B, C, H, W) in [-1, 1] from latents drawn from their posterior.
+
+        Args:
+            image: (B, C, H, W) in [-1, 1].
+            noise: standard normal values of the latents' shape that draw them; fresh ones if None.
+        """
+        posterior = self.encode(image)
+        return AutoencoderOutput(*self.decode_with_low(posterior.sample(noise)), posterior)
+
+
+class Autoencoder(LatentAutoencoder):
+    """Variational autoencoder of Medfusion (Mueller-Franzes et al. 2022, figure 2); 13.37 M weights as published.
 
     Args:
         in_channels: image channels, 1 (gray) or 3 (RGB).
@@ -79,10 +163,8 @@ class Autoencoder(nn.Module):
         norm_groups: int = 8,
         deep_supervision: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, latent_channels, 2 ** (len(channels) - 1))
         check_widths(channels, norm_groups)
-        self.in_channels, self.latent_channels = in_channels, latent_channels
-        self.downsampling_factor = 2 ** (len(channels) - 1)
 
         self.conv_in = ResidualBlock(in_channels, channels[0], norm_groups)
         self.encoder = nn.ModuleList(
@@ -99,22 +181,13 @@ class Autoencoder(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(channels[0], in_channels, 1))
         self.conv_out_low = zero_init(nn.Conv2d(channels[1], in_channels, 1)) if deep_supervision else None
 
-        self.latent_mean: Tensor
-        self.latent_std: Tensor
-        self.register_buffer("latent_mean", torch.zeros(latent_channels))
-        self.register_buffer("latent_std", torch.ones(latent_channels))
-
     def encode(self, image: Tensor) -> DiagonalGaussian:
         """Give the posterior of the raw latents, (B, latent_channels, H/8, W/8), of images (B, C, H, W) in [-1, 1].
 
         Raises:
             ValueError: if the channels or the size do not fit.
         """
-        factor = self.downsampling_factor
-        if image.shape[1] != self.in_channels:
-            raise ValueError(f"image has {image.shape[1]} channels, the autoencoder was built for {self.in_channels}")
-        if image.shape[-1] % factor or image.shape[-2] % factor:
-            raise ValueError(f"image size {tuple(image.shape[-2:])} is not divisible by {factor}: resize or pad it")
+        self.check_image(image)
         x = self.conv_in(image)
         for level in self.encoder:
             x = level(x)
@@ -138,41 +211,6 @@ class Autoencoder(nn.Module):
     def last_layer(self) -> Tensor:
         """Weight of the last decoder layer, where the adversarial weight is balanced."""
         return self.conv_out.get_parameter("weight")
-
-    def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Store mean and standard deviation, (latent_channels,) each, of the raw latents of the training set."""
-        self.latent_mean.copy_(mean)
-        self.latent_std.copy_(std)
-
-    def normalize(self, latents: Tensor) -> Tensor:
-        """Bring raw latents to zero mean and unit variance per channel."""
-        return (latents - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
-
-    def denormalize(self, latents: Tensor) -> Tensor:
-        """Undo ``normalize``."""
-        return latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
-
-    def encode_stage_2_inputs(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Draw unit-variance latents (B, latent_channels, H/8, W/8) of images (B, C, H, W) in [-1, 1]."""
-        return self.normalize(self.encode(image).sample(noise))
-
-    def decode_stage_2_outputs(self, latents: Tensor) -> Tensor:
-        """Map unit-variance latents (B, latent_channels, h, w) to images (B, C, 8h, 8w) in about [-1, 1]."""
-        return self.decode(self.denormalize(latents))
-
-    def reconstruct(self, image: Tensor) -> Tensor:
-        """Encode and decode images (B, C, H, W) in [-1, 1] by the most likely latents, without randomness."""
-        return self.decode(self.encode(image).mode())
-
-    def forward(self, image: Tensor, noise: Tensor | None = None) -> AutoencoderOutput:
-        """Reconstruct images (B, C, H, W) in [-1, 1] from latents drawn from their posterior.
-
-        Args:
-            image: (B, C, H, W) in [-1, 1].
-            noise: standard normal values of the latents' shape that draw them; fresh ones if None.
-        """
-        posterior = self.encode(image)
-        return AutoencoderOutput(*self.decode_with_low(posterior.sample(noise)), posterior)
 
 
 def check_widths(channels: Sequence[int], norm_groups: int) -> None:

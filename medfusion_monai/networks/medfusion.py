@@ -11,9 +11,8 @@ class Medfusion(nn.Module):
     """Autoencoder and UNet together; ``models/model.pt`` of a bundle is its state dict.
 
     Args:
-        autoencoder: the first stage, ``Autoencoder`` or a network with its ``encode_stage_2_inputs``,
-            ``decode_stage_2_outputs`` and ``reconstruct``.
-        unet: the second stage, ``UNet`` or a network that is called like it.
+        autoencoder: the first stage, a ``LatentAutoencoder``: ``Autoencoder``, or ``MonaiAutoencoder`` around another.
+        unet: the second stage, ``UNet``, or ``MonaiUNet`` around another.
     """
 
     autoencoder: Any

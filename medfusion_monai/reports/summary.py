@@ -12,18 +12,18 @@ from typing import Any
 import monai
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import medfusion_monai
+from medfusion_monai.configs import read_configs
 from medfusion_monai.data import read_datalist, read_image
 from medfusion_monai.handlers import grid_of_rows, reconstruction_rows
 from medfusion_monai.handlers.image_grid import to_picture
 from medfusion_monai.handlers.sample_writer import MANIFEST
-from medfusion_monai.losses.reconstruction import structural_similarity, to_unit
-from medfusion_monai.metrics.similarity import ms_ssim, ms_ssim_window
+from medfusion_monai.losses import to_unit
+from medfusion_monai.metrics.similarity import ms_ssim, ms_ssim_window, mse, ssim
 from medfusion_monai.networks.weights import load_weights
 
 BATCH = 64  # images that are measured at once
@@ -58,12 +58,8 @@ def summarize(
     Raises:
         ValueError: for an override that is no key of the configs, and for what is missing.
     """
-    parser = ConfigParser()
-    parser.read_config([str(Path(bundle) / "configs" / name) for name in ("train.yaml", *overlays)])
-    unknown = [name for name in overrides or {} if name not in parser]
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no key of the bundle's configs. Correct the name (--set KEY=VALUE)")
-    parser.update({"dataset_dir": str(dataset_dir), **(overrides or {})})
+    parser = read_configs(bundle, ["train.yaml", *overlays], overrides)
+    parser.update({"dataset_dir": str(dataset_dir)})
     class_names = parser.get_parsed_content("class_names")
     network = load_weights(parser.get_parsed_content("network_def"), model_file).eval()
     test = read_datalist(dataset_dir, "test", class_names)
@@ -93,8 +89,8 @@ def measure_reconstructions(autoencoder: Any, batches: Iterable[Tensor]) -> dict
     for batch in batches:
         reconstruction = to_unit(autoencoder.reconstruct(batch * 2.0 - 1.0))
         values["ms_ssim"].append(ms_ssim(reconstruction, batch))
-        values["ssim"].append(structural_similarity(reconstruction, batch))
-        values["mse"].append((reconstruction - batch).square().mean(dim=(1, 2, 3)))
+        values["ssim"].append(ssim(reconstruction, batch))
+        values["mse"].append(mse(reconstruction, batch))
     means = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
     window = ms_ssim_window(*batch.shape[-2:])
     return {

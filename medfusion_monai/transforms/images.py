@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from medfusion_monai.data.dicom import check_modalities
 from medfusion_monai.data.images import read_image
 
 
@@ -19,24 +20,35 @@ class ReadImaged(MapTransform):
     Args:
         keys: keys of the paths.
         channels: 1 (gray) or 3 (RGB): files with other channels raise; None takes those of each file.
+        modalities: values of Modality that DICOM files may have; None takes all projections and photographs.
         allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        ValueError: for other channels, or modalities that are no list of names.
     """
 
-    def __init__(self, keys: KeysCollection, channels: int | None = None, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        channels: int | None = None,
+        modalities: Sequence[str] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         if channels not in (None, 1, 3):
             raise ValueError(f"channels is {channels!r}: use 1 (gray), 3 (RGB) or None (as in the file).")
-        self.channels = channels
+        check_modalities(modalities)
+        self.channels, self.modalities = channels, modalities
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the images.
 
         Raises:
-            DataError: a file is missing, damaged, no image, or has other channels.
+            DataError: a file is missing, damaged, no image, of another Modality, or has other channels.
         """
         result = dict(data)
         for key in self.key_iterator(result):
-            result[key] = torch.from_numpy(read_image(result[key], self.channels))
+            result[key] = torch.from_numpy(read_image(result[key], self.channels, self.modalities))
         return result
 
 

@@ -25,9 +25,9 @@ TINY = {
 }
 
 
-def run_bundle(run_id, config="train.yaml", **overrides):
-    """Run a config of the chest bundle with demo.yaml and tiny settings, in this process."""
-    files = [str(CONFIGS / config), str(CONFIGS / "demo.yaml")]
+def run_bundle(run_id, config="train.yaml", configs=CONFIGS, overlays=("demo.yaml",), **overrides):
+    """Run a config of a bundle, the chest's by default, with demo.yaml and tiny settings, in this process."""
+    files = [str(configs / name) for name in (config, *overlays)]
     return run(run_id=run_id, config_file=files, **(TINY | overrides))
 
 

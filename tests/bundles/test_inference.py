@@ -205,3 +205,73 @@ def test_none_in_the_runner_s_own_way_stands_for_every_class(infer):
 def test_label_changes_the_image_of_a_seed(infer):
     first, second = (next(infer(str(n), label=n, image_seeds=[5]).glob("*.png")) for n in (0, 1))
     assert not np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
+
+
+@pytest.fixture
+def sample(infer, trained):
+    """As ``infer``, of weights that stand beside what they were trained with."""
+
+    def run(folder="samples", **overrides):
+        return infer(folder, **({"model_dir": str(trained / "models")} | overrides))
+
+    return run
+
+
+@pytest.fixture
+def models(trained, tmp_path):
+    """A copy of the trained weights that a test may change."""
+    return Path(shutil.copytree(trained / "models", tmp_path / "copy"))
+
+
+def set_info(models, **changes):
+    info = json.loads((models / "model.json").read_text())
+    (models / "model.json").write_text(json.dumps(info | changes))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"class_names": ["cardiomegaly", "no_cardiomegaly"]}, ["class_names", "['no_cardiomegaly', 'cardiomegaly']"]),
+        ({"prediction_type": "sample"}, ["prediction_type", "epsilon", "sample"]),
+        ({"schedule#schedule": "cosine"}, ["alphas_cumprod"]),
+    ],
+)
+def test_other_settings_than_those_of_the_training_are_refused(changed, words, refused, trained):
+    message = refused(model_dir=str(trained / "models"), num_samples=1, **changed)
+    assert all(word in message for word in [*words, "model.json"]), message
+
+
+def test_another_size_than_that_of_the_training_is_warned_of(sample, capsys):
+    folder = sample(label=0, num_samples=1, image_size=[24, 40])
+    assert "image_size [32, 32], this run has [24, 40]" in capsys.readouterr().out
+    assert Image.open(next(folder.glob("*.png"))).size == (40, 24)
+
+
+def test_real_shares_are_those_of_the_training_data(infer, models):
+    set_info(models, class_shares=[0.9, 0.1])
+    folder = infer(model_dir=str(models), num_samples=10, class_shares="real")
+    assert [row["label"] for row in manifest(folder)] == ["0"] * 9 + ["1"]
+
+
+def test_given_shares_make_up_the_total_and_keep_each_image(sample):
+    shared = sample("shared", num_samples=4, class_shares=[0.25, 0.75])
+    each = sample("each", num_samples=4)
+    assert [row["label"] for row in manifest(shared)] == ["0", "1", "1", "1"]
+    seeds = {row["file"]: row["seed"] for row in manifest(each)}
+    assert all(seeds[row["file"]] == row["seed"] for row in manifest(shared))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"class_shares": "real"}, ["class_shares real", "model.json", "'[0.97, 0.03]'"]),
+        ({"class_shares": "equal"}, ["'equal'", "real"]),
+        ({"class_shares": "null"}, ["'$None'"]),
+        ({"class_shares": [0.5, 0.4]}, ["sum to 1"]),
+        ({"class_shares": [0.5, 0.5], "num_samples": [2, 2]}, ["num_samples"]),
+        ({"class_shares": [0.5, 0.5], "image_seeds": [2, 2]}, ["image_seeds"]),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(overrides, words, refused):
+    message = refused(**overrides)
+    assert all(word in message for word in words), message

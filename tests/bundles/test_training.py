@@ -295,3 +295,136 @@ def test_autoencoder_of_another_depth_gives_images_of_the_right_size(bundle, dat
     places["output_dir"] = str(tmp_path / "samples")
     bundle("inference", "inference.yaml", num_samples=1, label=0, **networks, **places)
     assert Image.open(next((tmp_path / "samples").glob("*.png"))).size == (36, 24)
+
+
+@pytest.fixture
+def rare_data(own_data):
+    """Data with two images of the second class for training."""
+    datalist = json.loads((own_data / "datalist.json").read_text())
+    rare = [item for item in datalist["training"] if item["label"] == 1]
+    datalist["training"] = [item for item in datalist["training"] if item not in rare[2:]]
+    (own_data / "datalist.json").write_text(json.dumps(datalist))
+    return own_data
+
+
+def parsed(tmp_path, data, **overrides):
+    places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs"), "dataset_dir": str(data)}
+    files = [str(CONFIGS / "train.yaml"), str(CONFIGS / "demo.yaml")]
+    settings = {"image_size": [32, 32], "device": "$torch.device('cpu')", "cache_moments": False}
+    workflow = ConfigWorkflow(config_file=files, workflow_type="train", **(places | settings | overrides))
+    workflow.initialize()
+    return workflow.parser.get_parsed_content
+
+
+def labels_of(stream, count):
+    return [int(stream[position]["label"]) for position in range(count)]
+
+
+def test_equal_shares_reach_both_phases_and_leave_validation_as_it_is(rare_data, tmp_path):
+    get = parsed(tmp_path, rare_data, class_shares="equal")
+    for name in ("autoencoder_training#stream", "train#stream"):
+        stream = get(name)
+        assert abs(2 * sum(labels_of(stream, 2 * len(stream))) - 2 * len(stream)) <= 2
+    for name in ("autoencoder_training#val_stream", "validate#stream"):
+        assert labels_of(get(name), len(get("val_datalist"))) == [item["label"] for item in get("val_datalist")]
+    items = get("autoencoder_training#images_once").dataset
+    assert [int(items[index]["label"]) for index in range(len(items))] == get("train_labels")
+
+
+def test_shares_of_posteriors_in_memory_are_those_of_the_images(rare_data, tmp_path):
+    get = parsed(tmp_path, rare_data, class_shares=[0.25, 0.75], cache_moments=True)
+    assert labels_of(get("train#stream"), 20) == labels_of(get("autoencoder_training#stream"), 20)
+
+
+def test_training_goes_on_with_the_same_shares_only(bundle, rare_data, tmp_path):
+    places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
+    places |= {"dataset_dir": str(rare_data)}
+    bundle("train_autoencoder", class_shares="equal", autoencoder_steps=2, **places)
+    for shares in ([0.9, 0.1], None):
+        with pytest.raises(RuntimeError) as caught:
+            bundle("train_autoencoder", **{"class_shares": shares} if shares else {}, **places)
+        assert 'class_shares was "equal", now it is' in str(first_cause(caught.value))
+    bundle("train_autoencoder", class_shares="equal", **places)
+    assert load(tmp_path / "runs" / "checkpoints" / "autoencoder_training.pt")["iteration"] == 4
+
+
+def test_class_with_a_share_but_no_images_is_refused(refused, own_data):
+    datalist = json.loads((own_data / "datalist.json").read_text())
+    datalist["training"] = [item for item in datalist["training"] if item["label"] == 0]
+    (own_data / "datalist.json").write_text(json.dumps(datalist))
+    assert "['cardiomegaly']" in refused(dataset_dir=str(own_data), class_shares="equal")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"class_shares": "even"}, "'even'"),
+        ({"class_shares": "null"}, "'$None'"),
+        ({"class_shares": [0.2, 0.3, 0.5]}, "3 shares"),
+        ({"class_shares": [0.5, 0.6]}, "sum to 1"),
+        ({"unreadable": "ignore"}, "'ignore'"),
+    ],
+)
+def test_unknown_shares_and_policies_are_refused_before_the_files_are_read(overrides, words, refused, own_data):
+    item = json.loads((own_data / "datalist.json").read_text())["training"][3]["image"]
+    (own_data / item).write_bytes(b"no image at all")
+    assert words in refused(dataset_dir=str(own_data), **overrides)
+
+
+def test_weights_come_with_what_they_were_trained_with(trained, dataset_dir):
+    text = (trained / "models" / "model.json").read_text()
+    info, datalist = json.loads(text), json.loads((dataset_dir / "datalist.json").read_text())
+    labels = [item["label"] for item in datalist["training"]]
+    assert info["class_names"] == ["no_cardiomegaly", "cardiomegaly"]
+    assert info["class_shares"] == [labels.count(0) / len(labels), labels.count(1) / len(labels)]
+    assert (info["image_size"], info["image_channels"], info["latent_channels"]) == ([32, 32], 1, 8)
+    assert info["prediction_type"] == "epsilon"
+    assert "/" not in text
+    assert not any(item["patient"] in text for item in datalist["training"])
+
+
+def test_refused_training_leaves_what_stands_beside_the_weights(bundle, trained, dataset_dir, tmp_path):
+    shutil.copytree(trained, tmp_path / "again")
+    places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
+    with pytest.raises(RuntimeError, match="Failed to evaluate"):
+        bundle("train_diffusion", dataset_dir=str(dataset_dir), prediction_type="sample", **places)
+    info = (tmp_path / "again" / "models" / "model.json").read_text()
+    assert info == (trained / "models" / "model.json").read_text()
+
+
+@pytest.fixture
+def spoilt_data(own_data):
+    """Data with one broken file for training and one for validation, and their names."""
+    datalist = json.loads((own_data / "datalist.json").read_text())
+    names = [datalist[split][0]["image"] for split in ("training", "validation")]
+    for name in names:
+        (own_data / name).write_bytes(b"no image at all")
+    return own_data, [Path(name).name for name in names]
+
+
+@pytest.mark.parametrize("check_files", [True, False])
+@pytest.mark.parametrize("cache_num", [0, 5000])
+def test_training_goes_on_without_broken_files(check_files, cache_num, bundle, spoilt_data, tmp_path, capsys):
+    data, names = spoilt_data
+    places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
+    settings = {"unreadable": "skip", "check_files": check_files, "cache_num": cache_num}
+    bundle("training", dataset_dir=str(data), cache_moments=not cache_num, **settings, **places)
+    assert (tmp_path / "models" / "model.pt").is_file()
+    warnings = capsys.readouterr().out
+    assert [warnings.count(name) for name in names] == [1, 1]
+    assert ("2 of " in warnings) == check_files
+
+
+def test_file_that_is_broken_when_a_step_reads_it_stops_the_training(refused, spoilt_data):
+    data, names = spoilt_data
+    message = refused(dataset_dir=str(data), check_files=False, cache_num=0)
+    assert names[0] in message or names[1] in message
+    assert "is not an image" in message
+
+
+def test_class_that_loses_all_its_files_is_named(refused, rare_data):
+    datalist = json.loads((rare_data / "datalist.json").read_text())
+    for item in datalist["training"]:
+        if item["label"] == 1:
+            (rare_data / item["image"]).write_bytes(b"no image at all")
+    assert "['cardiomegaly']" in refused(dataset_dir=str(rare_data), unreadable="skip")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfusion_monai.data import DataError, read_datalist, split_by_patient, write_datalist
+from medfusion_monai.data import DataError, make_datalist, read_datalist, split_by_patient, write_datalist
+from medfusion_monai.data.datalist import missing_files, save_datalist
 
 CLASSES = ["normal", "enlarged"]
 
@@ -53,6 +54,37 @@ def test_counts_source_and_seed_are_beside_the_splits(prepared):
     document = json.loads((prepared / "datalist.json").read_text())
     assert document["counts"]["training"] == {"images": {"normal": 1, "enlarged": 1}, "patients": 2}
     assert (document["class_names"], document["source"], document["seed"]) == (CLASSES, "test", 7)
+
+
+def test_class_shares_are_those_of_training():
+    splits = {"training": _records([3, 1], images_per_patient=1), "validation": _records([0, 5]), "test": []}
+    assert make_datalist(splits, CLASSES, "", 0)["class_shares"] == {"normal": 0.75, "enlarged": 0.25}
+    assert make_datalist({"training": []}, CLASSES, "", 0)["class_shares"] == {"normal": 0.0, "enlarged": 0.0}
+
+
+def test_reference_may_hold_images_and_patients_of_the_splits(prepared):
+    document = json.loads((prepared / "datalist.json").read_text())
+    splits = {name: document[name] for name in ("training", "validation", "test")}
+    reference = [document["training"][0], document["validation"][1]]
+    document = make_datalist(splits, CLASSES, "", 0, reference=reference, counts={"missing": 3})
+    save_datalist(prepared / "datalist.json", document)
+    assert [item["patient"] for item in read_datalist(prepared, "reference", CLASSES)] == ["a", "d"]
+    assert document["counts"]["reference"] == {"images": {"normal": 1, "enlarged": 1}, "patients": 2}
+    assert document["counts"]["missing"] == 3
+
+
+def test_missing_reference_images_are_counted(prepared):
+    _edit(prepared, lambda document: document.update(reference=[{"image": "gone.png", "label": 0}]))
+    assert len(read_datalist(prepared, "training")) == 2
+    with pytest.raises(DataError, match=r"1 of 1 reference images do not exist.*gone\.png"):
+        read_datalist(prepared, "reference")
+
+
+def test_missing_files_come_in_their_order_among_many(prepared):
+    images = [str(prepared / f"images/{name}.png") for name in "abcd"] * 100
+    absent = [str(prepared / f"{number}.png") for number in range(250)]
+    paths = random.Random(0).sample(images + absent, 650)
+    assert missing_files(paths) == [path for path in paths if path in absent]
 
 
 def test_paths_survive_a_symbolic_link_to_the_folder(prepared, tmp_path_factory):

@@ -1,6 +1,7 @@
 """Folders and tables become datalists, or an error that says what to correct."""
 
 import csv
+import importlib.resources
 import json
 import os
 from pathlib import Path
@@ -26,7 +27,7 @@ def folders(tmp_path):
     root = tmp_path / "root"
     for index in range(10):
         _image(root / "sick" / f"s{index}.png", index)
-        _image(root / "healthy" / ("deep" if index == 0 else "") / f"h{index}.png", index)
+        _image(root / "healthy" / ("deep" if index == 0 else "") / f"h{index}.png", 100 + index)
     (root / "sick" / ".DS_Store").write_text("")
     (root / "README.txt").write_text("")
     return root
@@ -40,7 +41,7 @@ def table(tmp_path):
     for patient in range(10):
         for index in range(2):
             name = f"images/{patient}_{index}.png"
-            _image(root / name, patient)
+            _image(root / name, patient + 100 * index)
             site = "a" if patient < 8 else "b"
             rows.append({"file": name, "finding": "pos" if patient % 2 else "neg", "patient": patient, "site": site})
     _write(tmp_path / "table.csv", rows)
@@ -81,7 +82,7 @@ def test_classes_give_order_and_names(folders, tmp_path):
 
 
 def test_equal_stems_in_two_folders_are_two_patients(folders, tmp_path):
-    _image(folders / "healthy" / "s0.png")
+    _image(folders / "healthy" / "s0.png", 200)
     patients = [item["patient"] for item in _items(prepare_folder(folders, tmp_path / "out"))]
     assert len(set(patients)) == 21
     assert {"h1", "healthy/s0.png", "sick/s0.png"} <= set(patients)
@@ -193,10 +194,10 @@ def test_class_that_loses_all_its_images_is_refused(folders, tmp_path):
 
 @pytest.fixture
 def nothing_is_decoded(monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise AssertionError("images were decoded")
 
-    monkeypatch.setattr(folder_module, "find_unreadable", fail)
+    monkeypatch.setattr(folder_module, "inspect_images", fail)
 
 
 def test_output_that_cannot_be_written_is_refused_before_decoding(folders, tmp_path, nothing_is_decoded):
@@ -248,6 +249,84 @@ def test_other_datalist_is_replaced_only_when_asked(table):
         _from_table(folder, seed=1)
     assert json.loads((folder / "out/datalist.json").read_text()) == first
     assert _from_table(folder, seed=1, overwrite=True) != first
+
+
+def _home(document):
+    """The split of each image, by its file name."""
+    splits = ("training", "validation", "test")
+    return {Path(item["image"]).name: split for split in splits for item in document[split]}
+
+
+def test_equal_images_are_counted_and_stay_in_one_split(table, caplog):
+    folder, _ = table
+    image = Image.open(folder / "root/images/0_1.png")
+    image.save(folder / "root/images/6_0.png", compress_level=0)
+    Image.merge("RGB", [Image.open(folder / "root/images/6_1.png")] * 3).save(folder / "root/images/4_1.png")
+    for seed in range(8):
+        document = _from_table(folder, seed=seed, overwrite=True)
+        home = _home(document)
+        assert len({home[f"{patient}_{index}.png"] for patient in (0, 4, 6) for index in (0, 1)}) == 1
+    assert document["counts"]["duplicates"] == 2
+    assert "2 image(s) repeat the pixels of another one" in caplog.text
+    assert {item["patient"] for item in _items(document)} == {str(patient) for patient in range(10)}
+    assert _from_table(folder, seed=seed) == document  # the same command again changes nothing
+    with pytest.raises(DataError, match="--overwrite"):
+        _from_table(folder, seed=seed + 1)
+
+
+def test_equal_images_with_two_labels_are_refused(table):
+    folder, _ = table
+    Image.open(folder / "root/images/0_1.png").save(folder / "root/images/1_0.png")
+    with pytest.raises(DataError, match=r"0_1.png \(neg\) = .*1_0.png \(pos\)"):
+        _from_table(folder)
+    assert not (folder / "out").exists()
+
+
+@pytest.fixture
+def given(table):
+    """The table with splits by patient: six for training, two each for validation and test."""
+    folder, rows = table
+    names = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    rows = [{**row, "fold": names[row["patient"]]} for row in rows]
+    _write(folder / "table.csv", rows)
+    return folder, rows
+
+
+def test_given_splits_are_kept(given):
+    folder, rows = given
+    document = _from_table(folder, split_column="fold")
+    expected = {"train": "training", "val": "validation", "test": "test"}
+    assert _home(document) == {Path(row["file"]).name: expected[row["fold"]] for row in rows}
+    assert "splits by 'fold'" in document["source"]
+
+
+def test_patient_and_equal_images_in_two_given_splits_are_refused(given):
+    folder, rows = given
+    _write(folder / "table.csv", [{**rows[0], "fold": "test"}, *rows[1:]])
+    with pytest.raises(DataError, match="'0' in test and training"):
+        _from_table(folder, split_column="fold")
+    _write(folder / "table.csv", rows)
+    Image.open(folder / "root/images/0_1.png").save(folder / "root/images/8_0.png")
+    with pytest.raises(DataError, match=r"0_1.png \(training\) = .*8_0.png \(test\)"):
+        _from_table(folder, split_column="fold")
+
+
+def test_split_column_without_a_table_is_refused(folders, tmp_path):
+    with pytest.raises(DataError, match="--csv"):
+        prepare_folder(folders, tmp_path / "out", split_column="fold")
+
+
+def test_modalities_choose_the_dicom_files(folders, tmp_path):
+    for index, name in enumerate(("CT_small.dcm", "MR_small.dcm")):
+        content = (importlib.resources.files("pydicom") / "data" / "test_files" / name).read_bytes()
+        (folders / ("sick", "healthy")[index] / name).write_bytes(content)
+    with pytest.raises(DataError, match="2 of 22 images cannot be used"):
+        prepare_folder(folders, tmp_path / "out")
+    with pytest.raises(ValueError, match="modalities are 'CT'"):
+        prepare_folder(folders, tmp_path / "out", modalities="CT")
+    document = prepare_folder(folders, tmp_path / "out", modalities=["CT"], skip_unreadable=True)
+    assert document["counts"]["skipped"] == 1
+    assert sum(item["image"].endswith("CT_small.dcm") for item in _items(document)) == 1
 
 
 def test_real_radiographs_of_one_subset_are_prepared(tmp_path):

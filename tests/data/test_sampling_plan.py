@@ -53,3 +53,46 @@ def test_null_as_text_is_refused_with_how_to_write_it(argument, text):
 
 def test_class_may_be_called_none():
     assert parse_label("none", ["none", "some"], "negative_label") == 0
+
+
+def counts_of(plan):
+    return [sum(item["label"] == label for item in plan) for label in range(3)]
+
+
+def test_real_shares_make_up_the_total():
+    plan = sampling_plan(["a", "b", "c"], num_samples=100, class_shares="real", real_shares=[0.9, 0.096, 0.004])
+    assert counts_of(plan) == [90, 10, 0]
+
+
+def test_real_shares_of_some_labels_are_taken_among_these():
+    plan = sampling_plan(
+        ["a", "b", "c"], label=[2, "b"], num_samples=9, class_shares="real", real_shares=[0.7, 0.1, 0.2]
+    )
+    assert counts_of(plan) == [0, 3, 6]
+
+
+def test_shares_belong_to_the_labels_as_they_are_given():
+    assert counts_of(sampling_plan(CLASSES, label=[1, 0], num_samples=100, class_shares=[0.97, 0.03])) == [3, 97, 0]
+
+
+def test_image_keeps_its_seed_with_shares():
+    plan = sampling_plan(CLASSES, num_samples=10, class_shares=[0.8, 0.2])
+    assert all(item in sampling_plan(CLASSES, num_samples=8) for item in plan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_shares": "equal"}, "must be real, a list of 2 shares .* received 'equal'"),
+        ({"class_shares": [0.5, 0.5], "label": 1}, "a list of 1 shares"),
+        ({"class_shares": "real"}, "needs the shares of the labels .* give a list"),
+        ({"class_shares": "real", "label": 1, "real_shares": [1.0, 0.0]}, "needs the shares"),
+        ({"class_shares": [0.5, 0.5], "num_samples": [3, 4]}, "num_samples is the number of images in all"),
+        ({"class_shares": [0.5, 0.5], "num_samples": 0}, "num_samples is the number of images in all"),
+        ({"class_shares": [0.5, 0.5], "image_seeds": [4]}, "image_seeds .* give one of them"),
+        ({"class_shares": "null"}, r"--class_shares '\$None'"),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sampling_plan(CLASSES, **arguments)

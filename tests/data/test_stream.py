@@ -202,3 +202,47 @@ def test_augmentation_in_place_does_not_reach_the_dataset():
 
     assert SeededDataset(images, darken)[0]["image"].sum() == 0
     assert images[0]["image"].sum() == 16
+
+
+def test_order_without_shares_is_that_of_earlier_versions():
+    dataset = SeededDataset(numbered_items(12), seed=5)
+    assert [dataset.order(number).tolist() for number in range(3)] == [
+        [6, 5, 1, 2, 0, 7, 8, 10, 4, 11, 3, 9],
+        [8, 2, 4, 0, 3, 5, 9, 10, 7, 1, 6, 11],
+        [0, 9, 1, 6, 5, 2, 11, 8, 4, 7, 10, 3],
+    ]
+    assert [dataset[position]["seed"] for position in (0, 13)] == [4278406989867566734, 5437306297806031306]
+
+
+def imbalanced(**keywords):
+    items = [{**item, "number": number, "label": int(number >= 18)} for number, item in enumerate(numbered_items(20))]
+    return SeededDataset(items, seed=2, labels=[item["label"] for item in items], **keywords)
+
+
+def test_shares_bring_each_class_as_often_as_they_say():
+    dataset = imbalanced(shares=[0.5, 0.5])
+    assert [sum(labels_of_pass(dataset, number)) for number in range(3)] == [10, 10, 10]
+
+
+def test_shares_do_not_touch_an_order_that_is_not_shuffled():
+    assert labels_of_pass(imbalanced(shares=[0.5, 0.5], shuffle=False), 4) == [0] * 18 + [1] * 2
+
+
+def test_position_with_shares_is_the_same_whatever_was_read_before():
+    forward, backward = imbalanced(shares=[0.6, 0.4]), imbalanced(shares=[0.6, 0.4])
+    read = [forward[position]["image"] for position in range(70)]
+    for position in (65, 3, 41, 22):
+        assert torch.equal(backward[position]["image"], read[position])
+
+
+def test_two_processes_with_shares_see_the_batches_of_one():
+    dataset = imbalanced(shares=[0.5, 0.5])
+    halves = [first_batches(dataset, StreamSampler(3, rank, world_size=2), 8) for rank in range(2)]
+    together = [torch.cat([a["seed"], b["seed"]]) for a, b in zip(*halves, strict=True)]
+    whole = first_batches(dataset, StreamSampler(6), 8, num_workers=2)
+    assert all(torch.equal(part, batch["seed"]) for part, batch in zip(together, whole, strict=True))
+
+
+def test_shares_without_labels_are_refused():
+    with pytest.raises(ValueError, match="a label for each of 6 items, received 2"):
+        SeededDataset(numbered_items(), labels=[0, 1], shares=[0.5, 0.5])

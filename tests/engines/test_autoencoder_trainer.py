@@ -1,16 +1,26 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
 from torch import nn
 
 from medfusion_monai.engines import AutoencoderPrepareBatch, AutoencoderTrainer
+from medfusion_monai.handlers import StopOnNonFiniteLoss
 from medfusion_monai.losses import AdversarialLoss, ReconstructionLoss
 from medfusion_monai.networks import Autoencoder, PatchDiscriminator
 
 RECONSTRUCTION_TERMS = {"pixel", "ssim", "pixel_low", "ssim_low", "kl"}
 ADVERSARIAL_TERMS = {"adversarial", "adversarial_weight", "discriminator"}
+
+
+class DoublePrepareBatch(AutoencoderPrepareBatch):
+    """Noise in double precision, in which sums hardly depend on their order."""
+
+    def __call__(self, *args, **kwargs):
+        image, target, _, keywords = super().__call__(*args, **kwargs)
+        return image, target, (), {name: value.double() for name, value in keywords.items()}
 
 
 def snapshot(module):
@@ -132,3 +142,33 @@ def test_adversarial_loss_and_its_optimizer_belong_together(given):
             loss_function=ReconstructionLoss(perceptual_weight=0.0),
             **{given: pair[given]},
         )
+
+
+def test_two_processes_train_as_one_with_their_batches_together(two_processes):
+    batch = make_batch()
+
+    def weights_after(items):
+        network, adversarial = (module.double() for module in make_networks(adversarial_start=1))
+        part = {name: values[items].double() if name == "image" else values[items] for name, values in batch.items()}
+        trainer = AutoencoderTrainer(
+            device="cpu",
+            max_epochs=1,
+            epoch_length=4,
+            train_data_loader=[part] * 4,
+            network=network,
+            optimizer=torch.optim.Adam(network.parameters(), lr=3.0e-3),
+            loss_function=ReconstructionLoss(perceptual_weight=0.0, ssim_window=7),
+            prepare_batch=DoublePrepareBatch(network),
+            adversarial=adversarial,
+            discriminator_optimizer=torch.optim.Adam(adversarial.parameters(), lr=1.0e-2),
+            train_handlers=[StopOnNonFiniteLoss(network, max_norm=0.01)],
+            decollate=False,
+        )
+        trainer.run()
+        assert trainer.state.output["terms"]["adversarial"] != 0
+        return torch.nn.utils.parameters_to_vector([*network.parameters(), *adversarial.parameters()]).detach().numpy()
+
+    together, alone = weights_after(slice(0, 4)), weights_after(slice(0, 2))
+    assert np.abs(alone - together).max() > 1e-3
+    for found in two_processes(lambda rank: weights_after(slice(2 * rank, 2 * rank + 2))):
+        assert np.abs(found - together).max() < 1e-7

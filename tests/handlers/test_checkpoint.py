@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from medfusion_monai.data import SeededDataset, StreamSampler
 from medfusion_monai.diffusion.randomness import generators, randn
+from medfusion_monai.distributed import gather
 from medfusion_monai.engines import warmup_decay
 from medfusion_monai.handlers import AveragedWeights, BestWeights, StopOnNonFiniteLoss, TrainingCheckpoint
 from medfusion_monai.handlers.checkpoint import CheckpointError
@@ -306,3 +307,77 @@ def test_best_value_without_its_weights_is_forgotten(tmp_path):
     again.load_state_dict(best.state_dict())
     validate(again, 2, 0.9)
     assert (tmp_path / "best.pt").is_file()
+
+
+def restored(path, batch_size, world_size=1):
+    sampler, engine = StreamSampler(batch_size, 0, world_size), Engine(lambda *_: None)
+    TrainingCheckpoint(path, {}, sampler).load(engine)
+    return engine.state.iteration
+
+
+def saved(path, batch_size, world_size=1):
+    trainer = Engine(lambda engine, batch: None)
+    TrainingCheckpoint(path, {}, StreamSampler(batch_size, 0, world_size)).attach(trainer)
+    trainer.run([0] * 3, max_epochs=1)
+    return path
+
+
+def test_run_goes_on_with_other_processes_if_a_step_has_as_many_images(tmp_path):
+    path = saved(tmp_path / "training.pt", 4, world_size=2)
+    assert restored(path, 8) == restored(path, 2, world_size=4) == 3
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(4, 1), (8, 2)])
+def test_checkpoint_of_steps_of_other_sizes_is_refused(batch_size, world_size, tmp_path):
+    path = saved(tmp_path / "training.pt", 4, world_size=2)
+    with pytest.raises(CheckpointError, match=r"steps of 8 images, now they have \d+: choose .* whose product is 8"):
+        restored(path, batch_size, world_size)
+
+
+def test_checkpoint_that_does_not_tell_the_size_of_its_steps_is_gone_on_from(tmp_path):
+    path = saved(tmp_path / "training.pt", 4)
+    state = torch.load(path, weights_only=True)
+    del state["images_per_step"]
+    torch.save(state, path)
+    assert restored(path, 2) == 3
+
+
+def test_first_process_saves_and_all_load(tmp_path, two_processes):
+    path = tmp_path / "training.pt"
+
+    def train(rank):
+        run = make_run(path if rank == 0 else tmp_path / "none.pt", epochs=1, resume=False)
+        run.trainer.run()
+        gather(rank)  # the file is there before either looks for it
+        again = make_run(path, start_weights=77)
+        again.trainer.run()
+        return again.iterations
+
+    assert two_processes(train) == [list(range(5, 13))] * 2
+    assert [file.name for file in tmp_path.iterdir()] == ["training.pt"]
+
+
+def test_processes_that_see_different_checkpoints_are_stopped(tmp_path, two_processes):
+    saved(tmp_path / "0.pt", 4)
+
+    def load(rank):
+        TrainingCheckpoint(tmp_path / f"{rank}.pt", {}, StreamSampler(4)).load(Engine(lambda *_: None))
+
+    for error in two_processes(load):
+        assert isinstance(error, CheckpointError)
+        assert "steps [3, 0]): have ckpt_dir in a folder that all hosts share" in str(error)
+
+
+def test_best_weights_are_written_by_the_first_process(tmp_path, two_processes):
+    two_processes(lambda rank: validate(BestWeights(tmp_path / f"{rank}.pt", torch.nn.Linear(1, 1)), 1, 0.1))
+    assert [file.name for file in tmp_path.iterdir()] == ["0.pt"]
+
+
+def test_setting_that_an_earlier_checkpoint_does_not_know_counts_as_null(tmp_path):
+    run_until_stopped(tmp_path / "training.pt", 6)
+    again = make_run(tmp_path / "training.pt", settings={**SETTINGS, "class_shares": None})
+    again.trainer.run()
+    assert again.iterations[-1] == 12
+    other = make_run(tmp_path / "training.pt", settings={**SETTINGS, "class_shares": "equal"})
+    with pytest.raises(CheckpointError, match='class_shares was null, now it is "equal"'):
+        other.trainer.run()

@@ -90,3 +90,19 @@ def test_term_that_is_not_finite_is_named():
     engine.state.output = {"loss": torch.tensor(1.0), "terms": {"discriminator": torch.tensor(float("nan"))}}
     with pytest.raises(NonFiniteLossError, match="step 9: the discriminator is nan"):
         StopOnNonFiniteLoss(torch.nn.Linear(1, 1))(engine)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_loss_of_one_process_that_is_not_finite_stops_all_with_one_message(broken, two_processes):
+    def train(rank):
+        batches = [[1.0, 2.0, 3.0], [1.0, math.nan if rank == broken else 1.0, 1.0]]
+        trainer, network, weights = make_trainer(batches)
+        with pytest.raises(NonFiniteLossError) as caught:
+            trainer.run()
+        return str(caught.value), torch.equal(network.weight, weights[-1])
+
+    (message, kept), (same, kept_too) = two_processes(train)
+    assert kept
+    assert kept_too
+    assert message == same
+    assert f"stopped at step 2: the loss of process {broken} is nan" in message

@@ -134,3 +134,71 @@ def test_nifti_is_read_by_monai_as_channels_width_height(channels, options, tmp_
 def test_batch_size_that_is_no_whole_number_is_refused(writer, size):
     with pytest.raises(ValueError, match="batch_size must be a whole number"):
         writer(batch_size=size)
+
+
+def parts(writer, world_size=2):
+    return [writer(batch_size=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+
+
+def test_two_processes_share_the_batches_and_leave_what_one_leaves(writer, two_processes):
+    write_all(writer(batch_size=1))
+    folder = writer().output_dir
+    whole = contents(folder)
+    for path in folder.iterdir():
+        path.unlink()
+
+    def share(rank):
+        ours = parts(writer)[rank]
+        write_all(ours)
+        return list(ours)
+
+    assert two_processes(share) == [[[0], [2]], [[1], [3]]]
+    assert contents(folder) == whole
+
+
+@pytest.mark.parametrize("done", [{0: [0, 2], 1: [1]}, {0: [], 1: [1, 3]}, {0: [0], 3: [2, 1]}])
+def test_run_of_several_processes_that_was_killed_is_gone_on_with_by_one(done, writer):
+    write_all(writer(batch_size=1))
+    folder = writer().output_dir
+    whole = contents(folder)
+    for path in folder.iterdir():
+        path.unlink()
+    for rank, indices in done.items():
+        for index in indices:
+            ours = writer(batch_size=1, rank=rank, world_size=4)
+            ours.missing = [[number] for number in range(4)]  # as the first process has told
+            write(ours, [index])
+    cut = folder / f"manifest.{max(done)}.csv"
+    cut.write_bytes(cut.read_bytes()[:-4])
+    lost = done[max(done)][-1]
+    again = writer(batch_size=1)
+    written = {index for indices in done.values() for index in indices} - {lost}
+    left = [[index] for index in range(4) if index not in written]
+    assert list(again) == left
+    assert not list(folder.glob("manifest.*.csv"))
+    write_all(again)
+    assert contents(folder) == whole
+
+
+def test_manifests_of_another_run_s_processes_are_refused_and_kept(writer):
+    ours = writer(rank=1, world_size=2)
+    ours.missing = [[0, 1], [2, 3]]
+    write(ours, [2, 3])
+    before = contents(ours.output_dir)
+    with pytest.raises(ValueError, match=r"manifest\.1\.csv holds images of another run"):
+        list(writer(settings={"eta": 0.0}))
+    assert contents(ours.output_dir) == before
+
+
+def test_other_files_named_like_a_manifest_are_left_alone(writer):
+    other = writer().output_dir / "manifest.mine.csv"
+    other.write_text("mine")
+    write_all(writer())
+    assert other.read_text() == "mine"
+
+
+def test_report_of_a_complete_folder_keeps_its_manifest(writer):
+    write_all(writer())
+    before = contents(writer().output_dir)
+    writer().report()
+    assert contents(writer().output_dir) == before

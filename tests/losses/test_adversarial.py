@@ -132,3 +132,18 @@ def test_balance_is_that_of_sums_over_pixels():
     averaged = AdversarialLoss([Judge()]).generator_loss(output, loss / 16, reconstruction, scale=16.0)
     assert torch.allclose(averaged["adversarial"] * 16, summed["adversarial"])
     assert summed["adversarial_weight"] > 0
+
+
+def test_adaptive_weight_of_two_processes_is_that_of_their_batches_together(two_processes):
+    images = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+
+    def weight(images):
+        scale = torch.tensor(1.5, requires_grad=True)
+        output = output_of(scale * images)
+        loss = (scale * images).square().mean()
+        terms = AdversarialLoss([Judge(5.0)]).generator_loss(output, loss, scale)
+        return terms["adversarial_weight"].item()
+
+    together = weight(images)
+    assert two_processes(lambda rank: weight(images[2 * rank : 2 * rank + 2])) == pytest.approx([together] * 2)
+    assert weight(images[:2]) != pytest.approx(together, rel=0.05)

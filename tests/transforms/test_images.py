@@ -1,5 +1,7 @@
 """Image transforms: sizes, ranges, and what is cut."""
 
+import importlib.resources
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,30 @@ def test_halving_a_checkerboard_gives_gray_as_antialiasing_must():
     torch.testing.assert_close(result, torch.full_like(result, 0.5), atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize(("mode", "factor"), [("crop", 8), ("crop", 32), ("pad", 8)])
+def test_whole_factors_come_near_the_average_of_the_area(mode, factor):
+    """The filter is a triangle twice as wide as the area, so smooth images agree and noise nearly vanishes."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 6, 32 * factor), torch.linspace(0, 6, 32 * factor), indexing="ij")
+    smooth = (0.5 + 0.2 * torch.sin(rows) + 0.2 * torch.cos(columns))[None]
+    noise = 0.1 * (torch.rand(smooth.shape, generator=torch.Generator().manual_seed(0)) - 0.5)
+    result = ResizeCenterCropd("image", (32, 32), mode)({"image": smooth + noise})["image"]
+    area = torch.nn.functional.avg_pool2d(smooth, factor)
+    assert (result - area).abs()[:, 1:-1, 1:-1].max() < 0.02
+    assert (result - area).abs().mean() < 0.005
+
+
+@pytest.mark.parametrize("shape", [(2848, 4288), (300, 257)])
+def test_large_image_is_reduced_as_pillow_reduces_it(shape):
+    values = np.random.default_rng(0).random((shape[0] // 4 + 1, shape[1] // 4 + 1), np.float32)
+    image = np.kron(values, np.ones((4, 4), np.float32))[: shape[0], : shape[1]].copy()
+    result = ResizeCenterCropd("image", (64, 64))({"image": image[None]})["image"][0].numpy()
+    scale = 64 / min(shape)
+    size = (max(64, round(shape[1] * scale)), max(64, round(shape[0] * scale)))
+    expected = np.asarray(Image.fromarray(image, "F").resize(size, Image.Resampling.BILINEAR))
+    top, left = (expected.shape[0] - 64) // 2, (expected.shape[1] - 64) // 2
+    np.testing.assert_allclose(result, expected[top : top + 64, left : left + 64], atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(0, 64), (64,), (64, -1), (64.0, 64), 64, "64", (True, 64)])
 def test_size_other_than_two_positive_integers_is_refused(size):
     with pytest.raises(ValueError, match="size is"):
@@ -70,6 +96,15 @@ def test_unknown_mode_and_channels_are_refused():
         ResizeCenterCropd("image", (64, 64), mode="stretch")
     with pytest.raises(ValueError, match="channels is 2"):
         ReadImaged("image", channels=2)
+    with pytest.raises(ValueError, match="modalities are 'CR'"):
+        ReadImaged("image", modalities="CR")
+
+
+def test_modalities_reach_the_reader(tmp_path):
+    sample = importlib.resources.files("pydicom") / "data" / "test_files" / "CT_small.dcm"
+    with pytest.raises(DataError, match="CT_small.*Modality CT"):
+        ReadImaged("image", channels=1)({"image": str(sample)})
+    assert ReadImaged("image", 1, modalities=["CT"])({"image": str(sample)})["image"].shape == (1, 128, 128)
 
 
 def test_transforms_compose_and_leave_the_item_as_it_was(tmp_path):

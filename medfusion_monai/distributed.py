@@ -1,0 +1,170 @@
+"""Several processes that train or sample together, started by torchrun. In a single process nothing here has effect."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import ignite.distributed as idist
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.nn.parallel import DistributedDataParallel
+
+Result = TypeVar("Result")
+
+# The others wait while the first reads every image or draws samples; a process that is lost is seen without this.
+PATIENCE = timedelta(hours=24)
+
+
+def from_torchrun(name: str) -> int:
+    """Read what torchrun tells its processes: ``RANK``, ``LOCAL_RANK`` or ``WORLD_SIZE``.
+
+    Raises:
+        ValueError: if torchrun did not start this process.
+    """
+    if name not in os.environ:
+        raise ValueError(
+            "multi_gpu.yaml is for processes that torchrun starts: put `torchrun --standalone --nproc_per_node=2 -m "
+            "monai.bundle run` in place of `python -m monai.bundle run`, or leave multi_gpu.yaml out"
+        )
+    return int(os.environ[name])
+
+
+def local_device() -> torch.device:
+    """Give the GPU of this process, its own among those of the host, or the CPU where there is no GPU.
+
+    Raises:
+        ValueError: if there are more processes on this host than GPUs.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number, count = from_torchrun("LOCAL_RANK"), torch.cuda.device_count()
+    if number >= count:
+        raise ValueError(
+            f"torchrun started more processes on this host than its {count} GPUs: --nproc_per_node={count}"
+        )
+    return torch.device("cuda", number)
+
+
+def start(world_size: int, device: torch.device | str) -> None:
+    """Bring the processes of a run together; messages below warnings come from the first one only.
+
+    Args:
+        world_size: processes of the config, one without multi_gpu.yaml.
+        device: of this process; NCCL connects GPUs, Gloo CPUs.
+
+    Raises:
+        ValueError: if torchrun started another number of processes.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != world_size:
+        raise ValueError(
+            f"torchrun started {started} processes, but world_size is {world_size}: all would do the same work and "
+            "write the same files. Merge multi_gpu.yaml, e.g. --config_file "
+            "\"['configs/train.yaml','configs/multi_gpu.yaml']\""
+        )
+    if world_size == 1 or dist.is_initialized():
+        return
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    idist.sync()  # ignite's metrics are averaged over all processes from now on
+    if idist.get_rank() > 0:
+        logging.disable(logging.INFO)
+
+
+def finish() -> None:
+    """Wait for all processes and part."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+        idist.sync()
+
+
+def share(count: int, rank: int, world_size: int) -> range:
+    """Give the numbers below ``count`` that a process takes; all of them if there are too few for each to have one.
+
+    A mean over what all processes took, weighted by their counts, is the mean over all in either case.
+    """
+    return range(rank, count, world_size) if count >= world_size else range(count)
+
+
+def gather(value: Any) -> list[Any]:
+    """Give what each process passed, in the order of their ranks."""
+    values = [value] * idist.get_world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(function: Callable[[], Result]) -> Result:
+    """Call a function in the first process and give its result to all of them; the others wait.
+
+    Raises:
+        ValueError: in every process, if the function raised it.
+    """
+    if idist.get_world_size() == 1:
+        return function()
+    outcome: list[Any] = [None, None]
+    if idist.get_rank() == 0:
+        try:
+            outcome[0] = function()
+        except ValueError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def average(tensor: Tensor) -> Tensor:
+    """Give the mean of a tensor over all processes."""
+    if idist.get_world_size() > 1:
+        tensor = tensor.contiguous()
+        dist.all_reduce(tensor)
+        tensor = tensor / idist.get_world_size()
+    return tensor
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace gradients by their means over all processes, which have the same parameters."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if idist.get_world_size() == 1 or not gradients:
+        return
+    flat = average(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def data_parallel(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """Wrap a network so that its gradients are averaged over all processes during the backward pass."""
+    if idist.get_world_size() == 1:
+        return network
+    return DistributedDataParallel(network, device_ids=[device] if torch.device(device).type == "cuda" else None)
+
+
+def report_failure(error: BaseException, patience: float = 10.0) -> None:
+    """Have torchrun show the error that ends this process in its own message, which is the last on the screen.
+
+    An error that only says that another process is gone waits instead: torchrun then ends this process before the
+    error hides the one that matters.
+
+    Args:
+        error: what was raised.
+        patience: seconds to wait.
+    """
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return
+    if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+        time.sleep(patience)
+    try:
+        raise error
+    except BaseException:
+        get_error_handler().record_exception(error)

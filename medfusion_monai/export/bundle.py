@@ -1,0 +1,139 @@
+"""Export of a bundle's trained model: a file a network, and a file of facts to sample with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import medfusion_monai
+from medfusion_monai.bundle import check_folders, check_image_size, load_model
+from medfusion_monai.configs import build, read_configs
+from medfusion_monai.diffusion import LatentDiffusionSampler, spaced_timesteps
+from medfusion_monai.export.formats import Format, format_named
+from medfusion_monai.export.parts import Part, parts_of
+from medfusion_monai.networks import Medfusion
+from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.networks.weights import file_sha256
+
+FACTS = "sampler.json"
+TOLERANCE = 1.0e-4
+"""Largest difference from PyTorch, relative to the largest value that PyTorch gives or to 1, whichever is more."""
+
+
+def export_bundle(
+    bundle: str | Path,
+    model_file: str | Path,
+    output: str | Path,
+    file_format: str = "onnx",
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write encoder, decoder and UNet of a trained model, each checked against PyTorch, and ``sampler.json``.
+
+    Images are in [0, 1] and latents have unit variance; batch, height and width are free. Files appear in ``output``
+    only when all of them give PyTorch's values.
+
+    Args:
+        bundle: folder of the bundle.
+        model_file: ``models/model.pt``.
+        output: folder of the files.
+        file_format: ``onnx`` or ``torchscript``.
+        overlays: files of ``configs`` that were merged after ``train.yaml`` in the training.
+        overrides: keys that were given on the command line of the training.
+
+    Returns:
+        What ``sampler.json`` holds.
+
+    Raises:
+        ValueError: for settings that do not fit, packages or files that are missing, a network that the format cannot
+            hold, and for a file whose values differ from PyTorch's.
+    """
+    writer = format_named(file_format)
+    parser = read_configs(bundle, ["inference.yaml", *overlays], overrides)
+    class_names, sampler = build(parser, "class_names"), build(parser, "inferer")
+    network: Medfusion = build(parser, "network_def")
+    check_image_size(build(parser, "image_size"), network.autoencoder.downsampling_factor)
+    load_model(network, model_file, **build(parser, "model_settings"))
+    parts = parts_of(network, len(class_names), sampler.schedule.num_train_timesteps)
+    facts = {
+        **sampling_facts(sampler),
+        "class_names": list(class_names),
+        "no_label": NO_LABEL,
+        "image_shape": [network.autoencoder.in_channels, *build(parser, "image_size")],
+        "weights_sha256": file_sha256(model_file),
+        "version": medfusion_monai.__version__,
+    }
+    output = Path(output)
+    check_folders([output])
+    with tempfile.TemporaryDirectory(dir=output, prefix=".export.") as scratch:
+        folder = Path(scratch)
+        facts["networks"] = {part.name: _write(part, writer, folder, sampler.latent_shape) for part in parts}
+        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        for path in sorted(folder.iterdir()):
+            os.replace(path, output / path.name)
+    return facts
+
+
+def sampling_facts(sampler: LatentDiffusionSampler) -> dict[str, Any]:
+    """Give what a program needs to run a sampler by itself, all of it as JSON holds it.
+
+    Args:
+        sampler: the bundle's inferer.
+    """
+    schedule = sampler.schedule
+    return {
+        "latent_shape": list(sampler.latent_shape),
+        "prediction_type": schedule.prediction_type,
+        "num_train_timesteps": schedule.num_train_timesteps,
+        "alphas_cumprod": schedule.exact_alphas_cumprod,
+        "num_inference_steps": sampler.num_inference_steps,
+        "timesteps": spaced_timesteps(sampler.num_inference_steps, schedule.num_train_timesteps),
+        "guidance_scale": sampler.guidance_scale,
+        "negative_label": sampler.negative_label,
+        "eta": sampler.eta,
+    }
+
+
+def largest_difference(part: Part, writer: Format, path: Path, latent_shape: Sequence[int]) -> float:
+    """Run a file and PyTorch on the same inputs and give their largest difference, as ``TOLERANCE`` measures it.
+
+    One image of the bundle's size, and a batch of three of another size.
+    """
+    _, height, width = latent_shape
+    differences = []
+    for inputs in (part.draw(1, height, width), part.draw(3, height + 2, width + 1)):
+        for actual, expected in zip(writer.run(part, path, inputs), part.run(inputs), strict=True):
+            differences.append((actual - expected).abs().max() / expected.abs().max().clamp(min=1.0))
+    return float(torch.stack(differences).max())
+
+
+def _write(part: Part, writer: Format, folder: Path, latent_shape: Sequence[int]) -> dict[str, Any]:
+    _, height, width = latent_shape
+    path = folder / f"{part.name}{writer.suffix}"
+    try:
+        writer.write(part, part.draw(2, height, width), path)
+        difference = largest_difference(part, writer, path, latent_shape)
+    except Exception as error:  # exporters and runtimes have errors of their own
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{path.name} cannot be made for any batch and size: {reason}. Nothing was written; try another format"
+        ) from error
+    if not difference <= TOLERANCE:  # written so that 'not a number' is refused
+        raise ValueError(
+            f"{path.name} differs from PyTorch by {difference:.1e}, more than {TOLERANCE:.0e}. Nothing was written; "
+            "try another format, or the versions of constraints.txt"
+        )
+    return {
+        "file": path.name,
+        "sha256": file_sha256(path),
+        "difference_from_pytorch": difference,
+        "inputs": [asdict(port) for port in part.inputs],
+        "outputs": [asdict(port) for port in part.outputs],
+    }

@@ -1,0 +1,146 @@
+"""Networks with MONAI's interface (``AutoencoderKL``, ``DiffusionModelUNet``) in the place of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
+
+SMALLEST_STD = 3.1e-7  # exp(-15), what AutoencoderKL cuts off at too
+
+
+class MonaiAutoencoder(LatentAutoencoder):
+    """A first stage of MONAI with the latent statistics that both phases need; no half-resolution output.
+
+    Args:
+        network: has ``encode``, which gives mean and standard deviation of the latents, ``decode`` and ``decoder``, as
+            ``monai.networks.nets.AutoencoderKL``.
+        in_channels: image channels of the network, in and out.
+        latent_channels: latent channels of the network.
+        downsampling_factor: how many times smaller than images its latents are; each level of an ``AutoencoderKL``
+            after the first halves them.
+
+    Raises:
+        ValueError: if the network has another interface, or other channels or sizes than are said.
+    """
+
+    def __init__(
+        self, network: nn.Module, in_channels: int = 1, latent_channels: int = 8, downsampling_factor: int = 8
+    ) -> None:
+        super().__init__(in_channels, latent_channels, downsampling_factor)
+        self.network: Any = network
+        self._check_interface()
+        self._check_shapes()
+
+    def encode(self, image: Tensor) -> DiagonalGaussian:
+        """Give the posterior of the raw latents, (B, latent_channels, h, w), of images (B, C, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: if the channels or the size do not fit.
+        """
+        self.check_image(image)
+        mean, std = self.network.encode(image)
+        return DiagonalGaussian(torch.cat([mean, 2.0 * std.clamp_min(SMALLEST_STD).log()], dim=1))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Map raw latents (B, latent_channels, h, w) to images (B, C, H, W) in about [-1, 1]."""
+        return self.network.decode(latents)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """Weight of the last convolution of the decoder, where the adversarial weight is balanced."""
+        return [module.weight for module in self.network.decoder.modules() if isinstance(module, nn.Conv2d)][-1]
+
+    def _check_interface(self) -> None:
+        name = type(self.network).__name__
+        missing = [part for part in ("encode", "decode", "decoder") if not hasattr(self.network, part)]
+        if missing:
+            raise ValueError(f"network {name} has no {', '.join(missing)}: give one like MONAI's AutoencoderKL")
+        if not any(isinstance(module, nn.Conv2d) for module in self.network.decoder.modules()):
+            raise ValueError(f"the decoder of network {name} has no 2D convolution: give it spatial_dims=2")
+
+    @torch.no_grad()
+    def _check_shapes(self) -> None:
+        side = 2 * self.downsampling_factor
+        image = next(self.network.parameters()).new_zeros(1, self.in_channels, side, side)
+        try:
+            moments = self.network.encode(image)
+        except RuntimeError as error:
+            raise ValueError(f"network cannot encode images of in_channels={self.in_channels}: {error}") from error
+        if not isinstance(moments, tuple) or len(moments) != 2:
+            raise ValueError(
+                "network.encode gives no mean and standard deviation: a network without a Gaussian of "
+                "latents, as a VQVAE, cannot be the first stage; use AutoencoderKL"
+            )
+        found, expected = tuple(moments[0].shape[1:]), (self.latent_channels, 2, 2)
+        if found != expected:
+            raise ValueError(
+                f"network makes latents {found} of an image of {side}x{side} pixels; latent_channels="
+                f"{self.latent_channels} and downsampling_factor={self.downsampling_factor} say {expected}: make them "
+                "agree"
+            )
+        channels = self.network.decode(moments[0]).shape[1]
+        if channels != self.in_channels:
+            raise ValueError(f"network has out_channels={channels}: give it in_channels={self.in_channels} as well")
+
+
+class MonaiUNet(nn.Module):
+    """A UNet of MONAI that is called like ours: a label of -1 is 'no label', which is a learned class of its own here.
+
+    Latents whose sides the network cannot halve are padded by their edge, and the estimate is cut to size.
+
+    Args:
+        network: is called as ``monai.networks.nets.DiffusionModelUNet``, built with ``num_class_embeds`` one more than
+            ``num_classes`` (the last one is 'no label').
+        num_classes: number of labels, or None for an unconditional network.
+
+    Raises:
+        ValueError: if the network was built for another number of classes.
+    """
+
+    def __init__(self, network: nn.Module, num_classes: int | None = 2) -> None:
+        super().__init__()
+        expected = None if num_classes is None else num_classes + 1
+        found = getattr(network, "num_class_embeds", None)
+        if found != expected:
+            raise ValueError(
+                f"network has num_class_embeds={found}, num_classes={num_classes} needs {expected}: one for each label "
+                "and one for 'no label'"
+            )
+        self.network, self.num_classes = network, num_classes
+        self.size_factor = 2 ** (len(getattr(network, "down_blocks", [None])) - 1)
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
+    ) -> Tensor:
+        """Estimate noise (or what the schedule's prediction type names) in noisy latents.
+
+        Args:
+            x: noisy latents (B, in_channels, h, w).
+            timesteps: (B,), or (1,) for all.
+            context: for the network's cross-attention, if it has any.
+            class_labels: (B,) integers, ``NO_LABEL`` (or any negative) where there is none; None for no label at all.
+
+        Returns:
+            (B, out_channels, h, w).
+
+        Raises:
+            ValueError: if labels are given to a network without classes.
+        """
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.size_factor, 0, -height % self.size_factor), mode="replicate")
+        labels = self._class_indices(len(x), class_labels, x.device)
+        return self.network(x, timesteps, context=context, class_labels=labels)[..., :height, :width]
+
+    def _class_indices(self, count: int, class_labels: Tensor | None, device: torch.device) -> Tensor | None:
+        if self.num_classes is None:
+            if class_labels is not None:
+                raise ValueError("class_labels were given to a UNet that was built with num_classes=None")
+            return None
+        if class_labels is None:
+            return torch.full((count,), self.num_classes, device=device)
+        return torch.where(class_labels < 0, self.num_classes, class_labels)

@@ -1,0 +1,167 @@
+import json
+import math
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from medfusion_monai.cli import main
+from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
+from medfusion_monai.export.formats import FORMATS, Format
+from medfusion_monai.networks.model_info import write_model_info
+from medfusion_monai.networks.weights import file_sha256
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
+
+
+def sample_without_pytorch(folder, facts, label, seed):
+    """Sample one image by DDIM at eta 0 from what an export wrote, by NumPy and ONNX Runtime alone."""
+
+    def run(name, **inputs):
+        session = onnxruntime.InferenceSession(str(folder / facts["networks"][name]["file"]))
+        return session.run(None, inputs)[0]
+
+    latents = np.random.default_rng(seed).standard_normal((1, *facts["latent_shape"]), dtype=np.float32)
+    negative = facts["no_label"] if facts["negative_label"] is None else facts["negative_label"]
+    for timestep, following in pairwise([*facts["timesteps"], None]):
+        both = run(
+            "unet",
+            noisy_latents=np.concatenate([latents, latents]),
+            timesteps=np.array([timestep, timestep]),
+            class_labels=np.array([label, negative]),
+        )
+        prediction = both[1:] + facts["guidance_scale"] * (both[:1] - both[1:])
+        alpha = facts["alphas_cumprod"][timestep]
+        signal, sigma = math.sqrt(alpha), math.sqrt(1 - alpha)
+        if facts["prediction_type"] == "epsilon":
+            clean = (latents - sigma * prediction) / signal
+        elif facts["prediction_type"] == "sample":
+            clean = prediction
+        else:
+            clean = signal * latents - sigma * prediction
+        if following is None:
+            return run("decoder", latents=clean.astype(np.float32))
+        noise = (latents - signal * clean) / sigma
+        alpha = facts["alphas_cumprod"][following]
+        latents = (math.sqrt(alpha) * clean + math.sqrt(1 - alpha) * noise).astype(np.float32)
+    raise AssertionError("the last timestep returns")
+
+
+def facts_of(folder):
+    return json.loads((folder / "sampler.json").read_text())
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_onnx_files_and_facts_sample_the_bundle_s_images_without_pytorch(prediction_type, exported, network):
+    facts = facts_of(exported("onnx")) | {"prediction_type": prediction_type}
+    sampler = LatentDiffusionSampler(
+        NoiseSchedule(prediction_type=prediction_type), (8, 8, 12), num_inference_steps=4, guidance_scale=2.0, eta=0.0
+    )
+    expected = sampler(torch.tensor([1]), network, seeds=[7]).numpy()
+    actual = sample_without_pytorch(exported("onnx"), facts, label=1, seed=7)
+    assert actual.shape == expected.shape == (1, 1, 16, 24)
+    assert expected.std() > 0.01  # an image with contrast
+    assert np.abs(actual - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("file_format", list(FORMATS))
+def test_each_file_gives_pytorch_s_values(file_format, exported):
+    networks = facts_of(exported(file_format))["networks"]
+    assert list(networks) == ["encoder", "decoder", "unet"]
+    for facts in networks.values():
+        assert facts["difference_from_pytorch"] < 1e-4
+        assert facts["sha256"] == file_sha256(exported(file_format) / facts["file"])
+
+
+def test_facts_are_those_of_the_bundle_and_its_weights(exported, parser, model_file):
+    facts = facts_of(exported("torchscript"))
+    schedule = NoiseSchedule()
+    assert facts["alphas_cumprod"] == schedule.exact_alphas_cumprod
+    assert facts["timesteps"] == [999, 666, 333, 0]
+    assert (facts["image_shape"], facts["latent_shape"]) == ([1, 16, 24], [8, 8, 12])
+    assert facts["class_names"] == parser.get_parsed_content("class_names")
+    assert facts["weights_sha256"] == file_sha256(model_file)
+    labels = facts["networks"]["unet"]["inputs"][2]
+    assert labels == {"name": "class_labels", "shape": ["batch"], "dtype": "int64", "value_range": [-1, 1]}
+
+
+@pytest.fixture
+def export(model_file, settings, tmp_path):
+    """Runs `medfusion export` with the tiny networks."""
+
+    places = {"bundle": BUNDLE, "model-file": model_file, "output": tmp_path / "out"}
+    given = [part for name, place in places.items() for part in (f"--{name}", str(place))]
+    given += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+
+    def run(*more):
+        return main(["export", *given, *more])
+
+    return run
+
+
+def write_text(part, example, path):
+    path.write_text("a network")
+
+
+@pytest.mark.parametrize("added", [1.0, math.nan])
+def test_file_that_differs_is_not_left(added, export, tmp_path, monkeypatch, capsys):
+    def run(part, path, inputs):
+        return [value + added for value in part.run(inputs)]
+
+    monkeypatch.setitem(FORMATS, "onnx", Format(".onnx", write_text, run, ()))
+    assert export() == 2
+    assert "encoder.onnx differs from PyTorch by" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_format_that_cannot_hold_a_network_is_said_with_its_reason(export, tmp_path, monkeypatch, capsys):
+    def run(part, path, inputs):
+        raise RuntimeError("Got: 1 Expected: 2\nand more")
+
+    monkeypatch.setitem(FORMATS, "onnx", Format(".onnx", write_text, run, ()))
+    assert export() == 2
+    message = capsys.readouterr().err
+    assert "encoder.onnx cannot be made for any batch and size: Got: 1 Expected: 2. Nothing was written" in message
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_weights_of_other_classes_are_refused(export, model_file, tmp_path, capsys):
+    (tmp_path / "models").mkdir()
+    shutil.copy(model_file, tmp_path / "models")
+    write_model_info(tmp_path / "models" / "model.pt", {"class_names": ["normal", "cardiomegaly"]})
+    assert export("--model-file", str(tmp_path / "models" / "model.pt")) == 2
+    assert "were trained with class_names" in capsys.readouterr().err
+
+
+def test_program_prints_the_files_and_how_close_they_are(export, tmp_path, monkeypatch, capsys):
+    def run(part, path, inputs):
+        return part.run(inputs)
+
+    monkeypatch.setitem(FORMATS, "onnx", Format(".onnx", write_text, run, ()))
+    assert export() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["encoder.onnx", *["differs", "from", "PyTorch", "by", "at", "most", "0.0e+00"]]
+    assert lines[-1] == str(tmp_path / "out" / "sampler.json")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["decoder.onnx", "encoder.onnx", "sampler.json", "unet.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--format", "tflite"], "format must be one of onnx, torchscript"),
+        (["--set", "unet_channels=[16, 16, 64]"], "do not fit this network"),
+        (["--set", "unet_chanels=[16]"], "unet_chanels: no key"),
+        (["--set", "eta=7"], "eta must be between 0 and 1"),
+        (["--set", "image_size=[17, 24]"], "multiples of 2"),
+        (["--overlays", "dmeo.yaml"], "no such file"),
+    ],
+)
+def test_export_that_cannot_be_made_is_refused_with_what_to_do(more, words, export, capsys, tmp_path):
+    assert export(*more) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
