@@ -1,0 +1,109 @@
+"""The three bundles: what they share is the same, and each of them trains, samples and measures."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+from medfusion_monai.data import prepare_phantoms
+
+ROOT = Path(__file__).parents[2]
+SOURCE, OTHERS = (
+    ROOT / "bundles" / "medfusion_cxr",
+    [ROOT / "bundles" / f"medfusion_{name}" for name in ("fundus", "histo")],
+)
+CONFIGS = ("train.yaml", "inference.yaml", "evaluate.yaml")
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("copy_common", ROOT / "tools" / "copy_common.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("folder", OTHERS, ids=lambda path: path.name)
+def test_bundles_differ_only_in_their_own_parts(folder, tool):
+    assert tool.common_files(folder) == tool.common_files(SOURCE)
+    for name in tool.common_files(SOURCE):
+        source, target = ((place / name).read_text() for place in (SOURCE, folder))
+        assert target == tool.expected_text(name, source, target), f"{name}: run python tools/copy_common.py"
+    for name in tool.OWN_FILES:
+        assert (folder / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("configs/train.yaml", "diffusion_lr: 1.0e-4", "diffusion_lr: 2.0e-4"),
+        ("configs/inference.yaml", "eta: 1.0", "eta: 0.0"),
+        ("configs/metadata.json", '"monai_version": "', '"monai_version": "9'),
+        ("LICENSE", "Apache", "Other"),
+    ],
+)
+def test_planted_difference_is_found(name, old, new, tool):
+    source = (SOURCE / name).read_text()
+    assert old in source
+    planted = source.replace(old, new, 1)
+    assert tool.expected_text(name, source, planted) == source != planted
+
+
+@pytest.mark.parametrize("folder", [SOURCE, *OTHERS], ids=lambda path: path.name)
+def test_own_block_holds_only_named_keys(folder, tool):
+    for path in (folder / "configs").glob("*.yaml"):
+        for block in tool.OWN_BLOCK.findall(path.read_text()):
+            assert set(yaml.safe_load(block)) <= set(tool.OWN_KEYS)
+
+
+@pytest.mark.parametrize("folder", [SOURCE, *OTHERS], ids=lambda path: path.name)
+def test_configs_of_a_bundle_agree_about_the_modality(folder):
+    parsed = [yaml.safe_load((folder / "configs" / name).read_text()) for name in CONFIGS]
+    for key in ("class_names", "image_size", "image_channels", "latent_channels"):
+        assert len({json.dumps(config[key]) for config in parsed}) == 1
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    formats = metadata["network_data_format"]
+    channels = parsed[0]["image_channels"]
+    assert [formats["inputs"]["image"]["num_channels"], formats["outputs"]["pred"]["num_channels"]] == [channels] * 2
+    for label, name in enumerate(parsed[0]["class_names"]):
+        assert re.search(rf"{label} {name.split('_')[0]}", metadata["label_classes"], re.IGNORECASE)
+
+
+@pytest.mark.parametrize("folder", [SOURCE, *OTHERS], ids=lambda path: path.name)
+def test_required_properties_are_all_there(folder, tmp_path):
+    modality = folder.name.removeprefix("medfusion_")
+    prepare_phantoms(tmp_path / "data", num_images=20, size=32, modality=modality)
+    places = {
+        "dataset_dir": str(tmp_path / "data"),
+        "output_dir": str(tmp_path / "r"),
+        "model_dir": str(tmp_path / "m"),
+    }
+    for name, kind in zip(CONFIGS, ("train", "infer", "infer"), strict=True):
+        config = [str(folder / "configs" / name), str(folder / "configs" / "demo.yaml")]
+        workflow = ConfigWorkflow(config_file=config, workflow_type=kind, **places)
+        workflow.initialize()
+        assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("folder", OTHERS, ids=lambda path: path.name)
+def test_colour_bundle_trains_samples_and_measures(folder, bundle, tmp_path):
+    modality = folder.name.removeprefix("medfusion_")
+    prepare_phantoms(tmp_path / "data", num_images=20, size=48, modality=modality)
+    common = {"model_dir": str(tmp_path / "models"), "image_size": [48, 48], "configs": folder / "configs"}
+    # The full config's augmentation, which demo.yaml leaves out for its cache of posteriors.
+    transforms = yaml.safe_load((folder / "configs" / "train.yaml").read_text())["random_transforms"]
+    own = {"random_transforms": transforms, "cache_moments": False}
+    data = {"dataset_dir": str(tmp_path / "data")}
+    bundle("training", output_dir=str(tmp_path / "runs"), **data, **own, **common)
+    bundle("inference", "inference.yaml", output_dir=str(tmp_path / "s"), num_samples=2, **common)
+    bundle("evaluating", "evaluate.yaml", output_dir=str(tmp_path / "e"), **data, **common)
+    samples = sorted((tmp_path / "s").glob("*.png"))
+    assert len(samples) == 4
+    with Image.open(samples[0]) as image:
+        assert (image.mode, image.size) == ("RGB", (48, 48))
+    assert (tmp_path / "e" / "metrics.csv").is_file()
