@@ -69,15 +69,36 @@ def check_optional(**values: Any) -> None:
         refuse_null(name, value)
 
 
-def check_steps(phase: str, steps: int, interval: int) -> None:
-    """Raise a ValueError unless a phase has a whole number of validation intervals, or fewer steps than one."""
-    for name, value in ((f"{phase}_steps", steps), (f"{phase}_val_interval", interval)):
-        if not is_whole(value) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, received {value!r}")
+def check_counts(least: int = 1, **values: Any) -> None:
+    """Raise a ValueError unless the values of these keys are whole numbers of at least ``least``."""
+    for name, value in values.items():
+        if not is_whole(value) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, received {value!r}")
+
+
+def check_steps(phase: str, steps: int, interval: int, val_interval: int = 1) -> None:
+    """Check that the training of a phase ends with a validation, without which its last steps would be lost.
+
+    Args:
+        phase: ``autoencoder`` or ``diffusion``.
+        steps: of the training.
+        interval: steps of an epoch; fewer steps than these are one epoch.
+        val_interval: epochs between validations.
+
+    Raises:
+        ValueError: naming the key, the value and what to do.
+    """
+    check_counts(**{f"{phase}_steps": steps, f"{phase}_val_interval": interval, "val_interval": val_interval})
     if steps > interval and steps % interval:
         raise ValueError(
             f"{phase}_steps {steps} is no multiple of {phase}_val_interval {interval}: training ends with a "
             f"validation. Try {phase}_steps {steps - steps % interval}, or another interval"
+        )
+    epochs = max(1, steps // interval)
+    if epochs % val_interval:
+        raise ValueError(
+            f"val_interval {val_interval} does not divide the {epochs} epochs of {phase}_steps {steps}: training ends "
+            f"with a validation. Leave val_interval at 1 and raise {phase}_val_interval to validate less often"
         )
 
 

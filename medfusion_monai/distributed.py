@@ -66,8 +66,9 @@ def start(world_size: int, device: torch.device | str) -> None:
     if started != world_size:
         raise ValueError(
             f"torchrun started {started} processes, but world_size is {world_size}: all would do the same work and "
-            "write the same files. Merge multi_gpu.yaml, e.g. --config_file "
-            "\"['configs/train.yaml','configs/multi_gpu.yaml']\""
+            "write the same files. Training and inference: merge multi_gpu.yaml, e.g. --config_file "
+            "\"['configs/train.yaml','configs/multi_gpu.yaml']\". Evaluation is for one process: start it with "
+            "`python -m monai.bundle run`"
         )
     if world_size == 1 or dist.is_initialized():
         return

@@ -112,7 +112,7 @@ def test_processes_part_and_are_on_their_own_again(two_processes):
 
 def test_torchrun_without_its_config_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="torchrun started 2 processes, but world_size is 1.*Merge multi_gpu.yaml"):
+    with pytest.raises(ValueError, match="torchrun started 2 processes, but world_size is 1.*merge multi_gpu.yaml"):
         distributed.start(1, "cpu")
 
 

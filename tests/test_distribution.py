@@ -152,6 +152,14 @@ def test_nothing_is_built_of_a_bundle_with_a_fault(tool, bundle, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
+def test_bundle_may_be_the_working_directory(tool, bundle, monkeypatch, tmp_path):
+    monkeypatch.chdir(bundle)
+    monkeypatch.setattr(tool, "build_wheel", lambda output: Path(shutil.copy(bundle / "LICENSE", output)))
+    assert tool.main(["--output", str(tmp_path / "out"), "--bundles", ".", "--without-weights"]) == 0
+    (archive,) = (tmp_path / "out").glob("*.zip")
+    assert archive.name.startswith(f"{bundle.name}_v")
+
+
 def test_absent_schema_is_said(tool, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tool, "SCHEMA", tmp_path / "none.json")
     assert tool.read_schema() is None

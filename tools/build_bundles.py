@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights.add_argument("--without-weights", action="store_true", help="leave models out")
     arguments = parser.parse_args(argv)
     output = Path(arguments.output)
-    bundles = [Path(bundle) for bundle in arguments.bundles or sorted((ROOT / "bundles").glob("medfusion_*"))]
+    bundles = [Path(bundle).resolve() for bundle in arguments.bundles or sorted((ROOT / "bundles").glob("medfusion_*"))]
     try:
         schema = read_schema()
         faults = [f"{bundle.name}: {fault}" for bundle in bundles for fault in faults_of(bundle, schema)]

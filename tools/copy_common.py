@@ -23,6 +23,9 @@ OWN_KEYS = (
     "latent_channels",
     "random_transforms",
     "pixel_loss",
+    "autoencoder_steps",
+    "diffusion_steps",
+    "guidance_scale",
 )
 OWN_LINES = re.compile(r"^# (?:Should reach|Reached).*\n", re.MULTILINE)
 OWN_BLOCK = re.compile(r"^# The modality\n(?:.+\n)*", re.MULTILINE)

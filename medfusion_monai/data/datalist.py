@@ -113,6 +113,9 @@ def make_datalist(
     Returns:
         ``class_names``; ``class_shares``, the share of each class in training; ``counts``; ``source``; ``seed``; the
         splits; and ``reference`` where there is one.
+
+    Raises:
+        DataError: a file or folder name is not in UTF-8, as JSON has to be.
     """
     parts = {**splits, REFERENCE: reference} if reference else dict(splits)
     all_counts = {name: count_images(items, class_names) for name, items in parts.items()}
@@ -125,6 +128,7 @@ def make_datalist(
         ]
         for name, items in parts.items()
     }
+    _refuse_other_encodings([source, *class_names, *(item["image"] for items in entries.values() for item in items)])
     return {
         "class_names": list(class_names),
         "class_shares": dict(zip(class_names, shares, strict=True)),
@@ -198,7 +202,7 @@ def refuse_other_datalist(path: str | os.PathLike[str], document: Mapping[str, A
         DataError: the file exists and differs.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         return
     try:
         same = json.loads(path.read_text(encoding="utf-8")) == document
@@ -254,6 +258,16 @@ def _posix(path: str | os.PathLike[str]) -> str:
     return os.fspath(path).replace(os.sep, "/")
 
 
+def _refuse_other_encodings(names: Sequence[str]) -> None:
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        odd = [name for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
+        raise DataError(
+            f"{len(odd)} names of files or folders are not in UTF-8, first {odd[0]!r}. Rename them."
+        ) from None
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -295,7 +309,12 @@ def _checked_item(path: Path, place: str, entry: Any, names: Sequence[str] | Non
             f"{path}: {place} ({entry['image']}) has label {label}, outside the classes "
             f"{'0, 1, ...' if names is None else dict(enumerate(names))}. Correct the label or name all classes."
         )
-    return {"image": entry["image"], "label": label, "patient": str(entry.get("patient", entry["image"]))}
+    return {"image": entry["image"], "label": label, "patient": _patient(entry)}
+
+
+def _patient(entry: Mapping[str, Any]) -> str:
+    patient = entry.get("patient")
+    return str(entry.get("image") if patient is None else patient)
 
 
 def _refuse_shared_patients(path: Path, document: Mapping[str, Any]) -> None:
@@ -310,7 +329,7 @@ def _refuse_shared_patients(path: Path, document: Mapping[str, Any]) -> None:
                 raise DataError(
                     f"{path}: {name}[{index}] is {entry!r}: it needs 'image', a path relative to the datalist."
                 )
-            patient = str(entry.get("patient", entry.get("image")))
+            patient = _patient(entry)
             if home.setdefault(patient, name) != name:
                 shared[patient] = (home[patient], name)
     if shared:

@@ -130,7 +130,7 @@ def _refuse_other_modality(path: Path, header: Dataset, modalities: Sequence[str
 
 def _refuse_other_than_one_image(path: Path, header: Dataset) -> None:
     if "PixelData" not in header:
-        kind = header.get("SOPClassUID")
+        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")  # the latter of a DICOMDIR
         raise DataError(
             f"{path}: is a DICOM file without pixel data ({kind.name if kind else 'no SOP class'}), or its end is "
             "missing. Leave it out, or fetch it again."

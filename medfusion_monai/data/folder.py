@@ -23,6 +23,7 @@ from medfusion_monai.data.dicom import check_modalities
 from medfusion_monai.data.duplicates import find_duplicates, link_patients, refuse_contradictions
 from medfusion_monai.data.given_splits import name_given_splits, split_as_given
 from medfusion_monai.data.images import inspect_images, list_problems
+from medfusion_monai.data.sources import walk_images
 from medfusion_monai.data.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
 from medfusion_monai.data.table import read_rows
 
@@ -86,7 +87,7 @@ def prepare_folder(
         DataError: anything about the folder, the table, the images or the split that is not as it has to be.
     """
     root, output = Path(root), Path(output)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"root '{root}' is not a folder. Give the folder of the images.")
     refuse_unwritable(output)
     check_modalities(modalities)
@@ -96,6 +97,7 @@ def prepare_folder(
     elif where or patient_column or split_column:
         raise DataError("where, patient_column and split_column need a table. Give it with --csv.")
     else:
+        _refuse_output_among_classes(root, output, copy)
         records = _records_of_subfolders(root, output)
     if patient_column is None:
         logger.warning(PATIENTS_UNKNOWN)
@@ -109,10 +111,9 @@ def prepare_folder(
         return make_datalist(splits, names, source, seed, skipped, counts=counts), copies
 
     path = output / DATALIST_NAME
-    if not skip_unreadable:  # what does not depend on the pixels is said before minutes of decoding
-        document, _ = plan(records)
-        if not overwrite and not _has_duplicates(path):
-            refuse_other_datalist(path, document)
+    document, _ = plan(records)  # what does not depend on the pixels is said before minutes of decoding
+    if not overwrite and not skip_unreadable and not _has_duplicates(path):
+        refuse_other_datalist(path, document)
     digests, problems = inspect_images([record["image"] for record in records], channels, modalities=modalities)
     records, skipped = _drop_unreadable(records, problems, skip_unreadable)
     _refuse_empty_classes(records, names, skipped)
@@ -134,29 +135,48 @@ def _has_duplicates(path: Path) -> bool:
         return False
 
 
-def _records_of_subfolders(root: Path, output: Path) -> list[Record]:
-    folders = sorted(
-        folder
-        for folder in root.iterdir()
-        if folder.is_dir() and not folder.name.startswith(".") and folder.resolve() != output.resolve()
+def _refuse_output_among_classes(root: Path, output: Path, copy: bool) -> None:
+    """Raise where the output would be read as images of a class, or hide a class; an earlier output may be there."""
+    parts = Path(os.path.relpath(os.path.realpath(output), os.path.realpath(root))).parts
+    if parts[:1] == (os.pardir,):
+        return
+    is_class = (
+        len(parts) == 1 and os.path.isdir(output) and os.listdir(output) and not (output / DATALIST_NAME).exists()
     )
-    records = [
-        {"image": path, "value": folder.name}
+    if len(parts) > 1 or is_class or (copy and not parts):
+        raise DataError(f"output '{output}' is among the classes of root '{root}'. Choose an --output outside of it.")
+
+
+def _records_of_subfolders(root: Path, output: Path) -> list[Record]:
+    own = os.path.realpath(output)
+    try:
+        entries = sorted(path for path in root.iterdir() if _counts(path.name) and os.path.realpath(path) != own)
+    except OSError as error:
+        raise DataError(f"root '{root}' cannot be listed: {error.strerror or error}. Check its permissions.") from error
+    folders = [path for path in entries if os.path.isdir(path)]
+    records: list[Record] = [
+        {"image": folder / inner / name, "value": folder.name}
         for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if _counts(path)
+        for inner, name in walk_images(folder, ("",))
+        if _counts(name)
     ]
     if not records:
         raise DataError(
             f"root '{root}' holds no images in sub-folders (found sub-folders {[folder.name for folder in folders]}). "
             "Make one sub-folder per class, or name a table with --csv."
         )
+    used = {DATALIST_NAME, *(record["value"] for record in records)}
+    unused = [path.name for path in entries if path.name not in used]
+    if unused:
+        logger.warning(
+            "%s", list_problems(f"{len(unused)} entries of '{root}' are not used: no folders of images", unused)
+        )
     _own_patients(records, root)
     return records
 
 
-def _counts(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.lower() not in SYSTEM_FILES
+def _counts(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX")) and name.lower() not in SYSTEM_FILES
 
 
 def _own_patients(records: list[Record], root: Path) -> None:

@@ -141,15 +141,18 @@ def _digest(pixels: np.ndarray) -> str:
 
 def _reader_for(path: Path, modalities: Sequence[str] | None) -> Callable[[Path], np.ndarray]:
     """Choose the reader by the file's first bytes; formats beside Pillow's are added here."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, not an image file. Give the path of a file.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if path.is_dir() else "a pipe or device"
+        raise DataError(f"{path}: is {kind}, not an image file. Give the path of a file.")
     try:
         with open(path, "rb") as file:
             head = file.read(352)
     except FileNotFoundError as error:
         raise DataError(f"{path}: does not exist. Correct the path or bring the file back.") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be opened: {error.strerror or error}. Check its permissions.") from error
+        raise DataError(
+            f"{path}: cannot be opened: {error.strerror or error}. Check its path and permissions."
+        ) from error
     if not head:
         raise DataError(f"{path}: is empty (0 bytes). Fetch the file again.")
     if looks_like_dicom(head):
@@ -177,6 +180,9 @@ def _read_with_pillow(path: Path) -> np.ndarray:
             f"{path}: is not an image: {path.stat().st_size} bytes that begin with {head!r}. "
             "Remove it or convert it to PNG or JPEG."
         ) from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise DataError(f"{path}: has more than {limit} million pixels. Write it smaller.") from error
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to zlib.error
         raise DataError(
             f"{path}: cannot be decoded, truncated or damaged: {error} ({path.stat().st_size} bytes). "

@@ -156,14 +156,17 @@ def wrong_value(path: Path, line: int, column: str, value: str, allowed: str) ->
 def walk_images(root: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the folder (relative to the root, with slashes; "" for the root) and name of each image below a root.
 
-    Hidden files and folders, and what macOS puts in its archives, are passed over.
+    Hidden files and folders, and what macOS puts in its archives, are passed over. Links to folders are followed.
 
     Args:
         root: where to begin.
-        suffixes: in lower case, e.g. ``.png``.
+        suffixes: in lower case, e.g. ``.png``; an empty one stands for all files.
+
+    Raises:
+        DataError: a folder cannot be listed.
     """
     seen = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_unlisted, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # links may lead in circles
             subfolders.clear()
@@ -174,6 +177,13 @@ def walk_images(root: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str]
         for name in sorted(names):
             if not name.startswith(".") and name.lower().endswith(tuple(suffixes)):
                 yield relative, name
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    # By default os.walk passes over such a folder, and its images would be left out without a word.
+    raise DataError(
+        f"folder '{error.filename}' cannot be listed: {error.strerror or error}. Check its permissions or its drive."
+    ) from error
 
 
 def refuse_no_folder(root: str | os.PathLike[str]) -> Path:

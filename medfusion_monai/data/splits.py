@@ -34,7 +34,7 @@ def split_by_patient(
         The records under ``training``, ``validation`` and ``test``, sorted by image.
 
     Raises:
-        DataError: bad fractions, or a class with fewer patients than there are non-empty fractions.
+        DataError: bad fractions, or a class with too few patients to be in each split that has a share.
     """
     fractions = _checked_fractions(fractions)
     by_patient: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -52,6 +52,7 @@ def split_by_patient(
         for position, index in enumerate(order):
             name = SPLITS[int(np.searchsorted(bounds, position, side="right"))]
             splits[name].extend(by_patient[patients[index]])
+    _refuse_lacking_classes(splits, fractions)
     return {name: sorted(items, key=lambda item: str(item["image"])) for name, items in splits.items()}
 
 
@@ -97,9 +98,21 @@ def split_around_test(
     return {**splits, "test": sorted((dict(item) for item in test), key=lambda item: str(item["image"]))}
 
 
+def _refuse_lacking_classes(splits: Mapping[str, Sequence[Mapping[str, Any]]], fractions: Sequence[float]) -> None:
+    # A class is in few splits when most of its patients count for a higher label.
+    labels = {item["label"] for items in splits.values() for item in items}
+    for name, fraction in zip(SPLITS, fractions, strict=True):
+        lacking = sorted(labels - {item["label"] for item in splits[name]})
+        if fraction > 0 and lacking:
+            raise DataError(
+                f"the {name} split has no images of label {lacking[0]}: too few patients have images of this label "
+                "and none of a higher one. Add such patients, set a fraction to 0, or choose another seed."
+            )
+
+
 def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     values = tuple(float(value) for value in fractions)
-    if len(values) != len(SPLITS) or min(values) < 0 or abs(sum(values) - 1) > 1e-6:
+    if len(values) != len(SPLITS) or min(values) < 0 or not abs(sum(values) - 1) <= 1e-6:  # nan is refused too
         raise DataError(
             f"fractions are {list(values)}: give three numbers of 0 or more that sum to 1, for {', '.join(SPLITS)}."
         )

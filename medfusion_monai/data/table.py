@@ -48,7 +48,7 @@ def read_columns(path: Path, columns: Sequence[str], advice: str) -> tuple[list[
         The rows, with empty text where a row is too short, and their line numbers.
 
     Raises:
-        DataError: no table, or no such columns.
+        DataError: no table, no such columns, or one of them twice.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -77,6 +77,9 @@ def _refuse_missing_columns(path: Path, header: Sequence[str], wanted: Sequence[
         raise DataError(
             f"{path}: columns {missing} are missing; present: {list(header)}. {hints + '. ' if hints else ''}{advice}"
         )
+    repeated = sorted({column for column in wanted if header.count(column) > 1})
+    if repeated:
+        raise DataError(f"{path}: columns {repeated} are there more than once. Rename or remove all but one of each.")
 
 
 def _refuse_empty_cells(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:

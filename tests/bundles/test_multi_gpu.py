@@ -124,13 +124,20 @@ def test_spoilt_image_is_named_by_all_processes(together, dataset_dir, tmp_path)
     assert not list(tmp_path.rglob("*.pt"))
 
 
-@pytest.mark.parametrize("config", ["train.yaml", "inference.yaml"])
-def test_torchrun_without_multi_gpu_yaml_is_refused(config, bundle, dataset_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [
+        ("train.yaml", "merge multi_gpu.yaml"),
+        ("inference.yaml", "merge multi_gpu.yaml"),
+        ("evaluate.yaml", "Evaluation is for one process"),
+    ],
+)
+def test_torchrun_without_multi_gpu_yaml_is_refused(config, advice, bundle, dataset_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    data = {"dataset_dir": str(dataset_dir)} if config == "train.yaml" else {}
+    data = {"dataset_dir": str(dataset_dir)} if config != "inference.yaml" else {}
     with pytest.raises((RuntimeError, ValueError)) as caught:
         bundle("run", config, **data, **places(tmp_path))
-    assert "Merge multi_gpu.yaml" in str(first_cause(caught.value))
+    assert advice in str(first_cause(caught.value))
     assert not any(tmp_path.iterdir())
 
 

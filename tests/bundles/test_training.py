@@ -244,6 +244,11 @@ def test_last_line_of_a_failed_command_says_what_to_do(tmp_path):
         ({"resume": "perhaps"}, "resume"),
         ({"class_names": ["a", "a"]}, "class_names"),
         ({"image_channels": 2}, "image_channels"),
+        ({"val_interval": 3}, "val_interval 3 does not divide the 2 epochs of autoencoder_steps 4"),
+        ({"val_interval": 2, "diffusion_steps": 6}, "3 epochs of diffusion_steps 6"),
+        ({"val_images": 0}, "val_images must be a whole number of at least 1"),
+        ({"diffusion_batch_size": 2.5}, "diffusion_batch_size must be a whole number"),
+        ({"seed": "first"}, "seed must be a whole number of at least 0, received 'first'"),
     ],
 )
 def test_bad_setting_of_either_phase_is_refused_before_phase_one(overrides, word, refused):

@@ -235,3 +235,31 @@ def test_failed_write_leaves_the_old_datalist_and_no_remains(prepared, monkeypat
         write_datalist(prepared / "datalist.json", {"training": []}, CLASSES, "", 0)
     assert (prepared / "datalist.json").read_text() == before
     assert sorted(path.name for path in prepared.iterdir()) == ["datalist.json", "images"]
+
+
+def test_name_that_is_not_in_utf8_is_refused():
+    splits = {"training": [{"image": "caf\udce9.png", "label": 0, "patient": "p"}]}
+    with pytest.raises(DataError, match="1 names of files or folders are not in UTF-8"):
+        make_datalist(splits, CLASSES, "", 0)
+
+
+def test_class_that_is_not_in_every_split_is_refused():
+    records = [{"image": f"{number}.png", "label": 1, "patient": str(number)} for number in range(10)]
+    records.append({"image": "other.png", "label": 0, "patient": "0"})
+    with pytest.raises(DataError, match="split has no images of label 0"):
+        split_by_patient(records)
+    assert split_by_patient(records, (1.0, 0.0, 0.0))["test"] == []
+
+
+def test_fractions_that_are_no_numbers_are_refused():
+    with pytest.raises(DataError, match="sum to 1"):
+        split_by_patient(_records([20, 20]), (float("nan"),) * 3)
+
+
+def test_images_whose_patient_is_null_are_patients_of_their_own(prepared):
+    document = json.loads((prepared / "datalist.json").read_text())
+    for split in ("training", "validation", "test"):
+        for item in document[split]:
+            item["patient"] = None
+    (prepared / "datalist.json").write_text(json.dumps(document))
+    assert all(item["patient"] != "None" for item in read_datalist(prepared, "training"))

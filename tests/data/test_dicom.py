@@ -266,6 +266,11 @@ def test_modalities_other_than_a_list_of_names_are_refused(tmp_path, modalities)
         read_image(tmp_path / "a.dcm", modalities=modalities)
 
 
+def test_directory_of_dicom_files_is_named_as_such():
+    with pytest.raises(DataError, match="without pixel data .Media Storage Directory Storage."):
+        read_image(SAMPLES / "DICOMDIR-nooffset")
+
+
 def test_several_frames_are_refused(tmp_path):
     dataset = _dataset(RAMP, NumberOfFrames=2)
     dataset.PixelData = RAMP.tobytes() * 2

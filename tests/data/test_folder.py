@@ -93,6 +93,60 @@ def test_output_inside_the_root_is_no_class(folders):
     assert prepare_folder(folders, folders / "out", copy=True) == first
 
 
+@pytest.mark.parametrize(("output", "copy"), [("sick", False), ("sick/out", False), ("new/out", False), ("", True)])
+def test_output_that_would_hide_or_become_a_class_is_refused(folders, output, copy):
+    before = sorted(folders.rglob("*"))
+    with pytest.raises(DataError, match="is among the classes"):
+        prepare_folder(folders, folders / output, copy=copy)
+    assert sorted(folders.rglob("*")) == before
+
+
+def test_output_that_is_the_root_gives_the_same_twice(folders):
+    assert prepare_folder(folders, folders) == prepare_folder(folders, folders)
+
+
+def test_entries_that_are_no_class_are_named(folders, tmp_path, caplog):
+    (folders / "empty").mkdir()
+    assert prepare_folder(folders, tmp_path / "out")["class_names"] == ["healthy", "sick"]
+    assert [line.strip() for line in caplog.messages[0].splitlines()[1:]] == ["README.txt", "empty"]
+
+
+def test_hidden_folders_are_passed_over_and_linked_ones_followed(folders, tmp_path):
+    _image(folders / "sick" / ".ipynb_checkpoints" / "s0-checkpoint.png", 50)
+    _image(tmp_path / "elsewhere" / "s10.png", 60)
+    (folders / "sick" / "more").symlink_to(tmp_path / "elsewhere")
+    document = prepare_folder(folders, tmp_path / "out")
+    names = {Path(item["image"]).name for split in ("training", "validation", "test") for item in document[split]}
+    assert {name for name in names if name.startswith("s")} == {f"s{index}.png" for index in range(11)}
+
+
+def test_link_that_leads_nowhere_is_an_unreadable_image(folders, tmp_path):
+    (folders / "sick" / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png: does not exist"):
+        prepare_folder(folders, tmp_path / "out")
+
+
+def test_bad_fractions_are_refused_before_decoding(folders, tmp_path, nothing_is_decoded):
+    with pytest.raises(DataError, match="sum to 1"):
+        prepare_folder(folders, tmp_path / "out", fractions=(0.8, 0.1, 0.2), skip_unreadable=True)
+
+
+def test_root_that_cannot_be_listed_is_refused(folders, tmp_path, monkeypatch):
+    def iterdir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(DataError, match="cannot be listed: Permission denied"):
+        prepare_folder(folders, tmp_path / "out")
+
+
+@pytest.mark.parametrize("option", ["root", "output", "csv"])
+def test_path_that_is_too_long_is_a_data_error(folders, tmp_path, option):
+    arguments = {"root": folders, "output": tmp_path / "out", option: folders / ("x" * 300)}
+    with pytest.raises(DataError, match="xxx"):
+        prepare_folder(**arguments)
+
+
 def test_folder_without_classes_is_refused(tmp_path):
     _image(tmp_path / "a.png")
     with pytest.raises(DataError, match="one sub-folder per class"):
@@ -120,6 +174,14 @@ def test_semicolons_of_a_spreadsheet_are_understood(table):
 def test_missing_columns_are_listed_with_near_names(table):
     with pytest.raises(DataError, match=r"\['findings'\] are missing; present: \['file'.*near \['finding'\]"):
         _from_table(table[0], label_column="findings")
+
+
+def test_column_that_is_there_twice_is_refused(table):
+    folder, _ = table
+    text = (folder / "table.csv").read_text()
+    (folder / "table.csv").write_text(text.replace("file,finding,patient,site", "file,finding,patient,finding"))
+    with pytest.raises(DataError, match=r"\['finding'\] are there more than once"):
+        _from_table(folder)
 
 
 def test_where_without_a_match_is_refused(table):

@@ -1,5 +1,6 @@
 """Image files in, float arrays out; nothing broken passes."""
 
+import os
 import struct
 
 import numpy as np
@@ -214,6 +215,24 @@ def test_missing_file_and_folder_are_refused(tmp_path):
         read_image(tmp_path / "a.png")
     with pytest.raises(DataError, match="is a folder"):
         read_image(tmp_path)
+
+
+def test_path_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(DataError, match="cannot be opened: File name too long"):
+        read_image(tmp_path / ("x" * 300))
+
+
+def test_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match="is a pipe or device"):
+        read_image(tmp_path / "a.png")
+
+
+def test_image_over_pillows_limit_is_not_called_damaged(tmp_path, monkeypatch):
+    _save(tmp_path / "a.png", np.zeros((2000, 1001), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)
+    with pytest.raises(DataError, match="has more than 2 million pixels"):
+        read_image(tmp_path / "a.png")
 
 
 def test_file_of_several_frames_is_refused(tmp_path):

@@ -1,8 +1,12 @@
 """The reference batch, which all sources draw alike."""
 
+import os
 import random
 
-from medfusion_monai.data.sources import draw_reference
+import pytest
+
+from medfusion_monai.data import DataError
+from medfusion_monai.data.sources import draw_reference, walk_images
 
 
 def _records(per_class):
@@ -35,3 +39,19 @@ def test_records_that_are_not_comparable_are_passed_over():
     drawn = draw_reference(records, 2, 20, seed=0)
     assert _labels(drawn) == [10, 10]
     assert all(record["comparable"] for record in drawn)
+
+
+def test_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "a.png").write_bytes(b"")
+    assert list(walk_images(tmp_path, (".png",))) == [("", "a.png")]
+    scandir = os.scandir
+
+    def fail(folder):
+        if str(folder).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(DataError, match="shut' cannot be listed: Permission denied"):
+        list(walk_images(tmp_path, (".png",)))

@@ -2,11 +2,12 @@
 
 They stand in for patients in tests and demonstrations. The label depends on the vertical cup-to-disc ratio alone, the
 height of the pale cup over that of the optic disc, which is large in glaucoma. Disc, colours, pigment, vessels,
-position and exposure vary beside it, so that neither the cup's height in pixels nor the colour gives the label away.
+position and exposure vary beside it, so that the heights of small and large cups in pixels overlap and the colour does
+not give the label away.
 
-The field is narrower than that of a clinical photograph of 45 degrees and the disc is large in it, a quarter to less
-than half of the image side, so that the ratio can be read at 64 pixels. To keep the macula in the frame, it lies 1.3
-to 2.8 disc diameters beside the disc, where 2.5 are usual in eyes.
+The field is narrower than that of a clinical photograph of 45 degrees and the disc is large in it, a third to a half
+of the image side, so that tiny networks can learn the ratio at 64 pixels. To keep the macula in the frame, it lies 0.9
+to 2.2 disc diameters beside the disc, where 2.5 are usual in eyes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from medfusion_monai.data.phantoms.drawing import checked_size, pixel_grid, smooth_inside
 
 CLASS_NAMES = ("no_referable_glaucoma", "referable_glaucoma")
-RATIO_RANGES = ((0.36, 0.48), (0.57, 0.69))
+RATIO_RANGES = ((0.32, 0.42), (0.60, 0.70))
 
 # Lengths are in units of half the shorter image side, y points down, and the origin is the image centre.
 NOISE_STD = 0.006
@@ -57,11 +58,11 @@ def draw_fundus_phantom(seed: int, label: int, size: int | tuple[int, int] = 64)
 
 def _draw_anatomy(rng: np.random.Generator, label: int) -> dict[str, float]:
     """Draw the lengths and angles of one eye. Uniform, so that no value is beyond a limit."""
-    disc = rng.uniform(0.26, 0.44)  # half the height
+    disc = rng.uniform(0.32, 0.54)  # half the height
     ratio = rng.uniform(*RATIO_RANGES[label])
     left_eye = rng.uniform() < 0.5
     temporal = 1.0 if left_eye else -1.0  # the direction from the disc to the macula along x
-    field = rng.uniform(0.95, 1.02)
+    field = rng.uniform(0.97, 0.99)
     disc_x = -temporal * rng.uniform(0.80, 1.0) * (field - 0.06 - disc)
     disc_y = rng.uniform(-0.12, 0.08)
     macula_x = temporal * rng.uniform(0.64, 0.80)
@@ -72,8 +73,8 @@ def _draw_anatomy(rng: np.random.Generator, label: int) -> dict[str, float]:
         "left_eye": float(left_eye),
         "temporal": temporal,
         "field": field,
-        "field_x": rng.uniform(-0.02, 0.02),
-        "field_y": rng.uniform(-0.02, 0.02),
+        "field_x": rng.uniform(-0.005, 0.005),
+        "field_y": rng.uniform(-0.005, 0.005),
         "disc_x": disc_x,
         "disc_y": disc_y,
         "disc_shape": rng.uniform(0.84, 0.98),  # width over height
@@ -86,7 +87,7 @@ def _draw_anatomy(rng: np.random.Generator, label: int) -> dict[str, float]:
         "macula_y": disc_y + np.tan(np.deg2rad(rng.uniform(2, 9))) * abs(macula_x - disc_x),
         "torsion": np.deg2rad(rng.uniform(-7, 7)),
         "pigment": rng.uniform(0, 1),
-        "rim": rng.uniform(0.42, 0.54),  # how far from the fundus' colour to the cup's
+        "rim": rng.uniform(0.38, 0.46),  # how far from the fundus' colour to the cup's
         "pallor": rng.uniform(0.88, 1.0),
         "softness": rng.uniform(0.012, 0.021),
     }
@@ -100,7 +101,7 @@ def _color_fundus(
     x, y = columns - anatomy["disc_x"], rows - anatomy["disc_y"]
     squared = x**2 + y**2 + 1e-6
     sheen = rng.uniform(0.05, 0.13) * np.exp(-squared / 0.55) * (0.25 + 0.75 * y**2 / squared)
-    texture = rng.uniform(0.3, 1.0) * _choroid(rows, columns, rng)
+    texture = rng.uniform(0.2, 0.7) * _choroid(rows, columns, rng)
     from_macula = (columns - anatomy["macula_x"]) ** 2 + (rows - anatomy["macula_y"]) ** 2
     yellow = np.exp(-from_macula / rng.uniform(0.07, 0.12)) + 0.35 * np.exp(-from_macula / 0.012)
     dimming = 1 - rng.uniform(0.75, 1.0) * MACULA[:, None, None] * yellow
@@ -168,7 +169,7 @@ def _add_vessels(
         away = distance * np.minimum(turned, 1.0) * cross[index]
         depth = np.maximum(depth, strength[index] * smooth_inside(away - half_width[index], 0.016))
     within = smooth_inside(_ellipse_distance(rows, columns, "disc", anatomy), 0.04)
-    return color * (1 - BLOOD[:, None, None] * depth * (1 - 0.65 * within))
+    return color * (1 - BLOOD[:, None, None] * depth * (1 - 0.85 * within))
 
 
 def _draw_curves(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -186,14 +187,14 @@ def _draw_curves(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
         taper = np.clip(1 - 0.30 * reach, 0.45, 1)
         curves += [
             (side * arcade, wide * taper, np.full_like(reach, 0.9)),
-            (side * artery, 0.75 * wide * taper, 0.65 * np.clip(4 * reach, 0.3, 1)),
-            (side * nasal, 0.85 * wide * taper, np.full_like(reach, 0.8)),
+            (side * artery, 0.75 * wide * taper, 0.5 * np.clip(4 * reach, 0.3, 1)),
+            (side * nasal, 0.85 * wide * taper, np.full_like(reach, 0.6)),
         ]
         for start, turn in ((rng.uniform(0.40, 0.55), -0.7), (rng.uniform(0.75, 0.95), 0.6)):
             beyond = np.clip(reach - start, 0, None)
             branch = arcade + rng.uniform(0.7, 1.3) * turn * beyond / (0.6 + beyond)
             fade = np.clip(beyond / 0.05, 0, 1) * np.clip(1.4 - beyond, 0, 1)
-            curves.append((side * branch, 0.6 * wide * taper, 0.7 * fade))
+            curves.append((side * branch, 0.6 * wide * taper, 0.5 * fade))
     angles, widths, strengths = (np.stack(values).astype(np.float32) for values in zip(*curves, strict=True))
     return angles, widths, strengths
 

@@ -15,11 +15,11 @@ import numpy as np
 from medfusion_monai.data.phantoms.drawing import checked_size, pixel_grid, smooth_inside
 
 CLASS_NAMES = ("msi", "mss")
-LYMPHOCYTE_RANGES = ((10, 16), (0, 4))  # in a square image, both ends included
+LYMPHOCYTE_RANGES = ((9, 13), (0, 3))  # in a square image, both ends included
 
-LYMPHOCYTE_RADIUS = 0.075
-LYMPHOCYTE_SPACING = 0.19  # least distance between two
-GLAND_MARGIN = 0.135  # from a gland to the centre of a lymphocyte
+LYMPHOCYTE_RADIUS = 0.09
+LYMPHOCYTE_SPACING = 0.25  # least distance between two
+GLAND_MARGIN = 0.15  # from a gland to the centre of a lymphocyte
 NUCLEUS_SOFTNESS = 0.009
 NUCLEUS_PERIOD = 0.085  # along the gland's wall
 MAX_GLAND_SHARE = 0.42  # of the image, so that there is stroma enough for all lymphocytes
@@ -81,7 +81,7 @@ def draw_histology_phantom(
     most = round(LYMPHOCYTE_RANGES[0][1] * area)
     glands, places = _lay_out(rng, extent, most)
     number = round(rng.integers(*LYMPHOCYTE_RANGES[label], endpoint=True) * area)
-    fibres = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.14)
+    fibres = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi), rng.uniform(0.03, 0.08)
     lymphocytes = _lymphocytes(rng, places[:number])
     spindles = _spindles(rng, extent, glands, places[:number], fibres)
 
@@ -127,11 +127,11 @@ def _apart(candidates: np.ndarray, number: int) -> np.ndarray:
 def _place_glands(rng: np.random.Generator, extent: np.ndarray) -> list[_Gland]:
     """Draw one to three glands to a square, apart from each other, some of them cut by the image's edge."""
     area = 4 * float(extent.prod())
-    wanted = round(rng.integers(1, 3, endpoint=True) * area / 4)
+    wanted = round(rng.integers(1, 2, endpoint=True) * area / 4)
     glands: list[_Gland] = []
     covered = 0.0
     for _ in range(12 * wanted):
-        y, x = rng.uniform(-extent * 0.95, extent * 0.95)
+        y, x = rng.uniform(-extent * 0.75, extent * 0.75)
         radius = rng.uniform(0.40, 0.66) if wanted < 3 * area / 4 else rng.uniform(0.36, 0.50)
         share = np.pi * radius**2 / area
         apart = all(math.hypot(y - other.y, x - other.x) > radius + other.radius + 0.08 for other in glands)
@@ -207,13 +207,13 @@ def _spindles(
     fibres: tuple[float, float, float],
 ) -> _Cells:
     """Scatter the slender nuclei of fibroblasts along the fibres, clear of glands and lymphocytes."""
-    number = round(rng.integers(10, 30) * float(extent.prod()))
+    number = round(rng.integers(5, 13) * float(extent.prod()))
     places = rng.uniform(-extent, extent, (number, 2))
     free = np.ones(number, bool)
     for gland in glands:
         free &= _depth(gland, places[:, 0], places[:, 1])[0] < -0.05
     for place in lymphocytes:
-        free &= ((places - place) ** 2).sum(1) > 0.15**2
+        free &= ((places - place) ** 2).sum(1) > 0.17**2
     places = places[free]
     number = len(places)
     return _Cells(
@@ -222,7 +222,7 @@ def _spindles(
         long=rng.uniform(0.07, 0.12, number),
         short=rng.uniform(0.016, 0.026, number),
         angle=fibres[0] + rng.normal(0, 0.25, number),
-        darkness=rng.uniform(0.45, 0.75, number),
+        darkness=rng.uniform(0.28, 0.45, number),
     )
 
 

@@ -21,9 +21,9 @@ MIN_CONTRAST = 0.15  # between cup and fundus, in parts of the range
 
 # Lengths are parts of the shorter side.
 SEARCH_RADIUS = 0.09  # half the box whose mean is largest in the disc
-REACH = 0.36  # how far from its centre the disc's border is looked for
-DISC_RADII = (0.09, 0.28)
-CUP_RADII = (0.03, 0.22)
+REACH = 0.40  # how far from its centre the disc's border is looked for
+DISC_RADII = (0.09, 0.33)
+CUP_RADII = (0.03, 0.25)
 VESSEL = 0.03  # half the width of the widest vessel
 BRIGHTEST = 0.0015  # area of the image whose mean is the brightness of the cup
 

@@ -17,7 +17,7 @@ WORKING_SIZE = 64
 # at right angles to the others.
 STAINS = np.array([[0.640, 0.690, 0.340], [0.160, 0.862, 0.481], [0.076, -0.497, 0.865]])
 MIN_BRIGHTNESS = 0.02  # below, optical density is mostly noise
-BLOB_SIGMA = 1.5  # pixels at the working size: the radius of a lymphocyte over the square root of two
+BLOB_SIGMA = 1.9  # pixels at the working size: the radius of a lymphocyte over the square root of two
 MIN_BLOB = 0.15  # curvature of haematoxylin times the squared sigma: most lymphocytes have 0.45, other nuclei 0.07
 TISSUE_SIGMA = 2.0
 MIN_EOSIN = 0.10  # of tissue, which may be dark with haematoxylin too

@@ -42,18 +42,19 @@ def test_phantom_is_a_function_of_its_seed():
 def test_ratio_lies_on_the_side_of_the_label(sample):
     _, truths, labels = sample
     ratios = _array(truths, "cup_to_disc_ratio")
-    assert ratios[labels == 0].min() >= 0.36
-    assert ratios[labels == 0].max() <= 0.48
-    assert ratios[labels == 1].min() >= 0.57
-    assert ratios[labels == 1].max() <= 0.69
+    assert ratios[labels == 0].min() >= 0.32
+    assert ratios[labels == 0].max() <= 0.42
+    assert ratios[labels == 1].min() >= 0.60
+    assert ratios[labels == 1].max() <= 0.70
     np.testing.assert_allclose(_array(truths, "cup_height") / _array(truths, "disc_height"), ratios)
 
 
-def test_cup_height_alone_does_not_give_the_label(sample):
+def test_heights_of_small_and_large_cups_overlap(sample):
     _, truths, labels = sample
     heights = _array(truths, "cup_height")
+    assert heights[labels == 0].max() > heights[labels == 1].min() + 1  # pixel
     best = max(((heights > limit) == (labels == 1)).mean() for limit in heights)
-    assert best < 0.90
+    assert best < 0.98
 
 
 def test_mean_colour_does_not_give_the_label(sample):
@@ -83,8 +84,8 @@ def test_macula_is_temporal_of_the_disc_and_darker_than_the_fundus(sample):
     assert 0.4 < left.mean() < 0.6
     np.testing.assert_array_equal(np.sign(beside), np.where(left == 1, 1, -1))
     diameters = np.abs(beside) / _array(truths, "disc_height")
-    assert diameters.min() > 1.2
-    assert diameters.max() < 2.9
+    assert diameters.min() > 0.85
+    assert diameters.max() < 2.3
     for image, truth in zip(images[:100], truths, strict=False):
         halfway = (truth["macula_x"] + truth["disc_x"]) / 2
         macula = _green(image, truth["macula_x"], truth["macula_y"])

@@ -49,14 +49,14 @@ def test_phantom_is_a_function_of_its_seed():
 def test_number_of_lymphocytes_is_the_label(sample):
     _, truths, labels = sample
     numbers = _array(truths, "lymphocytes")
-    assert set(numbers[labels == 0]) == set(range(10, 17))
-    assert set(numbers[labels == 1]) == set(range(5))
+    assert set(numbers[labels == 0]) == set(range(9, 14))
+    assert set(numbers[labels == 1]) == set(range(4))
     np.testing.assert_array_equal(_array(truths, "lymphocyte_density"), numbers)
 
 
 def test_glands_and_stroma_do_not_give_the_label(sample):
     _, truths, labels = sample
-    assert set(_array(truths, "glands")) == {1, 2, 3}
+    assert set(_array(truths, "glands")) == {1, 2}
     assert _best_threshold(_array(truths, "glands"), labels) < 0.65
     assert _best_threshold(_array(truths, "stroma_share"), labels) < 0.65
 
@@ -64,7 +64,7 @@ def test_glands_and_stroma_do_not_give_the_label(sample):
 def test_brightness_and_colour_do_not_give_the_label(sample):
     images, _, labels = sample
     assert _best_threshold(images.mean((1, 2, 3)), labels) < 0.75
-    assert _best_threshold(_mean_hematoxylin(images), labels) < 0.80
+    assert _best_threshold(_mean_hematoxylin(images), labels) < 0.88  # lymphocytes are haematoxylin
 
 
 def test_tissue_is_pink_with_white_lumina_and_dark_blue_nuclei(sample):
@@ -92,7 +92,7 @@ def test_oblong_phantom_has_the_density_of_a_square_one():
     image, truth = draw_histology_phantom(5, 0, (96, 64))
     assert image.shape == (3, 96, 64)
     assert truth["lymphocyte_density"] == pytest.approx(truth["lymphocytes"] / 1.5)
-    assert 9.5 <= truth["lymphocyte_density"] <= 16.5
+    assert 8.5 <= truth["lymphocyte_density"] <= 13.5
 
 
 @pytest.mark.parametrize(("label", "size"), [(2, 64), (-1, 64), (0, 8)])
