@@ -1,6 +1,7 @@
 """The program: what it prints, and how it fails."""
 
 import importlib.resources
+import io
 import json
 import subprocess
 import sys
@@ -30,6 +31,14 @@ def test_phantoms_end_with_a_table_and_the_path(tmp_path, capsys):
     assert lines[0].split() == ["split", "no_cardiomegaly", "cardiomegaly", "patients"]
     assert lines[1].split() == ["training", "8", "8", "16"]
     assert lines[-1] == str(output / "datalist.json")
+
+
+def test_class_name_that_the_terminal_cannot_show_is_no_error(folders, monkeypatch):
+    (folders / "root" / "a").rename(folders / "root" / "größer")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert main(["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]) == 0
+    sys.stdout.seek(0)
+    assert sys.stdout.readline().split() == ["split", "b", r"gr\xf6\xdfer", "patients"]
 
 
 def test_folder_options_reach_the_datalist(folders, capsys):

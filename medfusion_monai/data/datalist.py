@@ -128,7 +128,8 @@ def make_datalist(
         ]
         for name, items in parts.items()
     }
-    _refuse_other_encodings([source, *class_names, *(item["image"] for items in entries.values() for item in items)])
+    images = [str(item["image"]) for items in entries.values() for item in items]
+    _refuse_other_encodings([source, *class_names, *images])
     return {
         "class_names": list(class_names),
         "class_shares": dict(zip(class_names, shares, strict=True)),

@@ -154,10 +154,11 @@ def caption_rows(grid: Tensor, captions: Sequence[str], size: Sequence[int], pad
     scale = max(1, 128 // size[0])
     picture = to_picture(grid)
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    margin = 210
+    font = ImageFont.load_default(16)
+    margin = max(210, *(16 + round(font.getlength(caption)) for caption in captions))
     canvas = Image.new("RGB", (picture.width + margin, picture.height), "white")
     canvas.paste(picture, (margin, 0))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(16)
+    draw = ImageDraw.Draw(canvas)
     for row, caption in enumerate(captions):
         middle = scale * (padding + (row + 0.5) * (size[0] + padding))
         draw.text((8, middle), caption, fill="black", font=font, anchor="lm")

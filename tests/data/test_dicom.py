@@ -266,9 +266,15 @@ def test_modalities_other_than_a_list_of_names_are_refused(tmp_path, modalities)
         read_image(tmp_path / "a.dcm", modalities=modalities)
 
 
-def test_directory_of_dicom_files_is_named_as_such():
+def test_directory_of_dicom_files_is_named_as_such(tmp_path):
+    dataset = _dataset(RAMP, SOPClassUID=uid.MediaStorageDirectoryStorage)
+    del dataset.PixelData
+    path = _save(tmp_path / "DICOMDIR", dataset)
+    header = dcmread(path)
+    del header.SOPClassUID
+    header.save_as(path)
     with pytest.raises(DataError, match="without pixel data .Media Storage Directory Storage."):
-        read_image(SAMPLES / "DICOMDIR-nooffset")
+        read_image(path)
 
 
 def test_several_frames_are_refused(tmp_path):

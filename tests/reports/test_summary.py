@@ -12,7 +12,7 @@ from medfusion_monai.metrics.similarity import ms_ssim
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
 from medfusion_monai.networks.weights import save_weights
 from medfusion_monai.reports.demo import phantom_agreement, print_summary
-from medfusion_monai.reports.summary import load_samples, measure_reconstructions, summarize
+from medfusion_monai.reports.summary import caption_rows, load_samples, measure_reconstructions, summarize
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 
@@ -114,3 +114,14 @@ def test_summary_of_a_model_holds_figures_and_picture(tmp_path, capsys):
     assert "heart width fits 'cardiomegaly'" in printed
     assert "50.0%" in printed
     assert "picture.png" in printed
+
+
+def test_picture_leaves_room_for_its_longest_caption():
+    grid = torch.zeros(3, 18, 18)  # one image of 14 pixels within its margins, nine times enlarged
+    narrow, wide = (caption_rows(grid, [caption], (14, 14)) for caption in ("a", "sample: " + "name_" * 12))
+    assert narrow.width == 210 + 9 * 18
+    picture = torch.from_numpy(np.array(wide))
+    dark = (picture.float().mean(2) < 128).any(0).nonzero()[:, 0]
+    margin = wide.width - 9 * 18
+    assert margin > 210
+    assert dark[dark < margin].max() < margin - 4  # the text ends before the images begin
