@@ -264,9 +264,7 @@ def _refuse_other_encodings(names: Sequence[str]) -> None:
         "".join(names).encode()
     except UnicodeEncodeError:
         odd = [name for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
-        raise DataError(
-            f"{len(odd)} names of files or folders are not in UTF-8, first {odd[0]!r}. Rename them."
-        ) from None
+        raise DataError(f"{len(odd)} names are not in UTF-8, first {odd[0]!r}. Rename the files or folders.") from None
 
 
 def _load(path: Path) -> dict[str, Any]:

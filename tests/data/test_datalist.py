@@ -239,7 +239,7 @@ def test_failed_write_leaves_the_old_datalist_and_no_remains(prepared, monkeypat
 
 def test_name_that_is_not_in_utf8_is_refused():
     splits = {"training": [{"image": "caf\udce9.png", "label": 0, "patient": "p"}]}
-    with pytest.raises(DataError, match="1 names of files or folders are not in UTF-8"):
+    with pytest.raises(DataError, match="1 names are not in UTF-8"):
         make_datalist(splits, CLASSES, "", 0)
 
 

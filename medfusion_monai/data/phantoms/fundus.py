@@ -2,12 +2,11 @@
 
 They stand in for patients in tests and demonstrations. The label depends on the vertical cup-to-disc ratio alone, the
 height of the pale cup over that of the optic disc, which is large in glaucoma. Disc, colours, pigment, vessels,
-position and exposure vary beside it, so that the heights of small and large cups in pixels overlap and the colour does
-not give the label away.
+position and exposure vary beside it, so that neither the size of the disc nor the colour gives the label away.
 
-The field is narrower than that of a clinical photograph of 45 degrees and the disc is large in it, a third to a half
-of the image side, so that tiny networks can learn the ratio at 64 pixels. To keep the macula in the frame, it lies 0.9
-to 2.2 disc diameters beside the disc, where 2.5 are usual in eyes.
+The field is narrower than that of a clinical photograph of 45 degrees and the disc is large in it, 0.38 to 0.54 of
+the image side, so that tiny networks can learn the ratio at 64 pixels. To keep the macula in the frame, it lies 0.9
+to 1.9 disc diameters beside the disc, where 2.5 are usual in eyes.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def draw_fundus_phantom(seed: int, label: int, size: int | tuple[int, int] = 64)
 
 def _draw_anatomy(rng: np.random.Generator, label: int) -> dict[str, float]:
     """Draw the lengths and angles of one eye. Uniform, so that no value is beyond a limit."""
-    disc = rng.uniform(0.32, 0.54)  # half the height
+    disc = rng.uniform(0.38, 0.54)  # half the height
     ratio = rng.uniform(*RATIO_RANGES[label])
     left_eye = rng.uniform() < 0.5
     temporal = 1.0 if left_eye else -1.0  # the direction from the disc to the macula along x
