@@ -125,14 +125,14 @@ def _apart(candidates: np.ndarray, number: int) -> np.ndarray:
 
 
 def _place_glands(rng: np.random.Generator, extent: np.ndarray) -> list[_Gland]:
-    """Draw one to three glands to a square, apart from each other, some of them cut by the image's edge."""
+    """Draw one or two glands to a square, apart from each other, some of them cut by the image's edge."""
     area = 4 * float(extent.prod())
     wanted = round(rng.integers(1, 2, endpoint=True) * area / 4)
     glands: list[_Gland] = []
     covered = 0.0
     for _ in range(12 * wanted):
         y, x = rng.uniform(-extent * 0.75, extent * 0.75)
-        radius = rng.uniform(0.40, 0.66) if wanted < 3 * area / 4 else rng.uniform(0.36, 0.50)
+        radius = rng.uniform(0.40, 0.66)
         share = np.pi * radius**2 / area
         apart = all(math.hypot(y - other.y, x - other.x) > radius + other.radius + 0.08 for other in glands)
         if apart and covered + share < MAX_GLAND_SHARE and len(glands) < wanted:
