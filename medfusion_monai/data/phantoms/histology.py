@@ -15,7 +15,7 @@ import numpy as np
 from medfusion_monai.data.phantoms.drawing import checked_size, pixel_grid, smooth_inside
 
 CLASS_NAMES = ("msi", "mss")
-LYMPHOCYTE_RANGES = ((9, 13), (0, 3))  # in a square image, both ends included
+LYMPHOCYTE_RANGES = ((9, 13), (1, 3))  # in a square image, both ends included
 
 LYMPHOCYTE_RADIUS = 0.09
 LYMPHOCYTE_SPACING = 0.25  # least distance between two
