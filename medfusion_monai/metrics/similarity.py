@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from monai.metrics import CumulativeIterationMetric
 from monai.metrics.regression import compute_ms_ssim
 from torch import Tensor
 
 from medfusion_monai.losses.reconstruction import structural_similarity
+from medfusion_monai.metrics.intervals import Figure, mean_figure
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales (Wang et al. 2003, section 3.2)."""
@@ -53,6 +56,53 @@ def ssim(prediction: Tensor, image: Tensor) -> Tensor:
 def mse(prediction: Tensor, image: Tensor) -> Tensor:
     """Mean squared error (B,) of images (B, C, H, W) in [0, 1]."""
     return (prediction - image).square().mean(dim=(1, 2, 3))
+
+
+def psnr(prediction: Tensor, image: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (B,) in decibels of images (B, C, H, W) in [0, 1]; infinite for equal ones."""
+    return -10 * mse(prediction, image).log10()
+
+
+def diversity(
+    images: Tensor | Sequence[Tensor], pairs: int = 500, seed: int = 0, replicates: int = 1000, batch_size: int = 32
+) -> Figure:
+    """Mean MS-SSIM of random pairs within a set (Odena et al. 2017, section 4.2): the lower, the more diverse.
+
+    No image meets itself and no pair is drawn twice; a small set gives all of its pairs. The interval resamples the
+    pairs. They share images, which it does not see: it is too narrow where an image is in many pairs.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], or a sequence that gives image i, (C, H, W), when asked for it.
+        pairs: how many to draw.
+        seed: of the draw and the resampling.
+        replicates: resampled sets of pairs; 0 leaves the interval out.
+        batch_size: pairs at a time, which bounds the memory.
+
+    Returns:
+        The mean; None for fewer than two images, or images below 48x48 pixels.
+    """
+    if len(images) < 2:
+        return Figure(None, note=f"diversity needs at least 2 images, received {len(images)}")
+    try:
+        ms_ssim_window(*images[0].shape[-2:])
+    except ValueError as error:
+        return Figure(None, note=str(error))
+    drawn = _random_pairs(len(images), pairs, seed)
+    values = []
+    for part in drawn.split(batch_size):
+        first, second = (torch.stack([images[int(i)] for i in column]) for column in part.T)
+        values.append(ms_ssim(first, second))
+    figure = mean_figure(torch.cat(values), replicates, seed)
+    return figure._replace(note="; ".join(filter(None, [f"{len(drawn)} pairs of {len(images)} images", figure.note])))
+
+
+def _random_pairs(count: int, pairs: int, seed: int) -> Tensor:
+    """Draw different pairs (P, 2) of different numbers below ``count``."""
+    number = count * (count - 1) // 2
+    drawn = np.random.default_rng(seed).choice(number, size=min(pairs, number), replace=False)
+    # The pairs in order are (1, 0), (2, 0), (2, 1), (3, 0), ...: the first pair of n has the number n (n - 1) / 2.
+    larger = ((1 + np.sqrt(1 + 8 * drawn)) / 2).astype(int)
+    return torch.from_numpy(np.stack([larger, drawn - larger * (larger - 1) // 2], axis=1))
 
 
 class ImageMetric(CumulativeIterationMetric):

@@ -1,0 +1,106 @@
+"""Figures with 95% intervals, by resampling what was measured (Efron 1979)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LEVEL = 0.95
+"""Share of intervals that should hold the true value."""
+
+_ENOUGH = 40  # resampled sets, for percentiles
+_NORMAL_QUANTILE = 1.96
+_REPLICATES_AT_A_TIME = 50  # bounds the memory of the weights
+
+
+class Figure(NamedTuple):
+    """A measured value with its 95% interval.
+
+    Attributes:
+        value: None if it could not be computed; ``note`` then says why.
+        low: lower end of the interval, None without one.
+        high: upper end of the interval, None without one.
+        note: what a reader must know beside the value.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the figure as JSON takes it."""
+        return self._asdict()
+
+
+def bootstrap_weights(count: int, replicates: int, seed: int | np.random.Generator = 0) -> Tensor:
+    """Draw how often each of ``count`` items occurs in each resampled set of ``count`` items.
+
+    Returns:
+        (replicates, count) of float64, whole numbers; each row has the sum ``count``.
+    """
+    generator = np.random.default_rng(seed)
+    return torch.from_numpy(generator.multinomial(count, np.full(count, 1 / count), size=replicates)).double()
+
+
+def mean_figure(values: Tensor, replicates: int = 1000, seed: int = 0) -> Figure:
+    """Mean of one value an item, with a percentile bootstrap interval over the items.
+
+    For a share, give ones and zeros, or booleans.
+
+    Args:
+        values: (N,).
+        replicates: resampled sets; 0 leaves the interval out.
+        seed: of the resampling.
+
+    Returns:
+        The mean; None if there is no value, or one is not finite.
+    """
+    values = values.detach().cpu().double().flatten()
+    count = len(values)
+    broken = int((~values.isfinite()).sum())
+    if count == 0 or broken:
+        return Figure(None, note=f"{broken} of {count} values are not finite" if count else "no values")
+    value = float(values.mean())
+    if count == 1:
+        return Figure(value, note="one value has no interval")
+    if replicates == 0:
+        return Figure(value)
+    if bool((values == values[0]).all()):
+        return Figure(value, value, value, f"all {count} values are equal: resampling them shows no spread")
+    return Figure(value, *_percentiles(_resampled_means(values, replicates, seed)))
+
+
+def figure_around(value: float, resampled: Tensor, note: str = "") -> Figure:
+    """Lay the spread of resampled values, taken around their own mean, around a value.
+
+    For estimates whose bias depends on the number of different items, as FID's does: a resampled set holds fewer
+    different items than the set, so that its value lies off by the bias once more. The spread does not.
+
+    Args:
+        value: the estimate of the whole set.
+        resampled: (R,), the estimates of resampled sets; fewer than two leave the interval out. Of fewer than forty,
+            which show no percentile, the interval takes the standard deviation.
+        note: what a reader must know beside the value.
+    """
+    if len(resampled) < 2:
+        return Figure(value, note=note)
+    low, high = _percentiles(resampled.double() - resampled.double().mean())
+    if len(resampled) < _ENOUGH:
+        low, high = (sign * _NORMAL_QUANTILE * float(resampled.double().std()) for sign in (-1, 1))
+    return Figure(value, value + low, value + high, note)
+
+
+def _resampled_means(values: Tensor, replicates: int, seed: int) -> Tensor:
+    """Means (replicates,) of resampled values (N,)."""
+    generator = np.random.default_rng(seed)
+    parts = [min(_REPLICATES_AT_A_TIME, replicates - start) for start in range(0, replicates, _REPLICATES_AT_A_TIME)]
+    return torch.cat([bootstrap_weights(len(values), part, generator) @ values for part in parts]) / len(values)
+
+
+def _percentiles(values: Tensor) -> tuple[float, float]:
+    low, high = torch.quantile(values, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=values.dtype))
+    return float(low), float(high)
