@@ -168,7 +168,11 @@ def test_data_error_is_one_message_and_code_two(tmp_path, capsys):
         ["prepare", "folder", "--root", "r", "--output", "o", "--where", "subset"],
         ["prepare", "phantoms", "--output", "o", "--num-images", "0"],
         ["prepare", "phantoms", "--output", "o", "--seed", "-1"],
-        ["summarize", "--set", "image_size"],
+        ["export", "--set", "image_size"],
+        ["compare", "--reference", "r", "--output", "o"],
+        ["compare", "--reference", "r", "--output", "o", "--images", "no_name"],
+        ["compare", "--reference", "r", "--output", "o", "--images", "a=b", "--size", "64"],
+        ["weights", "fetch"],
     ],
 )
 def test_wrong_arguments_exit_with_code_two(arguments, capsys):

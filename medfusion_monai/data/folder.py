@@ -150,7 +150,7 @@ def _refuse_output_among_classes(root: Path, output: Path, copy: bool) -> None:
 def _records_of_subfolders(root: Path, output: Path) -> list[Record]:
     own = os.path.realpath(output)
     try:
-        entries = sorted(path for path in root.iterdir() if _counts(path.name) and os.path.realpath(path) != own)
+        entries = sorted(path for path in root.iterdir() if is_content(path.name) and os.path.realpath(path) != own)
     except OSError as error:
         raise DataError(f"root '{root}' cannot be listed: {error.strerror or error}. Check its permissions.") from error
     folders = [path for path in entries if os.path.isdir(path)]
@@ -158,7 +158,7 @@ def _records_of_subfolders(root: Path, output: Path) -> list[Record]:
         {"image": folder / inner / name, "value": folder.name}
         for folder in folders
         for inner, name in walk_images(folder, ("",))
-        if _counts(name)
+        if is_content(name)
     ]
     if not records:
         raise DataError(
@@ -175,7 +175,8 @@ def _records_of_subfolders(root: Path, output: Path) -> list[Record]:
     return records
 
 
-def _counts(name: str) -> bool:
+def is_content(name: str) -> bool:
+    """Whether a file or folder was put there by a user: not hidden, and none of what systems leave behind."""
     return not name.startswith((".", "__MACOSX")) and name.lower() not in SYSTEM_FILES
 
 

@@ -73,7 +73,7 @@ def inspect_images(
 
     def inspect(path: str | os.PathLike[str]) -> tuple[str | None, str | None]:
         try:
-            return _digest(read_image(path, channels, modalities)), None
+            return pixel_digest(read_image(path, channels, modalities)), None
         except DataError as error:
             return None, str(error)
 
@@ -130,7 +130,8 @@ def list_problems(title: str, problems: Sequence[str], limit: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _digest(pixels: np.ndarray) -> str:
+def pixel_digest(pixels: np.ndarray) -> str:
+    """Give a checksum of an image (C, H, W) in [0, 1]: equal for equal pixels, whatever the file's format."""
     if len(pixels) == 3 and (pixels == pixels[:1]).all():
         pixels = pixels[:1]
     values = np.rint(pixels * 65535).astype("<u2")  # 8 bits and their copy in 16 bits are equal here

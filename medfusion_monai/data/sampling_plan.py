@@ -10,6 +10,8 @@ from medfusion_monai.data.class_shares import apportion, parse_class_shares
 from medfusion_monai.diffusion.randomness import derive_seed
 
 Label = int | str
+MANIFEST = "manifest.csv"
+"""The file in which a run lists what it wrote."""
 
 
 def parse_labels(label: Label | Sequence[Label] | None, class_names: Sequence[str]) -> list[int]:

@@ -23,13 +23,13 @@ from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from medfusion_monai.checks import is_whole
+from medfusion_monai.data.sampling_plan import MANIFEST
 from medfusion_monai.distributed import from_first, gather
 from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.networks.weights import file_sha256
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.csv"
 ITEM_COLUMNS = ("file", "label", "class_name", "seed")
 FORMATS = {"png": ".png", "png16": ".png", "nifti": ".nii.gz"}
 

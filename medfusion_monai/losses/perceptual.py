@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import lpips
 import torch
 from torch import nn
 
-VGG16_FILE = "vgg16-397923af.pth"
+from medfusion_monai.pretrained import KNOWN, how_to_get
+
+VGG16_FILE = KNOWN["vgg16"].file
 """torchvision's name for its VGG-16 weights; the SHA-256 of the file begins with 397923af."""
 
 
 def load_perceptual_loss(path: str | Path) -> nn.Module:
     """Make LPIPS on VGG-16 without linear calibration, as published, from torchvision's weights.
 
-    On a machine with internet ``torchvision.models.vgg16(weights="IMAGENET1K_V1")`` puts the file
-    ``vgg16-397923af.pth`` (528 MB) into ``~/.cache/torch/hub/checkpoints``; bring it in from there.
+    ``medfusion weights fetch vgg16`` fetches the file ``vgg16-397923af.pth`` (528 MiB) on a machine with internet,
+    ``medfusion weights list`` says from where.
 
     Args:
         path: that file. Its tensors are read, nothing in it is executed.
@@ -30,14 +34,34 @@ def load_perceptual_loss(path: str | Path) -> nn.Module:
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"perceptual_weights_file {path} does not exist. Fetch torchvision's {VGG16_FILE} (its SHA-256 begins "
-            "with 397923af) on a machine with internet and copy it there, or leave the option empty to train without"
+            f"perceptual_weights_file {path} does not exist. Name torchvision's {VGG16_FILE}, or leave the option "
+            f"empty to train without. {how_to_get('vgg16')}"
         )
-    loss = lpips.LPIPS(net="vgg", lpips=False, pretrained=False, pnet_rand=True, verbose=False)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, parameter in loss.net.named_parameters():  # slice1.0.weight is torchvision's features.0.weight
-            parameter.data.copy_(state["features." + name.split(".", 1)[1]])
+        return build_lpips("vgg", path, calibrated=False)
     except Exception as error:
         raise ValueError(f"perceptual_weights_file {path} holds no VGG-16 weights of torchvision: {error}") from error
-    return loss.eval().requires_grad_(False)
+
+
+def build_lpips(net: Literal["alex", "vgg"], path: str | Path, calibrated: bool) -> nn.Module:
+    """Make LPIPS (Zhang et al. 2018) on a backbone whose weights are those of torchvision's classifier in a file.
+
+    Args:
+        net: ``alex`` for AlexNet, ``vgg`` for VGG-16.
+        path: the file; its classifier is not looked at, nothing in it is executed.
+        calibrated: weigh the channels by the linear heads that the lpips library brings with it; otherwise they count
+            the same.
+
+    Returns:
+        A frozen module that maps two batches (B, 3, H, W) in [-1, 1] to distances (B, 1, 1, 1).
+
+    Raises:
+        Exception: the file cannot be read, or holds other weights.
+    """
+    with warnings.catch_warnings():  # lpips asks torchvision in a way that it warns of
+        warnings.simplefilter("ignore", UserWarning)
+        network = lpips.LPIPS(net=net, lpips=calibrated, pretrained=calibrated, pnet_rand=True, verbose=False)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for name, parameter in network.net.named_parameters():  # slice1.0.weight is torchvision's features.0.weight
+        parameter.data.copy_(state["features." + name.split(".", 1)[1]])
+    return network.eval().requires_grad_(False)

@@ -65,7 +65,7 @@ def test_reconstructions_are_measured(bundle, folder, dataset_dir, tmp_path):
     bundle("evaluating", "evaluate.yaml", overlays=OVERLAYS, image_size=[48, 48], **places)
     with open(tmp_path / "metrics.csv", newline="") as file:
         written = {name: float(value) for name, value in csv.reader(file)}
-    assert written.keys() == {"ms_ssim", "ssim", "mse"}
+    assert written.keys() == {"ms_ssim", "ssim", "mse", "psnr"}
     assert 0 < written["mse"] < 1
 
 

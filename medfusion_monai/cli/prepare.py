@@ -1,52 +1,17 @@
-"""The program ``medfusion``: what the MONAI bundle runner is not for."""
+"""The verb ``medfusion prepare``: the datalist of a source of images."""
 
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``medfusion`` with these arguments and return its exit code: 0, or 2 for an error of the user's.
-
-    Args:
-        argv: the arguments after the program's name; None takes those of the process.
-    """
-    arguments = build_parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a class name must not end the program after its work
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        return arguments.handler(arguments)
-    except ValueError as error:
-        print(f"medfusion: error: {error}", file=sys.stderr)
-        return 2
+from medfusion_monai.cli.arguments import column_value, positive, seed
 
 
-def entry_point() -> None:
-    """Run ``medfusion`` as the installed program."""
-    raise SystemExit(main())
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; each verb has an ``_add_...`` function that also names its handler.
-
-    A handler takes the parsed arguments and returns the exit code. It imports what it needs itself, so that ``--help``
-    stays fast.
-    """
-    parser = argparse.ArgumentParser(prog="medfusion", description="Data and tools around the Medfusion MONAI bundles.")
-    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_prepare(subparsers)
-    _add_demo(subparsers)
-    _add_summarize(subparsers)
-    _add_export(subparsers)
-    return parser
-
-
-def _add_prepare(subparsers: Any) -> None:
+def add_prepare(subparsers: Any) -> None:
+    """Add ``medfusion prepare``, with a sub-command per source."""
     parser = subparsers.add_parser("prepare", help="write the datalist of a source of images")
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     _add_prepare_folder(sources)
@@ -69,7 +34,7 @@ def _add_prepare_folder(sources: Any) -> None:
     parser.add_argument(
         "--where",
         action="append",
-        type=_column_value,
+        type=column_value,
         default=[],
         metavar="COLUMN=VALUE",
         help="keep only such rows; repeatable",
@@ -94,8 +59,8 @@ def _add_prepare_folder(sources: Any) -> None:
 def _add_prepare_phantoms(sources: Any) -> None:
     parser = sources.add_parser("phantoms", help="generated images whose class can be measured")
     parser.add_argument("--modality", default="cxr", help="cxr, fundus or histo (cxr)")
-    parser.add_argument("--num-images", type=_positive, default=2000, help="images in all (2000)")
-    parser.add_argument("--size", type=_positive, default=64, help="height and width in pixels (64)")
+    parser.add_argument("--num-images", type=positive, default=2000, help="images in all (2000)")
+    parser.add_argument("--size", type=positive, default=64, help="height and width in pixels (64)")
     _add_common(parser)
     parser.set_defaults(handler=_prepare_phantoms)
 
@@ -119,81 +84,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar=("TRAINING", "VALIDATION", "TEST"),
         help="shares of the patients (0.8 0.1 0.1)",
     )
-    parser.add_argument("--seed", type=_seed, default=0, help="seed (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace a datalist that differs")
-
-
-def _add_demo(subparsers: Any) -> None:
-    parser = subparsers.add_parser("demo", help="train a bundle on generated images, sample, and measure the result")
-    parser.add_argument("--bundle", required=True, help="folder of the bundle")
-    parser.add_argument("--output", required=True, help="folder for data, weights, samples and summary")
-    parser.add_argument("--seed", type=_seed, default=0, help="seed (0)")
-    parser.set_defaults(handler=_demo)
-
-
-def _add_summarize(subparsers: Any) -> None:
-    parser = subparsers.add_parser("summarize", help="measure reconstructions of the test split, draw them and samples")
-    parser.add_argument("--bundle", required=True, help="folder of the bundle")
-    parser.add_argument("--dataset-dir", required=True, help="folder of the datalist that was trained on")
-    parser.add_argument("--model-file", required=True, help="models/model.pt")
-    parser.add_argument("--samples-dir", required=True, help="folder of the samples that inference wrote")
-    parser.add_argument("--output", required=True, help="folder for summary.json and picture.png")
-    parser.add_argument("--overlays", nargs="*", default=["demo.yaml"], help="merged after train.yaml (demo.yaml)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        type=_column_value,
-        default=[],
-        metavar="KEY=VALUE",
-        help="a key that the training was given, e.g. image_size=[128,128]; repeatable",
-    )
-    parser.set_defaults(handler=_summarize)
-
-
-def _add_export(subparsers: Any) -> None:
-    parser = subparsers.add_parser("export", help="write a trained model as ONNX or TorchScript")
-    parser.add_argument("--bundle", required=True, help="folder of the bundle")
-    parser.add_argument("--model-file", required=True, help="models/model.pt")
-    parser.add_argument("--output", required=True, help="folder for the networks and sampler.json")
-    parser.add_argument("--format", default="onnx", help="onnx or torchscript (onnx)")
-    parser.add_argument("--overlays", nargs="*", default=[], help="merged after inference.yaml, e.g. demo.yaml (none)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        type=_column_value,
-        default=[],
-        metavar="KEY=VALUE",
-        help="a key that the training was given, e.g. image_size=[128,128]; repeatable",
-    )
-    parser.set_defaults(handler=_export)
-
-
-def _column_value(text: str) -> tuple[str, str]:
-    column, equals, value = text.partition("=")
-    if not column or not equals:
-        raise argparse.ArgumentTypeError(f"'{text}' has no name before an equals sign")
-    return column, value
-
-
-def _yaml_value(key: str, text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {key}={text}: the value is no YAML. Write it as in the bundle's configs") from error
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive integer")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of 0 or more")
-    return int(text)
 
 
 def _prepare_folder(arguments: argparse.Namespace) -> int:
@@ -226,47 +118,6 @@ def _prepare_download(arguments: argparse.Namespace) -> int:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in vars(arguments).items() if key not in ("verb", "source", "handler")}
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.reports.demo import run_demo
-
-    run_demo(arguments.bundle, arguments.output, arguments.seed)
-    return 0
-
-
-def _summarize(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.reports.demo import print_summary
-    from medfusion_monai.reports.summary import summarize
-
-    summary = summarize(
-        arguments.bundle,
-        arguments.dataset_dir,
-        arguments.model_file,
-        arguments.samples_dir,
-        arguments.output,
-        arguments.overlays,
-        {key: _yaml_value(key, text) for key, text in arguments.set},
-    )
-    print_summary(summary, Path(arguments.output))
-    return 0
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.export import export_bundle
-
-    facts = export_bundle(
-        arguments.bundle,
-        arguments.model_file,
-        arguments.output,
-        arguments.format,
-        arguments.overlays,
-        {key: _yaml_value(key, text) for key, text in arguments.set},
-    )
-    for network in facts["networks"].values():
-        print(f"{network['file']:<12}  differs from PyTorch by at most {network['difference_from_pytorch']:.1e}")
-    print(Path(arguments.output) / "sampler.json")
-    return 0
 
 
 def _print_counts(document: dict[str, Any], output: str) -> None:

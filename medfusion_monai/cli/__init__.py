@@ -1,0 +1,50 @@
+"""The program ``medfusion``: what the MONAI bundle runner is not for."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+
+from medfusion_monai.cli.compare import add_compare
+from medfusion_monai.cli.models import add_demo, add_export
+from medfusion_monai.cli.prepare import add_prepare
+from medfusion_monai.cli.weights import add_weights
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``medfusion`` with these arguments and return its exit code: 0, or 2 for an error of the user's.
+
+    Args:
+        argv: the arguments after the program's name; None takes those of the process.
+    """
+    arguments = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a class name must not end the program after its work
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return arguments.handler(arguments)
+    except ValueError as error:
+        print(f"medfusion: error: {error}", file=sys.stderr)
+        return 2
+
+
+def entry_point() -> None:
+    """Run ``medfusion`` as the installed program."""
+    raise SystemExit(main())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; each verb has an ``add_...`` function that also names its handler.
+
+    A handler takes the parsed arguments and returns the exit code. It imports what it needs itself, so that ``--help``
+    stays fast.
+    """
+    parser = argparse.ArgumentParser(prog="medfusion", description="Data and tools around the Medfusion MONAI bundles.")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    add_prepare(subparsers)
+    add_demo(subparsers)
+    add_compare(subparsers)
+    add_export(subparsers)
+    add_weights(subparsers)
+    return parser

@@ -1,0 +1,68 @@
+"""The verb about sets of images: ``medfusion compare``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from medfusion_monai.cli.arguments import column_value, positive, seed, whole
+
+
+def add_compare(subparsers: Any) -> None:
+    """Add ``medfusion compare``."""
+    parser = subparsers.add_parser("compare", help="compare any generator's images with real ones, in one report")
+    parser.add_argument(
+        "--reference",
+        required=True,
+        metavar="DIR",
+        help="real images: a prepared data set, one sub-folder per class, or a folder of images",
+    )
+    parser.add_argument(
+        "--images",
+        required=True,
+        nargs="+",
+        action="extend",
+        type=column_value,
+        metavar="NAME=DIR",
+        help="generated images: what inference wrote, one sub-folder per class, or a folder of images; repeatable",
+    )
+    parser.add_argument("--output", required=True, help="folder for report.html, report.md, report.json")
+    parser.add_argument(
+        "--features",
+        default="inception",
+        metavar="SPEC",
+        help="inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE (inception)",
+    )
+    parser.add_argument("--split", help="of a prepared reference; default: reference where there is one, else test")
+    parser.add_argument(
+        "--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="bring all images to one size"
+    )
+    parser.add_argument("--k", type=positive, default=3, help="neighbours of precision and recall (3)")
+    parser.add_argument("--replicates", type=whole, default=100, help="resampled sets behind intervals, 0: none (100)")
+    parser.add_argument("--fid-infinity", action="store_true", help="extrapolate FID to infinitely many images too")
+    parser.add_argument("--inception-score", action="store_true", help="add the Inception score")
+    parser.add_argument("--neighbours", type=whole, default=8, help="nearest training images shown, 0: none (8)")
+    parser.add_argument(
+        "--classifier-seeds",
+        nargs="*",
+        type=seed,
+        default=[0, 1, 2],
+        help="trainings of the classifier that tells whether the label steers; none: leave it out (0 1 2)",
+    )
+    parser.add_argument("--batch-size", type=positive, default=32, help="images measured at once (32)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed (0)")
+    parser.set_defaults(handler=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.reports.compare import compare
+
+    options = {key: value for key, value in vars(arguments).items() if key not in ("verb", "handler", "images")}
+    names = [name for name, _ in arguments.images]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--images names a set twice: {names}. Give each its own name")
+    compare(images=dict(arguments.images), **options)
+    print(Path(arguments.output) / "report.html")
+    return 0

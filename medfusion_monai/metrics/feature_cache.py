@@ -1,0 +1,145 @@
+"""Features of many image files, one batch in memory at a time, kept between runs by the files' contents."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medfusion_monai.data.images import BAR_FROM
+from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.metrics.features import FeatureExtractor
+from medfusion_monai.networks.weights import file_sha256
+
+FORMAT = "medfusion features 1"
+DIGEST_BYTES = 32
+
+
+def cached_features(
+    extractor: FeatureExtractor,
+    items: Sequence[str | os.PathLike[str]],
+    load: Callable[[Any], Tensor],
+    cache_dir: str | Path | None = None,
+    batch_size: int = 32,
+    device: str | torch.device = "cpu",
+    preprocessing: str = "",
+) -> np.ndarray:
+    """Give the features of image files, in order.
+
+    Args:
+        extractor: maps images (B, C, H, W) in [0, 1] to features (B, D).
+        items: the files.
+        load: reads a file as an image (C, H, W) in [0, 1]; all must have the same shape.
+        cache_dir: folder in which features are kept. They are found again only for the same contents in the same
+            order, the same extractor and the same preprocessing; the names of the files do not matter.
+        batch_size: images at a time.
+        device: where the network runs.
+        preprocessing: what ``load`` does, in words, e.g. the size that it brings images to.
+
+    Returns:
+        Array (N, D), float32.
+
+    Raises:
+        ValueError: there are no files, one is unreadable or of another shape, or the folder cannot be written.
+    """
+    if not items:
+        raise ValueError("there are no images to extract features of: name one or more files")
+    if cache_dir is None:
+        return _extract(extractor, items, load, batch_size, device)
+    path = Path(cache_dir) / f"{features_key(extractor, items, preprocessing)}.features"
+    features = _read(path, (len(items), extractor.dimensions))
+    if features is None:
+        _make_folder(path.parent)
+        features = _extract(extractor, items, load, batch_size, device)
+        _write(path, features)
+    return features
+
+
+def features_key(extractor: FeatureExtractor, items: Sequence[str | os.PathLike[str]], preprocessing: str = "") -> str:
+    """Give 64 hexadecimal digits for the contents of files in order, the extractor and the preprocessing.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    facts = json.dumps([FORMAT, extractor.describe(), preprocessing], sort_keys=True)
+    digest = hashlib.sha256(facts.encode())
+    for item in items:
+        try:
+            digest.update(bytes.fromhex(file_sha256(Path(item))))
+        except OSError as error:
+            raise ValueError(f"image {os.fspath(item)} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def _extract(
+    extractor: FeatureExtractor,
+    items: Sequence[str | os.PathLike[str]],
+    load: Callable[[Any], Tensor],
+    batch_size: int,
+    device: str | torch.device,
+) -> np.ndarray:
+    extractor = extractor.to(device)
+    features = np.empty((len(items), extractor.dimensions), dtype=np.float32)
+    shape: tuple[int, ...] | None = None
+    starts = range(0, len(items), batch_size)
+    for start in tqdm(starts, "features", unit="batch", dynamic_ncols=True, disable=len(items) < BAR_FROM):
+        images = []
+        for item in items[start : start + batch_size]:
+            image = load(item)
+            shape = tuple(image.shape) if shape is None else shape
+            if tuple(image.shape) != shape:
+                raise ValueError(
+                    f"image {os.fspath(item)} has shape {tuple(image.shape)}, but {os.fspath(items[0])} has {shape}: "
+                    "bring all images to one size and number of channels"
+                )
+            images.append(image)
+        values = extractor(torch.stack(images).to(device)).cpu().numpy()
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            raise ValueError(f"the features of {os.fspath(items[start + row])} are not finite: leave the image out")
+        features[start : start + len(images)] = values
+    return features
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _write(path: Path, features: np.ndarray) -> None:
+    """Write an .npy file and behind it the SHA-256 of its bytes."""
+    body = io.BytesIO()
+    np.save(body, features, allow_pickle=False)
+    try:
+        with renamed_when_whole(path) as partial:
+            partial.write_bytes(body.getvalue() + hashlib.sha256(body.getvalue()).digest())
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
+
+
+def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Give what ``_write`` wrote, or None where there is nothing or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        return None
+    features = np.load(io.BytesIO(body), allow_pickle=False)
+    return features if features.shape == shape else None
+
+
+def _unwritable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(f"features cannot be kept in {folder}: {error.strerror or error}. Choose another cache_dir")

@@ -1,0 +1,145 @@
+"""First stages of other projects, as the VAE of Stable Diffusion, from folders in diffusers' format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medfusion_monai.networks.weights import WeightsError, file_sha256
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+KIND = "AutoencoderKL"
+
+
+class DiffusersAutoencoder(nn.Module):
+    """An ``AutoencoderKL`` of diffusers that reconstructs images as ours does; it is not trained here.
+
+    Nothing is fetched, and only safetensors are read, which hold no code.
+
+    Args:
+        folder: holds ``config.json`` and ``diffusion_pytorch_model.safetensors``, as the folder ``vae`` of a Stable
+            Diffusion model.
+
+    Attributes:
+        name: the folder's name.
+        sha256: of its weights file.
+        downsampling_factor: how many times smaller than images its latents are.
+
+    Raises:
+        ValueError: if diffusers is not installed.
+        WeightsError: if the folder, its configuration or its weights are missing, damaged or of another kind.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        folder = Path(folder)
+        _check_files(folder)
+        self.network: Any = _load(folder)
+        self.name = folder.resolve().name
+        self.sha256 = file_sha256(folder / WEIGHTS)
+        self.in_channels: int = self.network.config.in_channels
+        self.downsampling_factor = 2 ** (len(self.network.config.block_out_channels) - 1)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """Encode and decode images by the most likely latents, without randomness.
+
+        Args:
+            image: (B, C, H, W) in [-1, 1]. One channel is repeated to three for a network of RGB, and the three of the
+                reconstruction are averaged.
+
+        Returns:
+            (B, C, H, W) in about [-1, 1].
+
+        Raises:
+            ValueError: if the channels or the size do not fit.
+        """
+        self._check_image(image)
+        gray = image.shape[1] == 1 and self.in_channels == 3
+        shown = image.expand(-1, 3, -1, -1) if gray else image
+        reconstruction = self.network.decode(self.network.encode(shown).latent_dist.mode()).sample
+        return reconstruction.mean(dim=1, keepdim=True) if gray else reconstruction
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Give ``reconstruct(image)``."""
+        return self.reconstruct(image)
+
+    def _check_image(self, image: Tensor) -> None:
+        factor, channels = self.downsampling_factor, image.shape[1]
+        if channels != self.in_channels and (channels, self.in_channels) != (1, 3):
+            raise ValueError(f"image has {channels} channels, the autoencoder {self.name} takes {self.in_channels}")
+        if image.shape[-1] % factor or image.shape[-2] % factor:
+            raise ValueError(
+                f"image size {tuple(image.shape[-2:])} is not divisible by {factor}, as the autoencoder {self.name} "
+                "needs it: resize or pad the images"
+            )
+
+
+def _check_files(folder: Path) -> None:
+    """Raise a WeightsError that says which file is missing, or what else the folder holds."""
+    if not folder.is_dir():
+        raise WeightsError(f"first stage {folder} is no folder: give one with {CONFIG} and {WEIGHTS}")
+    if not (folder / CONFIG).is_file():
+        inner = folder / "vae"
+        hint = f"give its folder {inner}" if (inner / CONFIG).is_file() else "give the folder of one autoencoder"
+        raise WeightsError(f"first stage {folder} has no {CONFIG}: {hint}")
+    try:
+        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("_class_name")
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"{folder / CONFIG} cannot be read as JSON: fetch it again") from error
+    if kind != KIND:
+        raise WeightsError(f"first stage {folder} is of the kind {kind}: only an {KIND} of diffusers can be used")
+    if not (folder / WEIGHTS).is_file():
+        others = sorted(
+            path.name for path in folder.iterdir() if path.suffix in (".bin", ".ckpt", ".pt", ".safetensors")
+        )
+        found = f" (found {', '.join(others)})" if others else ""
+        raise WeightsError(
+            f"first stage {folder} has no {WEIGHTS}{found}: pickles can run code and are not read. Fetch the "
+            "safetensors file of the same model and put it there by this name"
+        )
+
+
+def _load(folder: Path) -> Any:
+    """Load the network by diffusers, all weights or an error."""
+    try:
+        from diffusers import AutoencoderKL
+        from diffusers.utils import logging
+    except ImportError as error:
+        raise ValueError(
+            f"first stage {folder} needs diffusers, which is not installed: pip install 'medfusion-monai[diffusers]'"
+        ) from error
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what matters is raised below
+    try:
+        network, report = AutoencoderKL.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,  # True needs another package, accelerate
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise WeightsError(
+            f"first stage {folder} cannot be loaded, {WEIGHTS} is damaged or does not fit {CONFIG}: {error}"
+        ) from error
+    finally:
+        logging.set_verbosity(level)
+    wrong = {kind: report[f"{kind}_keys"] for kind in ("missing", "unexpected") if report[f"{kind}_keys"]}
+    settings = network.config
+    if settings.in_channels != settings.out_channels:
+        raise WeightsError(
+            f"first stage {folder} takes {settings.in_channels} channels and gives {settings.out_channels}: give one "
+            "that reconstructs what it takes"
+        )
+    if wrong:  # diffusers would leave missing weights as random as they were made
+        told = "; ".join(f"{len(names)} {kind} ({', '.join(sorted(names)[:3])})" for kind, names in wrong.items())
+        raise WeightsError(f"first stage {folder}: weights do not fit {CONFIG}: {told}. Fetch both files of one model")
+    return network

@@ -1,0 +1,105 @@
+"""What a report is made of: sections of tables, pictures and text, which HTML and Markdown render alike."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    """A column of a table; ``kind`` is text, number (to the right) or code (may break anywhere)."""
+
+    title: str
+    hint: str = ""
+    kind: str = "text"
+    marks: str = ""  # letters of its footnotes, separated by commas
+
+
+class Cell(NamedTuple):
+    """What stands in a table at one place; ``text`` may have several lines."""
+
+    text: str
+    interval: str = ""
+    best: bool = False
+    marks: str = ""
+
+
+class Group(NamedTuple):
+    """Rows below a title of their own; without title for a table of one group."""
+
+    title: str
+    rows: list[list[Cell]]
+    marks: str = ""
+
+
+class Table(NamedTuple):
+    """A table; its first ``head_columns`` columns say what a row is about, ``notes`` are its footnotes a, b, ..."""
+
+    caption: str
+    columns: list[Column]
+    groups: list[Group]
+    notes: list[str]
+    head_columns: int = 1
+
+
+class Callout(NamedTuple):
+    """A sentence that no reader may miss."""
+
+    text: str
+
+
+class Commands(NamedTuple):
+    """Lines of a shell."""
+
+    title: str
+    lines: list[str]
+
+
+class Picture(NamedTuple):
+    """A picture of the report: a PNG file beside it, embedded in the HTML."""
+
+    file: str
+    title: str
+    caption: str
+
+
+class Plot(NamedTuple):
+    """A drawing as SVG, inline in the HTML and a file beside the report for the Markdown."""
+
+    file: str
+    title: str
+    svg: str
+
+
+Block = str | Callout | Table | Picture | Plot | Commands
+
+
+class Section(NamedTuple):
+    """A heading and what stands below it; a text is a paragraph."""
+
+    title: str
+    blocks: list[Block]
+
+
+class Document(NamedTuple):
+    """A whole report."""
+
+    title: str
+    warnings: list[str]
+    summary: list[str]
+    sections: list[Section]
+
+
+def mark(notes: list[str], note: str) -> str:
+    """Give the letter of a footnote, which is added unless it is there: a, b, ..., z, aa, ab, ..."""
+    if note not in notes:
+        notes.append(note)
+    return letter(notes.index(note))
+
+
+def letter(index: int) -> str:
+    """Count in letters, from 0: a, b, ..., z, aa, ab, ... (numbers would read as powers of the values)."""
+    text = ""
+    while index >= 0:
+        text = chr(ord("a") + index % 26) + text
+        index = index // 26 - 1
+    return text

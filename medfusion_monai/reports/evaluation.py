@@ -1,0 +1,308 @@
+"""The evaluation of a bundle, step by step: reconstructions, generated images, label, sampling steps, the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.transforms import Compose
+from torch import Tensor
+
+from medfusion_monai.data import read_datalist, sampling_plan
+from medfusion_monai.data.datalist import REFERENCE, find_datalist
+from medfusion_monai.data.image_form import ImageFacts, ImageForm, exact_form, inspect_set
+from medfusion_monai.data.image_set import MANIFEST, ImageSet, open_image_set
+from medfusion_monai.diffusion import LatentDiffusionSampler, spaced_timesteps
+from medfusion_monai.metrics.features import load_extractor
+from medfusion_monai.networks import Medfusion
+from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
+from medfusion_monai.networks.weights import WeightsError, file_sha256
+from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_steering
+from medfusion_monai.reports.draft import Draft
+from medfusion_monai.reports.measured import Measured, measure_set
+from medfusion_monai.reports.published import published_reconstructions
+from medfusion_monai.reports.reconstructions import reconstruction_picture, reconstruction_rows
+from medfusion_monai.reports.sweep import sweep_rows
+
+logger = logging.getLogger(__name__)
+
+OURS = "Medfusion"
+TIMESTEPS = 1000
+
+
+class Evaluation:
+    """What ``run evaluating`` measures, and the report that it writes; each ``add_...`` fills a part of it.
+
+    Args:
+        dataset_dir: folder of the datalist.
+        class_names: in label order.
+        image_size: height and width.
+        image_channels: 1 or 3.
+        preprocessing: reads an item of the datalist.
+        form: what that does, in words; stored features are taken only for the same.
+        output_dir: folder of the report; features are kept in its folder ``cache``.
+        splits: of the datalist, whose images are reconstructed; None takes ``test``, and ``reference`` where there is
+            one. Generated images are compared with ``reference``, else with ``test``.
+        samples_dir: folder that inference wrote; without samples in it, or None, they are left out.
+        other_samples: folders of other generators' images, by name.
+        features: of ``load_extractor``: which features images are compared by.
+        replicates: resampled sets behind each interval; 0 for none.
+        batch_size: images that are measured at once.
+        device: where to compute.
+        seed: of all that is drawn.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        class_names: Sequence[str],
+        image_size: Sequence[int],
+        image_channels: int,
+        preprocessing: Compose,
+        form: str,
+        output_dir: str | Path,
+        splits: str | Sequence[str] | None = None,
+        samples_dir: str | Path | None = None,
+        other_samples: Mapping[str, str] | None = None,
+        features: str = "inception",
+        replicates: int = 100,
+        batch_size: int = 8,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.dataset_dir, self.class_names, self.preprocessing = dataset_dir, list(class_names), preprocessing
+        self.image_size, self.image_channels, self.output_dir = list(image_size), image_channels, Path(output_dir)
+        self.samples_dir, self.other_samples, self.features = samples_dir, dict(other_samples or {}), features
+        self.replicates, self.batch_size, self.device, self.seed = replicates, batch_size, device, seed
+        self.splits, self.form = splits, form
+        self.draft = Draft(
+            f"Medfusion: {', '.join(self.class_names)}",
+            settings={"features": features.partition(":")[0], "replicates": replicates, "image_size": self.image_size},
+            seeds={"seed": seed},
+        )
+
+    @cached_property
+    def items(self) -> list[dict[str, Any]]:
+        """The images that are reconstructed, with ``split`` and their ``number`` in it.
+
+        Raises:
+            DataError: as of ``read_datalist``.
+        """
+        splits = self.splits
+        if splits is None:
+            splits = ["test", REFERENCE] if self.reference_split == REFERENCE else ["test"]
+        return [
+            {**item, "split": split, "number": number}
+            for split in ([splits] if isinstance(splits, str) else splits)
+            for number, item in enumerate(read_datalist(self.dataset_dir, split, self.class_names))
+        ]
+
+    @cached_property
+    def reference_split(self) -> str:
+        """The split that generated images are compared with."""
+        document = json.loads(find_datalist(self.dataset_dir).read_text(encoding="utf-8"))
+        return REFERENCE if document.get(REFERENCE) else "test"
+
+    @cached_property
+    def sample_sets(self) -> list[tuple[ImageSet, ImageForm, list[ImageFacts]]]:
+        """The sets of generated images, each decoded once.
+
+        Raises:
+            DataError: a set that is missing, unreadable, or of another size or colour than the bundle's.
+        """
+        folders = dict(self.other_samples)
+        if self.samples_dir is not None and os.path.isfile(Path(self.samples_dir) / MANIFEST):
+            folders = {OURS: str(self.samples_dir), **folders}
+        elif self.samples_dir is not None:
+            logger.info("no samples of inference in %s: generated images are not measured", self.samples_dir)
+        opened = []
+        for name, folder in folders.items():
+            images = open_image_set(name, folder)
+            facts = inspect_set(images)
+            opened.append((images, exact_form(name, facts, self.image_size, self.image_channels), facts))
+        return opened
+
+    @cached_property
+    def extractor(self) -> Any:
+        """The network that gives the features.
+
+        Raises:
+            ValueError: for weights that are missing or damaged.
+        """
+        try:
+            return load_extractor(self.features).to(self.device)
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error}. Or compare by other features (--features), or measure reconstructions alone "
+                "(--samples_dir '$None', no --sweep_steps)"
+            ) from error
+
+    @cached_property
+    def reference(self) -> Measured:
+        """The real images that generated ones are compared with."""
+        return self._real(self.reference_split, "reference")
+
+    @cached_property
+    def training(self) -> Measured:
+        """The images that the model was trained on."""
+        return self._real("training", "training")
+
+    @cached_property
+    def generated(self) -> list[Measured]:
+        """The generated images."""
+        return [self._measure(images, form.load, form.describe(), facts) for images, form, facts in self.sample_sets]
+
+    def check(self, others: Mapping[str, str] | None = None, sweep_steps: Sequence[int] = ()) -> None:
+        """Find what is wrong before anything is measured.
+
+        Args:
+            others: of ``add_reconstructions``.
+            sweep_steps: of ``add_sweep``.
+
+        Raises:
+            ValueError: naming what is missing or does not fit.
+        """
+        self.items  # noqa: B018  raises at once
+        self.others = {name: DiffusersAutoencoder(folder) for name, folder in (others or {}).items()}
+        for number in sweep_steps:
+            spaced_timesteps(number, TIMESTEPS)
+        if self.sample_sets or sweep_steps:
+            self.extractor  # noqa: B018  likewise
+
+    def add_reconstructions(self, evaluator: Any, network: Medfusion) -> None:
+        """Reconstruct the splits' images by each first stage: tables 1, 2 and 4 and figure 2 of the paper.
+
+        Args:
+            evaluator: a ``SupervisedEvaluator`` over ``items`` whose metrics keep each image's value.
+            network: ours.
+        """
+        stages = {OURS: network, **self.others}
+        rows: list[dict[str, Any]] = []
+        for name, stage in stages.items():
+            evaluator.network = stage.to(self.device)
+            evaluator.run()
+            rows += reconstruction_rows(name, self.items, evaluator.state.metric_details, self.seed)
+        self.draft.results["reconstructions"] = rows
+        self.draft.results["published_reconstructions"] = published_reconstructions(self.class_names)
+        picture = reconstruction_picture(stages, self.items, self._load, self.device)
+        caption = "Images spread evenly over the splits, their reconstructions, and the difference four times enlarged."
+        self.draft.add_picture("reconstructions.png", picture, "Reconstructions", caption)
+
+    def add_generated(self, infinity: bool = False, neighbours: int = 8) -> None:
+        """Compare generated images with real ones: table 3 and figure 4, and nearest training images.
+
+        Args:
+            infinity: whether FID is also extrapolated to infinitely many images.
+            neighbours: generated images that are shown beside their nearest training images; 0 for none.
+        """
+        if not self.generated:
+            return
+        add_fidelity(
+            self.draft,
+            self.reference,
+            self.generated,
+            self.extractor,
+            replicates=self.replicates,
+            seed=self.seed,
+            infinity=infinity,
+        )
+        if neighbours:
+            add_neighbours(self.draft, self.generated, self.training, neighbours)
+
+    def add_steering(self, seeds: Sequence[int] = (0, 1, 2)) -> None:
+        """Tell whether the label steers and what generated images are worth for training.
+
+        Args:
+            seeds: trainings of the classifier; none leaves this part out.
+        """
+        if self.generated and seeds:
+            train, test = (
+                open_image_set(name, self.dataset_dir, name, self.class_names) for name in ("training", "test")
+            )
+            add_steering(self.draft, train, test, self._load, self.generated, seeds, self.device)
+
+    def add_sweep(
+        self,
+        network: Medfusion,
+        sampler: LatentDiffusionSampler,
+        model_file: str | Path,
+        steps: Sequence[int],
+        num_samples: int = 64,
+    ) -> None:
+        """Measure quality by the number of sampling steps: figure 7 of the paper.
+
+        Args:
+            network: with its weights.
+            sampler: with all settings but the number of steps.
+            model_file: the weights, whose checksum tells stored features apart.
+            steps: numbers of sampling steps; none leaves this part out.
+            num_samples: images of each class and number of steps.
+        """
+        if not steps:
+            return
+        plan = sampling_plan(self.class_names, num_samples=num_samples, seed=self.seed)
+        shown = {name: getattr(sampler, name) for name in ("guidance_scale", "eta", "negative_label", "latent_shape")}
+        features = self.extractor.describe()
+        identity = {
+            **shown,
+            "weights": file_sha256(model_file),
+            "features": features["sha256"],
+            "name": features["name"],
+        }
+        self.draft.results["features"] = features
+        self.draft.results["sweep"] = {
+            "name": OURS,
+            "note": f"{num_samples} images of each class and number of steps, of the same seeds each time, against "
+            f"{len(self.reference.features)} images of the reference; DDIM, eta {sampler.eta:g}, guidance "
+            f"{sampler.guidance_scale:g}.",
+            "rows": sweep_rows(
+                network,
+                sampler,
+                plan,
+                steps,
+                self.reference.features,
+                self.extractor,
+                identity,
+                self.cache_dir,
+                self.batch_size,
+                self.device,
+                self.replicates,
+                self.seed,
+            ),
+        }
+
+    def write(self, model_file: str | Path) -> dict[str, Any]:
+        """Write the report and give its figures.
+
+        Args:
+            model_file: the weights.
+        """
+        self.draft.note("checksums", **{"model.pt": file_sha256(model_file)})
+        results = self.draft.write(self.output_dir)
+        logger.info("the report is %s", self.output_dir / "report.html")
+        return results
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where features are kept."""
+        return self.output_dir / "cache"
+
+    def _load(self, path: str) -> Tensor:
+        return torch.as_tensor(self.preprocessing({"image": path})["image"])
+
+    def _real(self, split: str, name: str) -> Measured:
+        return self._measure(self._open(split, name), self._load, self.form)
+
+    def _open(self, split: str, name: str) -> ImageSet:
+        return open_image_set(name, self.dataset_dir, split, self.class_names)
+
+    def _measure(
+        self, images: ImageSet, load: Callable[[str], Tensor], form: str, facts: Sequence[ImageFacts] = ()
+    ) -> Measured:
+        return measure_set(images, load, form, self.extractor, self.cache_dir, self.batch_size, self.device, facts)

@@ -1,0 +1,88 @@
+"""How well first stages reconstruct images: tables 1, 2 and 4 and figure 2 of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from monai.handlers import IgniteMetricHandler
+from PIL import Image
+from torch import Tensor, nn
+
+from medfusion_monai.handlers.image_grid import evaluation_mode
+from medfusion_monai.losses import to_unit
+from medfusion_monai.metrics.intervals import mean_figure
+from medfusion_monai.metrics.perceptual import load_lpips, lpips_distance
+from medfusion_monai.metrics.similarity import ImageMetric, mse, psnr, ssim
+from medfusion_monai.reports.pictures import picture_of_rows, spread
+
+REPLICATES = 1000
+
+
+def reconstruction_metrics(
+    output_transform: Callable[[Any], Any], lpips: str | None = None, device: torch.device | str = "cpu"
+) -> dict[str, IgniteMetricHandler]:
+    """Make the measures beside MS-SSIM for an evaluator, each of which keeps every image's value.
+
+    Args:
+        output_transform: gives reconstructions and images, (B, C, H, W) in [0, 1], of the evaluator's output.
+        lpips: backbone of LPIPS, ``alex`` or ``vgg``; None leaves LPIPS out.
+        device: where LPIPS is computed.
+
+    Raises:
+        ValueError: for an unknown backbone, or one whose weights are not on this machine.
+    """
+    functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ssim": ssim, "mse": mse, "psnr": psnr}
+    if lpips is not None:
+        functions["lpips"] = partial(lpips_distance, network=load_lpips(lpips).to(device))  # type: ignore[arg-type]
+    return {
+        name: IgniteMetricHandler(metric_fn=ImageMetric(function), output_transform=output_transform)
+        for name, function in functions.items()
+    }
+
+
+def reconstruction_rows(
+    name: str, items: Sequence[Mapping[str, Any]], values: Mapping[str, Tensor], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Give the mean and standard deviation over the images of each split.
+
+    Args:
+        name: of the first stage.
+        items: with ``split``, in the order of the values.
+        values: of each measure, one an image, (N,) or (N, 1).
+        seed: of the intervals of the means.
+
+    Returns:
+        Rows of a report's table of reconstructions.
+    """
+    rows = []
+    for split in dict.fromkeys(item["split"] for item in items):
+        of_split = torch.tensor([item["split"] == split for item in items])
+        row: dict[str, Any] = {"name": name, "split": split, "count": int(of_split.sum())}
+        for measure, each in values.items():
+            chosen = each.flatten().cpu().double()[of_split]
+            figure = mean_figure(chosen, REPLICATES, seed)
+            spread_of = float(chosen.std()) if len(chosen) > 1 else None
+            row[measure] = {"mean": figure.value, "std": spread_of, "low": figure.low, "high": figure.high}
+            row[measure]["note"] = figure.note
+        rows.append(row)
+    return rows
+
+
+@torch.no_grad()
+def reconstruction_picture(
+    stages: Mapping[str, nn.Module],
+    items: Sequence[Mapping[str, Any]],
+    load: Callable[[str], Tensor],
+    device: torch.device | str,
+) -> Image.Image:
+    """Draw images, and for each first stage their reconstructions and the difference four times enlarged."""
+    images = torch.stack([load(items[index]["image"]) for index in spread(len(items))])
+    rows = [("original", images)]
+    for name, stage in stages.items():
+        with evaluation_mode(stage):
+            reconstructions = to_unit(stage(images.to(device) * 2.0 - 1.0)).cpu()
+        rows += [(name, reconstructions), ("difference x 4", (4.0 * (reconstructions - images).abs()).clamp(max=1.0))]
+    return picture_of_rows(rows)

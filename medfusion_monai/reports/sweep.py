@@ -1,0 +1,115 @@
+"""How quality depends on the number of sampling steps: figure 7 of the paper."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from medfusion_monai.diffusion import LatentDiffusionSampler
+from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.metrics.fidelity import measure_fidelity
+from medfusion_monai.networks import Medfusion
+
+logger = logging.getLogger(__name__)
+
+SHOWN = ("fid", "precision", "recall")
+
+
+def sweep_rows(
+    network: Medfusion,
+    sampler: LatentDiffusionSampler,
+    plan: Sequence[Mapping[str, Any]],
+    steps: Sequence[int],
+    reference: Tensor,
+    extractor: nn.Module,
+    identity: Mapping[str, Any],
+    cache_dir: str | Path,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
+    replicates: int = 100,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Sample the same images with each number of steps and compare their features with the reference's.
+
+    The images themselves are not kept. The features of each number of steps are, as soon as they are whole, so that a
+    sweep that was stopped goes on.
+
+    Args:
+        network: autoencoder and UNet.
+        sampler: with all settings but the number of steps.
+        plan: of ``sampling_plan``: ``label`` and ``seed`` of each image.
+        steps: numbers of sampling steps.
+        reference: features (N, D) of the real images.
+        extractor: gives the features.
+        identity: what the images depend on beside the plan, such as the weights' checksum.
+        cache_dir: folder of the features.
+        batch_size: images that are sampled together.
+        device: where to sample.
+        replicates: resampled sets behind each interval.
+        seed: of the resampling.
+
+    Returns:
+        Rows of a report's sweep.
+    """
+    rows = []
+    for number in steps:
+        own = copy.copy(sampler)
+        own.num_inference_steps = number
+        key = {**identity, "steps": number, "plan": [[item["label"], item["seed"]] for item in plan]}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        path = Path(cache_dir) / f"sweep_{digest[:32]}.npy"
+        features = _stored(path)
+        if features is None:
+            features = _sampled_features(network, own, plan, extractor, batch_size, device, f"{number} steps")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with renamed_when_whole(path) as partial, open(partial, "wb") as file:
+                np.save(file, features.numpy())
+        figures = measure_fidelity(reference, features, replicates=replicates, seed=seed)
+        rows.append(
+            {
+                "num_inference_steps": number,
+                "count": len(plan),
+                "reference_count": len(reference),
+                **{name: figures[name].as_dict() for name in SHOWN},
+            }
+        )
+    return rows
+
+
+def _stored(path: Path) -> Tensor | None:
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (OSError, ValueError):
+        return None
+
+
+@torch.no_grad()
+def _sampled_features(
+    network: Medfusion,
+    sampler: LatentDiffusionSampler,
+    plan: Sequence[Mapping[str, Any]],
+    extractor: nn.Module,
+    batch_size: int,
+    device: torch.device | str,
+    title: str,
+) -> Tensor:
+    parts = []
+    with tqdm(total=len(plan), desc=f"sample with {title}", unit=" images", dynamic_ncols=True) as bar:
+        for start in range(0, len(plan), batch_size):
+            batch = plan[start : start + batch_size]
+            labels = torch.tensor([item["label"] for item in batch], device=device)
+            images = sampler(labels, network, seeds=[item["seed"] for item in batch])
+            images = (images * 255).round() / 255  # as inference writes them
+            parts.append(extractor(images).cpu())
+            bar.update(len(batch))
+    return torch.cat(parts)
