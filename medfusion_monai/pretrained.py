@@ -10,6 +10,7 @@ import http.client
 import os
 import shutil
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,7 +197,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise WeightsError(f"weights {path} do not exist: name another file")
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of pickles that it then refuses
+            warnings.simplefilter("ignore")
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(f"weights {path} cannot be read: damaged, or no plain file of tensors") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

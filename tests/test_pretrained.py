@@ -1,5 +1,7 @@
 import hashlib
+import pickle
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -148,6 +150,15 @@ def test_file_with_code_is_not_read(tmp_path):
     torch.save({"weight": torch.zeros(1), "code": print}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match=r"code\.pth cannot be read: damaged, or no plain file of tensors"):
         pretrained.read_state(tmp_path / "code.pth")
+
+
+def test_pickle_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "code.pkl").write_bytes(pickle.dumps(print, protocol=4))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match="no plain file of tensors"):
+            pretrained.read_state(tmp_path / "code.pkl")
+    assert told == []
 
 
 def test_list_names_each_file_with_its_checksum_and_source(folder, capsys):

@@ -27,6 +27,8 @@ class ImageFacts(NamedTuple):
     coloured: bool
     constant: bool
     digest: str
+    stamp: tuple[int, int] | None = None
+    """Size of the file and time of its last change, by which ``refuse_changed`` knows it."""
 
 
 class ImageForm(NamedTuple):
@@ -62,13 +64,14 @@ def inspect_set(images: ImageSet, progress: bool = True) -> list[ImageFacts]:
 
     def inspect(path: str) -> ImageFacts | str:
         try:
+            stamp = _stamp(path)
             pixels = read_image(path)
         except DataError as error:
             return str(error)
         coloured = float((pixels.max(0) - pixels.min(0)).max()) * 255 > GRAY_TOLERANCE + 1e-3
         constant = bool((pixels.max((1, 2)) - pixels.min((1, 2))).max() == 0)
         height, width = pixels.shape[1:]
-        return ImageFacts((height, width), len(pixels), coloured, constant, pixel_digest(pixels))
+        return ImageFacts((height, width), len(pixels), coloured, constant, pixel_digest(pixels), stamp)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         show = progress and len(images.items) > BAR_FROM
@@ -80,6 +83,26 @@ def inspect_set(images: ImageSet, progress: bool = True) -> list[ImageFacts]:
         title = f"{images.name}: {len(problems)} of {len(results)} images cannot be used"
         raise DataError(list_problems(title, problems) + "\nReplace or remove these files.")
     return [result for result in results if isinstance(result, ImageFacts)]
+
+
+def refuse_changed(images: ImageSet, facts: Sequence[ImageFacts]) -> None:
+    """Raise if files are not as they were inspected: what was told of them is not what was measured.
+
+    Raises:
+        DataError: files that are others now, or gone; the first ten are listed.
+    """
+    changed = [path for path, fact in zip(images.paths, facts, strict=True) if _stamp(path) != fact.stamp]
+    if changed:
+        title = f"{images.name}: {len(changed)} of {len(facts)} images were changed or removed while they were measured"
+        raise DataError(list_problems(title, changed) + "\nRun it again when nothing writes there.")
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def content_sha256(facts: Sequence[ImageFacts]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medfusion_monai.data.datalist import DATALIST_NAME, REFERENCE, missing_files, read_datalist
+from medfusion_monai.data.datalist import DATALIST_NAME, REFERENCE, find_datalist, missing_files, read_datalist
 from medfusion_monai.data.folder import is_content
 from medfusion_monai.data.images import list_problems
 from medfusion_monai.data.sampling_plan import MANIFEST
@@ -70,7 +70,7 @@ def open_image_set(
             missing, or a split of what has none.
     """
     root = Path(os.path.realpath(folder))
-    if not root.is_dir():
+    if not os.fspath(folder) or not root.is_dir():  # no text is no wish for the working directory
         raise DataError(f"{name}: '{folder}' is not a folder. Give the folder of its images.")
     if (root / DATALIST_NAME).is_file():
         return _of_datalist(name, root, split, class_names)
@@ -81,20 +81,41 @@ def open_image_set(
     return _of_folder(name, root)
 
 
+def default_reference(dataset_dir: str | os.PathLike[str]) -> str:
+    """Give the split that generated images are compared with: ``reference`` where there is one, else ``test``.
+
+    Raises:
+        DataError: as of ``find_datalist``; what is wrong with the datalist itself, ``read_datalist`` says.
+    """
+    return REFERENCE if _document(find_datalist(dataset_dir)).get(REFERENCE) else "test"
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
 def _of_datalist(name: str, root: Path, split: str | None, class_names: Sequence[str] | None) -> ImageSet:
-    document = json.loads((root / DATALIST_NAME).read_text(encoding="utf-8"))
-    split = split or (REFERENCE if document.get(REFERENCE) else "test")
+    split = split or default_reference(root)
     items = [{"image": item["image"], "label": item["label"]} for item in read_datalist(root, split, class_names)]
-    names = list(class_names or document.get("class_names") or sorted({str(item["label"]) for item in items}))
+    # A datalist need not name its classes: label k is then called k, in every split.
+    numbers = map(str, range(1 + max(item["label"] for item in items)))
+    names = list(class_names or _document(root / DATALIST_NAME).get("class_names") or numbers)
     return ImageSet(name, items, names, f"split '{split}' of the data set '{root.name}'")
 
 
 def _of_manifest(name: str, root: Path) -> ImageSet:
-    with open(root / MANIFEST, newline="", encoding="utf-8") as file:
-        rows = {row["file"]: row for row in csv.DictReader(file) if row.get("file")}
-    if not rows or any("label" not in row or not str(row["label"]).isdecimal() for row in rows.values()):
-        raise DataError(f"{root / MANIFEST}: lists no samples with file and label. Run inference again.")
-    known = {int(row["label"]): row["class_name"] for row in rows.values()}
+    rows = _read_manifest(root / MANIFEST)
+    classes = {(int(row["label"]), row["class_name"]) for row in rows.values()}
+    known = dict(classes)
+    if not len(classes) == len(known) == len(set(known.values())):
+        raise DataError(
+            f"{root / MANIFEST}: labels and class names are no pairs: {sorted(classes)}. Keep the samples of each "
+            "model in a folder of their own."
+        )
     order = sorted(known)
     items: list[dict[str, Any]] = [
         {"image": str(root / file), "label": order.index(int(row["label"]))} for file, row in sorted(rows.items())
@@ -106,6 +127,19 @@ def _of_manifest(name: str, root: Path) -> ImageSet:
             + "\nRun inference again; it writes what is missing."
         )
     return ImageSet(name, items, [known[label] for label in order], f"samples of inference in '{root.name}'")
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
+    """Give the rows of a manifest by their file."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = {row["file"]: row for row in csv.DictReader(file) if row.get("file")}
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}. Run inference again.") from error
+    whole = all(str(row.get("label")).isdecimal() and row.get("class_name") for row in rows.values())
+    if not rows or not whole:
+        raise DataError(f"{path}: lists no samples with file, label and class_name. Run inference again.")
+    return rows
 
 
 def _of_folder(name: str, root: Path) -> ImageSet:

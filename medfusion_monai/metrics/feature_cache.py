@@ -55,12 +55,15 @@ def cached_features(
         raise ValueError("there are no images to extract features of: name one or more files")
     if cache_dir is None:
         return _extract(extractor, items, load, batch_size, device)
-    path = Path(cache_dir) / f"{features_key(extractor, items, preprocessing)}.features"
-    features = _read(path, (len(items), extractor.dimensions))
+    key = features_key(extractor, items, preprocessing)
+    path = Path(cache_dir) / f"{key}.features"
+    features = read_features(path, (len(items), extractor.dimensions))
     if features is None:
-        _make_folder(path.parent)
+        make_cache(path.parent)
         features = _extract(extractor, items, load, batch_size, device)
-        _write(path, features)
+        if features_key(extractor, items, preprocessing) != key:
+            raise ValueError("images were changed while they were measured: start again once they are complete")
+        write_features(path, features)
     return features
 
 
@@ -76,7 +79,9 @@ def features_key(extractor: FeatureExtractor, items: Sequence[str | os.PathLike[
         try:
             digest.update(bytes.fromhex(file_sha256(Path(item))))
         except OSError as error:
-            raise ValueError(f"image {os.fspath(item)} cannot be read: {error.strerror or error}") from error
+            raise ValueError(
+                f"image {os.fspath(item)} cannot be read: {error.strerror or error}. Bring it back and start again"
+            ) from error
     return digest.hexdigest()
 
 
@@ -105,20 +110,32 @@ def _extract(
         values = extractor(torch.stack(images).to(device)).cpu().numpy()
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-            raise ValueError(f"the features of {os.fspath(items[start + row])} are not finite: leave the image out")
+            raise ValueError(
+                f"the features of {os.fspath(items[start + row])} by {extractor.name} are not finite: look at the "
+                "image and, if it is sound, at the extractor's weights"
+            )
         features[start : start + len(images)] = values
     return features
 
 
-def _make_folder(folder: Path) -> None:
+def make_cache(folder: Path) -> None:
+    """Make the folder of the features, before work is spent on what could not be kept.
+
+    Raises:
+        ValueError: the folder cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
 
-def _write(path: Path, features: np.ndarray) -> None:
-    """Write an .npy file and behind it the SHA-256 of its bytes."""
+def write_features(path: Path, features: np.ndarray) -> None:
+    """Write an .npy file and behind it the SHA-256 of its bytes.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
     body = io.BytesIO()
     np.save(body, features, allow_pickle=False)
     try:
@@ -128,8 +145,8 @@ def _write(path: Path, features: np.ndarray) -> None:
         raise _unwritable(path.parent, error) from error
 
 
-def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Give what ``_write`` wrote, or None where there is nothing or it is damaged."""
+def read_features(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Give what ``write_features`` wrote, or None where there is nothing or it is damaged."""
     try:
         content = path.read_bytes()
     except OSError:

@@ -26,6 +26,7 @@ from medfusion_monai.networks.weights import WeightsError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ATTRIBUTES = ("name", "sha256", "dimensions", "resize", "is_inception", "describe")
+ONE_SIZE = "Build a resize into the network, or bring the images to the size that it wants"
 SPECIFICATIONS = (
     "inception, inception:FILE, torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE (a file name for FILE)"
 )
@@ -68,7 +69,9 @@ class FeatureExtractor(nn.Module):
         if image.ndim != 4 or image.shape[1] not in (1, 3):
             raise ValueError(f"images have shape {tuple(image.shape)}: give (B, C, H, W) with 1 or 3 channels")
         if image.shape[1] > self.channels:
-            raise ValueError(f"images have {image.shape[1]} channels, but the features of {self.name} are of gray ones")
+            raise ValueError(
+                f"images have {image.shape[1]} channels, but {self.name} takes gray ones: choose other features"
+            )
         low, high = image.amin().item(), image.amax().item()
         if not (low >= -1e-4 and high <= 1 + 1e-4):  # NaN fails both
             raise ValueError(f"images have values from {low:.3g} to {high:.3g}: features are of images in [0, 1]")
@@ -226,7 +229,19 @@ class TorchScriptFeatures(FeatureExtractor):
         """Give the features."""
         if self.size is not None:
             image = F.interpolate(image, size=(self.size, self.size), mode="bilinear", antialias=True)
-        return self.network(image)
+        try:
+            features = self.network(image)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise WeightsError(
+                f"{self.name} fails on images of {tuple(image.shape[1:])}: {reason}. {ONE_SIZE}"
+            ) from error
+        if features.shape != (len(image), self.dimensions):
+            raise WeightsError(
+                f"{self.name} gives {tuple(features.shape)} for images of {tuple(image.shape[1:])}, and gave "
+                f"{self.dimensions} features at first. {ONE_SIZE}"
+            )
+        return features
 
     @torch.no_grad()
     def _find_shapes(self, file: str | Path) -> tuple[int, int]:
@@ -261,7 +276,7 @@ class PhantomFeatures(FeatureExtractor):
         self.sha256 = pretrained.check_sha256(weights_file)
         self.network = load_phantom_network(weights_file)
         self.channels = self.network.channels
-        self.name = f"network trained on {self.network.modality_name} phantoms"
+        self.name = f"phantoms-{self.network.modality_name}"
         self.dimensions = self.network.head.in_features
         self.resize = f"bilinear, antialiased, to {SIZE}x{SIZE}"
 

@@ -98,13 +98,12 @@ def frechet_figure(real: Tensor, fake: Tensor, replicates: int = 100, seed: int 
 
     The distance is biased upwards by the number of samples, and a resampled set, with fewer different samples, is
     biased once more. So the interval takes the spread of the resampled distances around their own mean and lies
-    around the estimate; it does not tell how large the bias is. No distance is below 0, nor is an end.
+    around the estimate; it does not tell how large the bias is. No distance is below 0, nor is an end. With fewer
+    samples than dimensions the interval is too wide, about twice.
 
     Where a distance takes seconds (more than a thousand samples and dimensions), ten replicates have to do.
     """
-    if min(len(real), len(fake), real.shape[1]) > _COSTLY and replicates > _FEW_REPLICATES:
-        replicates = _FEW_REPLICATES
-        note = "; ".join(filter(None, [note, f"interval from {replicates} resampled sets"]))
+    replicates, note = _affordable(real, fake, replicates, note)
     generator = np.random.default_rng(seed)
     real_weights = bootstrap_weights(len(real), replicates, generator)
     fake_weights = bootstrap_weights(len(fake), replicates, generator)
@@ -116,13 +115,14 @@ def frechet_distance_infinity(real: Tensor, fake: Tensor, replicates: int = 0, s
     """Fréchet distance as it would be with infinitely many generated samples (Chong and Forsyth 2020, section 4).
 
     The bias is nearly a straight line in one over the number of generated samples. The distance is measured at
-    eight sizes from half of the set to all of it; the line through them is read off at 0. The reference set
-    stays as it is, and with it the bias that its own number of samples gives.
+    eight sizes from half of the set to all of it, each set within the next; the line through them is read off at 0.
+    The reference set stays as it is, and with it the bias that its own number of samples gives.
 
     Args:
         real: (N, D).
         fake: (M, D).
-        replicates: resampled sets for an interval as in ``frechet_figure``; each costs eight distances.
+        replicates: resampled sets for an interval as in ``frechet_figure``; each costs eight distances, and of
+            costly ones ten replicates have to do likewise.
         seed: of the order of the samples and the resampling.
 
     Returns:
@@ -137,22 +137,30 @@ def frechet_distance_infinity(real: Tensor, fake: Tensor, replicates: int = 0, s
             f"from: at least {_SAMPLES_PER_FEATURE * dimensions} and {dimensions + 1}",
         )
     generator = np.random.default_rng(seed)
-    fake = fake[torch.from_numpy(generator.permutation(count)).to(fake.device)]
     sizes = [int(size) for size in np.linspace(count / 2, count, _SUBSETS)]
-    value = _intercept(sizes, gaussian_of_samples(real), [gaussian_of_samples(fake[:size]) for size in sizes])
+    value = _intercept(sizes, gaussian_of_samples(real), fake, generator.permutation(count))
+    note = f"extrapolated from {sizes[0]} to {count} generated samples against {len(real)}"
+    replicates, note = _affordable(real, fake, replicates, note)
     resampled = []
     for _ in range(replicates):
         reference = gaussian_of_samples(real, bootstrap_weights(len(real), 1, generator)[0])
-        subsets = [gaussian_of_samples(fake[:size], bootstrap_weights(size, 1, generator)[0]) for size in sizes]
-        resampled.append(_intercept(sizes, reference, subsets))
-    note = f"extrapolated from {sizes[0]} to {count} generated samples against {len(real)}"
+        # One draw for all sizes: they share samples as those of the value do, and vary together.
+        resampled.append(_intercept(sizes, reference, fake, generator.integers(count, size=count)))
     return figure_around(value, torch.tensor(resampled), note)
 
 
-def _intercept(sizes: list[int], reference: Gaussian, subsets: list[Gaussian]) -> float:
-    """Distance at 1 / size = 0 by least squares."""
-    distances = [gaussian_distance(reference, subset) for subset in subsets]
+def _intercept(sizes: list[int], reference: Gaussian, fake: Tensor, order: np.ndarray) -> float:
+    """Distance at 1 / size = 0 by least squares through the first samples of an order, as many as each size."""
+    fake = fake[torch.from_numpy(order).to(fake.device)]
+    distances = [gaussian_distance(reference, gaussian_of_samples(fake[:size])) for size in sizes]
     return float(np.polyfit(1 / np.array(sizes), distances, 1)[1])
+
+
+def _affordable(real: Tensor, fake: Tensor, replicates: int, note: str) -> tuple[int, str]:
+    """Give no more replicates than a distance's cost allows, and the note that says so."""
+    if min(len(real), len(fake), real.shape[1]) <= _COSTLY or replicates <= _FEW_REPLICATES:
+        return replicates, note
+    return _FEW_REPLICATES, "; ".join(filter(None, [note, f"interval from {_FEW_REPLICATES} resampled sets"]))
 
 
 def _not_negative(figure: Figure) -> Figure:

@@ -31,6 +31,7 @@ def kernel_figure(real: Tensor, fake: Tensor, replicates: int = 100, seed: int =
     """Kernel distance with an interval from resampling both sets, all in one pass over the kernel's values.
 
     A sample that is drawn several times makes no pair with itself, so that the resampled distances are unbiased too.
+    Where the sets are alike, their spread is larger than the distance's own, about 1.6 times: the interval is too wide.
     """
     generator = np.random.default_rng(seed)
     real_weights = torch.cat([_ones(real), bootstrap_weights(len(real), replicates, generator)])

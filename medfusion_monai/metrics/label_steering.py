@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ from torch import Tensor
 
 from medfusion_monai.diffusion.randomness import derive_seed
 from medfusion_monai.metrics.classifier import LabelledImages, class_counts, scores, train_classifier
-from medfusion_monai.metrics.intervals import LEVEL, Figure
+from medfusion_monai.metrics.intervals import Figure, figure_within
+
+logger = logging.getLogger(__name__)
 
 FEWEST = 10
 """Images that each class needs, in training as in testing: with fewer, chance decides."""
@@ -56,7 +60,7 @@ def label_steering(
         steps: of each training, whatever it is trained on.
         size: pixels a side that the classifier looks at.
         flip: mirror images in training; for tissue, not for chests and eyes.
-        replicates: resampled test sets and trainings behind each interval; 0 leaves intervals out.
+        replicates: resampled test sets and trainings behind each interval; fewer than two leave it out.
         device: where to train.
 
     Returns:
@@ -70,13 +74,16 @@ def label_steering(
     """
     sets = {"real": train, "real test": test, **generated}
     _check(sets, len(generated), class_names, seeds)
-    regimes = [("real", train, {"real test": test, **generated})]
-    regimes += [(name, images, {"real test": test}) for name, images in generated.items()]
-    regimes += [(f"real and {name}", _both(train, images), {"real test": test}) for name, images in generated.items()]
+    regimes = [("real", lambda: train, {"real test": test, **generated})]
+    regimes += [(name, partial(generated.__getitem__, name), {"real test": test}) for name in generated]
+    # Joined one at a time: a set may take gigabytes.
+    regimes += [(f"real and {name}", partial(_both, train, generated[name]), {"real test": test}) for name in generated]
     problems = {name: _problem(name, images, class_names) for name, images in sets.items()}
     problems |= {f"real and {name}": problems["real"] or problems[name] for name in generated}
     rows = []
-    for trained_on, images, tests in regimes:
+    for trained_on, join, tests in regimes:
+        images = join()
+        logger.info("classifiers of %d images: %s", len(images.labels), trained_on)
         able = {} if problems[trained_on] else {name: each for name, each in tests.items() if not problems[name]}
         settings = {"steps": steps, "size": size, "flip": flip, "device": device}
         probabilities = _trained_scores(images, able, len(class_names), seeds, settings)
@@ -102,7 +109,7 @@ def steering_figures(
     Args:
         probabilities: of each training, (N, classes).
         labels: (N,), each class at least once.
-        replicates: 0 leaves intervals out.
+        replicates: fewer than two leave intervals out.
         seed: of the resampling.
 
     Returns:
@@ -251,6 +258,4 @@ def _with_interval(value: float, resampled: Tensor, note: str, count: int) -> Fi
         if value in (0.0, 1.0):
             spread += f"; the true value may be about {3 / count:.2g} away (rule of three)"
         return Figure(value, note="; ".join(filter(None, (note, spread))))
-    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=resampled.dtype)
-    low, high = torch.quantile(resampled, ends).tolist()
-    return Figure(value, low, high, note)
+    return figure_within(value, resampled, 0.0, 1.0, note)

@@ -1,7 +1,8 @@
-"""The figures of two sets of features as torchmetrics, which collect batch by batch and over processes."""
+"""The figures as torchmetrics, which collect batch by batch and over processes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from medfusion_monai.metrics.fidelity import density_coverage, improved_precision_recall
+from medfusion_monai.metrics.fidelity import density_coverage, improved_precision_recall, inception_score
 from medfusion_monai.metrics.frechet import Gaussian, gaussian_distance, gaussian_of_moments
 from medfusion_monai.metrics.kernel import kernel_distance
 
@@ -162,3 +163,77 @@ class DensityCoverage(_FeatureSets):
         """Give ``density`` and ``coverage``."""
         values = density_coverage(*self._sets(), k=self.k)
         return dict(zip(("density", "coverage"), map(torch.tensor, values), strict=True))
+
+
+class InceptionScore(Metric):
+    """Inception score of generated images, see ``inception_score``.
+
+    Shapes: ``update`` takes logits (B, classes); ``compute`` gives a scalar of at least 1.
+
+    Args:
+        splits: parts of the set whose scores are averaged.
+
+    Example:
+        >>> metric = InceptionScore(splits=1)
+        >>> metric.update(torch.tensor([[90.0, 0.0], [0.0, 90.0]]))
+        >>> round(metric.compute().item(), 6)
+        2.0
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    logits: list[Tensor]
+
+    def __init__(self, splits: int = 10, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.splits = splits
+        self.add_state("logits", [], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor) -> None:
+        """Add logits (B, classes) of generated images."""
+        self.logits.append(logits)
+
+    def compute(self) -> Tensor:
+        """Give the score."""
+        return torch.tensor(inception_score(dim_zero_cat(self.logits), self.splits))
+
+
+class ImageSimilarity(Metric):
+    """Mean over images of a measure of pairs.
+
+    Any of ``similarity``, or LPIPS by ``partial(lpips_distance, network=...)``.
+
+    Shapes: ``update`` takes two batches (B, C, H, W) in [0, 1]; ``compute`` gives a scalar.
+
+    Args:
+        function: gives one value an image (B,): ``ms_ssim``, ``ssim``, ``mse`` or ``psnr``.
+
+    Example:
+        >>> from medfusion_monai.metrics.similarity import mse
+        >>> metric = ImageSimilarity(mse)
+        >>> metric.update(torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), 0.5))
+        >>> metric.compute().item()
+        0.25
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.function = function
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, image: Tensor) -> None:
+        """Add pairs of images."""
+        values = self.function(prediction, image)
+        self.total += values.double().sum()
+        self.count += len(values)
+
+    def compute(self) -> Tensor:
+        """Give the mean of all images."""
+        return self.total / self.count

@@ -60,7 +60,7 @@ class DiffusersAutoencoder(nn.Module):
         Raises:
             ValueError: if the channels or the size do not fit.
         """
-        self._check_image(image)
+        self.check_image(image)
         gray = image.shape[1] == 1 and self.in_channels == 3
         shown = image.expand(-1, 3, -1, -1) if gray else image
         reconstruction = self.network.decode(self.network.encode(shown).latent_dist.mode()).sample
@@ -70,7 +70,8 @@ class DiffusersAutoencoder(nn.Module):
         """Give ``reconstruct(image)``."""
         return self.reconstruct(image)
 
-    def _check_image(self, image: Tensor) -> None:
+    def check_image(self, image: Tensor) -> None:
+        """Raise a ValueError if images of this shape do not fit."""
         factor, channels = self.downsampling_factor, image.shape[1]
         if channels != self.in_channels and (channels, self.in_channels) != (1, 3):
             raise ValueError(f"image has {channels} channels, the autoencoder {self.name} takes {self.in_channels}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from torch import nn
 
 from medfusion_monai.bundle import check_counts, check_folders
 from medfusion_monai.data.datalist import DATALIST_NAME
-from medfusion_monai.data.image_form import ImageFacts, ImageForm, common_form, inspect_set
+from medfusion_monai.data.image_form import ImageFacts, common_form, inspect_set, refuse_changed
 from medfusion_monai.data.image_set import ImageSet, open_image_set
+from medfusion_monai.data.sampling_plan import MANIFEST
+from medfusion_monai.data.splits import DataError
 from medfusion_monai.metrics.features import load_extractor
-from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_steering
+from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured, measure_set
+from medfusion_monai.reports.tables import plain
 
 
 def compare(
@@ -66,19 +70,22 @@ def compare(
     """
     check_counts(0, replicates=replicates, neighbours=neighbours, seed=seed)
     check_counts(k=k, batch_size=batch_size)
-    if not images:
-        raise ValueError("no images to compare: name at least one folder, --images NAME=DIR")
-    reserved = sorted({"reference", "real", "real test"} & set(images))
-    if reserved:
-        raise ValueError(f"the names {reserved} are those of the real images: give the sets others")
+    if len(set(classifier_seeds)) < len(classifier_seeds):
+        raise ValueError(f"classifier_seeds are {list(classifier_seeds)}: give each once")
+    _check_names(list(images))
+    _check_device(device)
     opened = {"reference": open_image_set("reference", reference, split)}
     opened |= {name: open_image_set(name, folder) for name, folder in images.items()}
+    _refuse_inside(output, {"reference": reference, **images})
     check_folders([output])
     extractor = load_extractor(features).to(device)
     if inception_score and not hasattr(extractor, "features_and_logits"):
         raise ValueError(f"the Inception score needs the features inception, not {features}: leave it out")
+    splits = _open_splits(reference, neighbours, classifier_seeds)
     facts = {name: inspect_set(image_set) for name, image_set in opened.items()}
-    form = common_form(facts, size)
+    # Of the same form too, or their features, and what a classifier learns of them, would tell the forms apart.
+    facts_of_splits = {f"split '{name}'": inspect_set(image_set) for name, image_set in splits.items()}
+    form = common_form(facts | facts_of_splits, size)
 
     def measure(image_set: ImageSet, known: Sequence[ImageFacts] = ()) -> Measured:
         cache, scored = Path(output) / "cache", inception_score and image_set.name in images
@@ -91,37 +98,60 @@ def compare(
         seeds={"seed": seed},
     )
     add_fidelity(draft, real, sets, extractor, replicates, seed, k, fid_infinity)
-    if (Path(reference) / DATALIST_NAME).is_file():
-        _add_data_set_parts(draft, reference, sets, form, measure, neighbours, classifier_seeds, device)
+    if splits and neighbours:
+        training = measure(splits["training"])
+        add_real_baseline(draft, real, sets, training, seed, k)
+        add_neighbours(draft, sets, training, neighbours)
+    if splits and classifier_seeds:
+        add_steering(draft, splits["training"], splits["test"], form.load, sets, classifier_seeds, device)
+    for name, image_set in opened.items():
+        refuse_changed(image_set, facts[name])
     return draft.write(output)
 
 
-def _add_data_set_parts(
-    draft: Draft,
-    dataset_dir: str | Path,
-    sets: Sequence[Measured],
-    form: ImageForm,
-    measure: Callable[[ImageSet], Measured],
-    neighbours: int,
-    classifier_seeds: Sequence[int],
-    device: torch.device | str,
-) -> None:
-    """Add what needs the splits of a prepared data set."""
-    if not neighbours and not classifier_seeds:
-        return
-    training = _alike("training", dataset_dir, form)
-    if neighbours:
-        add_neighbours(draft, sets, measure(training), neighbours)
-    if classifier_seeds:
-        add_steering(draft, training, _alike("test", dataset_dir, form), form.load, sets, classifier_seeds, device)
+def _check_names(names: Sequence[str]) -> None:
+    """Raise a ValueError unless tables can tell the sets apart by their names."""
+    if not names:
+        raise ValueError("no images to compare: name at least one folder, --images NAME=DIR")
+    shown = [plain(name) for name in names]
+    if "" in shown or len(set(shown)) < len(shown):
+        raise ValueError(f"the sets are named {names}: give each a name that tells it apart, --images NAME=DIR")
+    reserved = sorted({"reference", "real", "real test"} & set(shown))
+    if reserved:
+        raise ValueError(f"the names {reserved} are those of the real images: give the sets others")
 
 
-def _alike(split: str, dataset_dir: str | Path, form: ImageForm) -> ImageSet:
-    """Open a split whose images have the form of the compared ones.
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except (AssertionError, RuntimeError) as error:  # torch raises the first where it was built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device {str(device)!r} cannot be used ({reason}): choose cpu, or cuda on a machine with an NVIDIA GPU"
+        ) from error
 
-    Raises:
-        DataError: as of ``common_form``.
-    """
-    images = open_image_set(split, dataset_dir, split)
-    common_form({split: inspect_set(images)}, form.size if form.resized else None)
-    return images
+
+def _refuse_inside(output: str | Path, folders: Mapping[str, str | Path]) -> None:
+    """Raise a ValueError if the report would lie in a folder whose files all count as images."""
+    for name, folder in folders.items():
+        root = Path(os.path.realpath(folder))
+        listed = any((root / file).is_file() for file in (DATALIST_NAME, MANIFEST))
+        if not listed and Path(os.path.realpath(output)).is_relative_to(root):
+            raise ValueError(
+                f"output {output} lies in the folder of {name}, {folder}, where the report's pictures would count as "
+                "images: choose a folder outside"
+            )
+
+
+def _open_splits(reference: str | Path, neighbours: int, classifier_seeds: Sequence[int]) -> dict[str, ImageSet]:
+    """Open the splits of a prepared reference that nearest training images and the classifier need."""
+    if not (Path(reference) / DATALIST_NAME).is_file() or not (neighbours or classifier_seeds):
+        return {}
+    try:
+        wanted = ("training", "test") if classifier_seeds else ("training",)
+        return {name: open_image_set(name, reference, name) for name in wanted}
+    except DataError as error:
+        raise DataError(
+            f"{error} Or leave out what needs this split: nearest training images with --neighbours 0, the classifier "
+            "with --classifier-seeds and no number behind it."
+        ) from error

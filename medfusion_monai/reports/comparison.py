@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from medfusion_monai.data.image_set import ImageSet
+from medfusion_monai.diffusion.randomness import derive_seed
 from medfusion_monai.metrics.classifier import LabelledImages, labelled_images
 from medfusion_monai.metrics.fidelity import measure_fidelity
 from medfusion_monai.metrics.intervals import Figure
@@ -24,6 +25,7 @@ from medfusion_monai.reports.pictures import COLUMNS, picture_of_rows, spread
 from medfusion_monai.reports.published import published_fidelity
 
 DIVERSITY_PAIRS = 200
+BASELINE = {"fid": "a Fréchet distance of", "precision": "a precision of", "recall": "a recall of"}
 CLASSIFIER_IMAGES = 20_000  # of a set, kept in memory at the classifier's size
 SHARES_DIFFER = 0.05
 
@@ -59,7 +61,8 @@ def fidelity_rows(
             real = reference.features[_positions(reference, class_name)]
             row = {"name": measured.name, "class_name": class_name, "reference_count": len(real), "count": len(indices)}
             if min(len(real), len(indices)) < 2:
-                rows.append(row | {"fid": Figure(None, note="a single image has no spread").as_dict()})
+                few = Figure(None, note=f"{len(indices)} samples against {len(real)}; fewer than two have no spread")
+                rows.append(row | {"fid": few.as_dict()})
                 continue
             figures = measure_fidelity(
                 real,
@@ -71,15 +74,18 @@ def fidelity_rows(
                 logits=None if measured.logits is None else measured.logits[indices],
             )
             if diversity_pairs:
-                figures["diversity_ms_ssim"] = diversity_of(measured, indices, diversity_pairs, seed)
+                figures["diversity_ms_ssim"] = diversity_of(measured, indices, diversity_pairs, seed, replicates)
             rows.append(row | {name: figure.as_dict() for name, figure in figures.items()})
     return rows
 
 
-def diversity_of(measured: Measured, indices: Sequence[int], pairs: int = DIVERSITY_PAIRS, seed: int = 0) -> Figure:
+def diversity_of(
+    measured: Measured, indices: Sequence[int], pairs: int = DIVERSITY_PAIRS, seed: int = 0, replicates: int = 0
+) -> Figure:
     """Mean MS-SSIM of random pairs among some images of a set."""
     paths = [measured.images.items[index]["image"] for index in indices]
-    return diversity(cast(Sequence[Tensor], Dataset(paths, measured.load)), pairs, seed)  # read when asked for
+    images = cast(Sequence[Tensor], Dataset(paths, measured.load))  # read when asked for
+    return diversity(images, pairs, seed, replicates)
 
 
 def _positions(measured: Measured, class_name: str | None) -> list[int]:
@@ -116,7 +122,7 @@ def _class_warnings(reference: ImageSet, images: ImageSet) -> list[str]:
     if other:
         return [
             f"{images.name}: its classes {other} are not among those of {reference.name} ({reference.class_names}). "
-            "Rename its sub-folders for figures by class."
+            "Its overall figures compare different mixtures of classes. Rename its sub-folders for figures by class."
         ]
     lacking = [name for name in reference.class_names if name not in images.class_names]
     if lacking:
@@ -165,7 +171,7 @@ def add_fidelity(
     results["fidelity"] = fidelity_rows(reference, sets, replicates, seed, k, infinity)
     own = diversity_of(reference, _positions(reference, None), seed=seed)
     if own.value is not None:
-        results["summary"] = [f"Two images of the reference have an MS-SSIM of {own.value:.3f} in the mean."]
+        results["summary"] = [f"Random pairs of reference images have a mean MS-SSIM of {own.value:.3f}."]
     results["published"] = published_fidelity(reference.images.class_names)
     draft.add_warnings(*warnings_of(reference, sets))
     draft.add_picture(
@@ -191,6 +197,25 @@ def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, n
         )
         title = f"{measured.name}: nearest training images"
         draft.add_picture(f"neighbours_{rank + 1}.png", picture_of_rows(rows), title, caption)
+
+
+def add_real_baseline(
+    draft: Draft, reference: Measured, sets: Sequence[Measured], training: Measured, seed: int = 0, k: int = 3
+) -> None:
+    """Add to the summary what as many real images get: what a generator that is as good as the data would."""
+    known = set(reference.images.paths)
+    others = [index for index, path in enumerate(training.images.paths) if path not in known]
+    for count in sorted({len(measured.features) for measured in sets}):
+        if count > len(others):
+            continue
+        drawn = np.random.default_rng(derive_seed("real baseline", seed)).permutation(others)[:count]
+        figures = measure_fidelity(reference.features, training.features[np.sort(drawn)], replicates=0, k=k)
+        told = [
+            f"{word} {figures[name].value:.2f}" for name, word in BASELINE.items() if figures[name].value is not None
+        ]
+        draft.results.setdefault("summary", []).append(
+            f"As a scale: {count} training images, drawn at random, get {', '.join(told)} against the reference."
+        )
 
 
 def add_steering(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +13,20 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor
 
+from medfusion_monai import pretrained
+from medfusion_monai.bundle import check_counts
 from medfusion_monai.data import read_datalist, sampling_plan
 from medfusion_monai.data.datalist import REFERENCE, find_datalist
-from medfusion_monai.data.image_form import ImageFacts, ImageForm, exact_form, inspect_set
-from medfusion_monai.data.image_set import MANIFEST, ImageSet, open_image_set
+from medfusion_monai.data.image_form import ImageFacts, ImageForm, exact_form, inspect_set, refuse_changed
+from medfusion_monai.data.image_set import MANIFEST, ImageSet, default_reference, open_image_set
+from medfusion_monai.data.splits import DataError
 from medfusion_monai.diffusion import LatentDiffusionSampler, spaced_timesteps
 from medfusion_monai.metrics.features import load_extractor
+from medfusion_monai.metrics.perceptual import BACKBONES
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
 from medfusion_monai.networks.weights import WeightsError, file_sha256
-from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_steering
+from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured, measure_set
 from medfusion_monai.reports.published import published_reconstructions
@@ -48,7 +51,9 @@ class Evaluation:
         form: what that does, in words; stored features are taken only for the same.
         output_dir: folder of the report; features are kept in its folder ``cache``.
         splits: of the datalist, whose images are reconstructed; None takes ``test``, and ``reference`` where there is
-            one. Generated images are compared with ``reference``, else with ``test``.
+            one.
+        reference_split: of the datalist, whose images generated ones are compared with; None takes ``reference``, else
+            ``test``.
         samples_dir: folder that inference wrote; without samples in it, or None, they are left out.
         other_samples: folders of other generators' images, by name.
         features: of ``load_extractor``: which features images are compared by.
@@ -68,6 +73,7 @@ class Evaluation:
         form: str,
         output_dir: str | Path,
         splits: str | Sequence[str] | None = None,
+        reference_split: str | None = None,
         samples_dir: str | Path | None = None,
         other_samples: Mapping[str, str] | None = None,
         features: str = "inception",
@@ -78,9 +84,9 @@ class Evaluation:
     ) -> None:
         self.dataset_dir, self.class_names, self.preprocessing = dataset_dir, list(class_names), preprocessing
         self.image_size, self.image_channels, self.output_dir = list(image_size), image_channels, Path(output_dir)
-        self.samples_dir, self.other_samples, self.features = samples_dir, dict(other_samples or {}), features
+        self.samples_dir, self.other_samples, self.features = samples_dir, other_samples or {}, features
         self.replicates, self.batch_size, self.device, self.seed = replicates, batch_size, device, seed
-        self.splits, self.form = splits, form
+        self.splits, self.reference_split, self.form = splits, reference_split or default_reference(dataset_dir), form
         self.draft = Draft(
             f"Medfusion: {', '.join(self.class_names)}",
             settings={"features": features.partition(":")[0], "replicates": replicates, "image_size": self.image_size},
@@ -96,18 +102,12 @@ class Evaluation:
         """
         splits = self.splits
         if splits is None:
-            splits = ["test", REFERENCE] if self.reference_split == REFERENCE else ["test"]
+            splits = ["test", REFERENCE] if default_reference(self.dataset_dir) == REFERENCE else ["test"]
         return [
             {**item, "split": split, "number": number}
-            for split in ([splits] if isinstance(splits, str) else splits)
+            for split in dict.fromkeys([splits] if isinstance(splits, str) else splits)
             for number, item in enumerate(read_datalist(self.dataset_dir, split, self.class_names))
         ]
-
-    @cached_property
-    def reference_split(self) -> str:
-        """The split that generated images are compared with."""
-        document = json.loads(find_datalist(self.dataset_dir).read_text(encoding="utf-8"))
-        return REFERENCE if document.get(REFERENCE) else "test"
 
     @cached_property
     def sample_sets(self) -> list[tuple[ImageSet, ImageForm, list[ImageFacts]]]:
@@ -120,7 +120,11 @@ class Evaluation:
         if self.samples_dir is not None and os.path.isfile(Path(self.samples_dir) / MANIFEST):
             folders = {OURS: str(self.samples_dir), **folders}
         elif self.samples_dir is not None:
-            logger.info("no samples of inference in %s: generated images are not measured", self.samples_dir)
+            logger.warning("no samples of inference in %s: they are not measured", self.samples_dir)
+            self.draft.add_warnings(
+                f"Samples of this model were not measured: the folder '{Path(self.samples_dir).name}' holds no "
+                f"{MANIFEST}, which inference writes."
+            )
         opened = []
         for name, folder in folders.items():
             images = open_image_set(name, folder)
@@ -158,36 +162,94 @@ class Evaluation:
         """The generated images."""
         return [self._measure(images, form.load, form.describe(), facts) for images, form, facts in self.sample_sets]
 
-    def check(self, others: Mapping[str, str] | None = None, sweep_steps: Sequence[int] = ()) -> None:
+    def check(
+        self,
+        others: Mapping[str, str] | None = None,
+        sweep_steps: Sequence[int] = (),
+        neighbours: int = 8,
+        classifier_seeds: Sequence[int] = (0, 1, 2),
+    ) -> None:
         """Find what is wrong before anything is measured.
 
         Args:
-            others: of ``add_reconstructions``.
+            others: folders of other first stages, by name, for ``add_reconstructions``.
             sweep_steps: of ``add_sweep``.
+            neighbours: of ``add_generated``.
+            classifier_seeds: of ``add_steering``.
 
         Raises:
             ValueError: naming what is missing or does not fit.
         """
+        self._check_kinds(others or {}, sweep_steps, classifier_seeds)
+        taken = sorted({OURS, "reference", "real", "real test"} & {*self.other_samples, *(others or {})})
+        if taken:
+            raise ValueError(f"the names {taken} are those of this bundle's images and the real ones: use others")
         self.items  # noqa: B018  raises at once
         self.others = {name: DiffusersAutoencoder(folder) for name, folder in (others or {}).items()}
+        blank = torch.zeros(1, self.image_channels, *self.image_size)
+        for other in self.others.values():
+            other.check_image(blank)
         for number in sweep_steps:
             spaced_timesteps(number, TIMESTEPS)
         if self.sample_sets or sweep_steps:
             self.extractor  # noqa: B018  likewise
+            self._check_real(neighbours, classifier_seeds)
 
-    def add_reconstructions(self, evaluator: Any, network: Medfusion) -> None:
+    def _check_kinds(self, others: Any, sweep_steps: Any, classifier_seeds: Any) -> None:
+        """Raise a ValueError for settings of another kind, as a command line easily gives them."""
+        for name, value, kind, words in (
+            ("other_samples", self.other_samples, Mapping, "folders by name, as {'StyleGAN-3': '/data/stylegan'}"),
+            ("other_autoencoders", others, Mapping, "folders by name, as {'Stable Diffusion': '/data/vae'}"),
+            ("splits", ["test"] if self.splits is None else self.splits, str | list | tuple, "names, as [test]"),
+            ("sweep_steps", sweep_steps, list | tuple, "a list of numbers, as [50,150]"),
+            ("classifier_seeds", classifier_seeds, list | tuple, "a list of numbers, as [0,1,2]"),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name} must be {words}, received {value!r}")
+        if self.splits is not None and not self.splits:
+            raise ValueError("splits is empty: name at least one, or leave it out")
+        for seed in classifier_seeds:
+            check_counts(0, **{"each of classifier_seeds": seed})
+        if len(set(classifier_seeds)) < len(classifier_seeds):
+            raise ValueError(f"classifier_seeds are {classifier_seeds}: give each once")
+
+    def _check_real(self, neighbours: int, classifier_seeds: Sequence[int]) -> None:
+        """Raise a DataError if the datalist lacks a split that generated images are compared with."""
+        if len(self._open(self.reference_split, "reference").items) < 2:
+            raise DataError(
+                f"split '{self.reference_split}': a single image has no spread to compare generated ones with. Prepare "
+                "the data with more, or measure reconstructions alone (--samples_dir '$None', no --sweep_steps)."
+            )
+        if not self.sample_sets:
+            return
+        try:
+            if neighbours or classifier_seeds:
+                self._open("training", "training")
+            if classifier_seeds:
+                self._open("test", "test")
+        except DataError as error:
+            raise DataError(
+                f"{error} Or leave out what needs this split: --neighbours 0 --classifier_seeds '[]'."
+            ) from error
+
+    def add_reconstructions(self, evaluator: Any, network: Medfusion, lpips: str | None = None) -> None:
         """Reconstruct the splits' images by each first stage: tables 1, 2 and 4 and figure 2 of the paper.
 
         Args:
             evaluator: a ``SupervisedEvaluator`` over ``items`` whose metrics keep each image's value.
             network: ours.
+            lpips: backbone of LPIPS, if it is among the metrics.
         """
+        checksums = {f"first stage {name}": other.sha256 for name, other in self.others.items()}
+        if lpips is not None:
+            checksums[f"LPIPS, {lpips}"] = pretrained.KNOWN[BACKBONES[lpips]].sha256
+        self.draft.note("checksums", **checksums)
         stages = {OURS: network, **self.others}
         rows: list[dict[str, Any]] = []
-        for name, stage in stages.items():
+        for name, stage in reversed(stages.items()):  # ours last: each run replaces the files of every image's values
             evaluator.network = stage.to(self.device)
             evaluator.run()
-            rows += reconstruction_rows(name, self.items, evaluator.state.metric_details, self.seed)
+            rows = reconstruction_rows(name, self.items, evaluator.state.metric_details, self.seed) + rows
         self.draft.results["reconstructions"] = rows
         self.draft.results["published_reconstructions"] = published_reconstructions(self.class_names)
         picture = reconstruction_picture(stages, self.items, self._load, self.device)
@@ -213,6 +275,7 @@ class Evaluation:
             infinity=infinity,
         )
         if neighbours:
+            add_real_baseline(self.draft, self.reference, self.generated, self.training, self.seed)
             add_neighbours(self.draft, self.generated, self.training, neighbours)
 
     def add_steering(self, seeds: Sequence[int] = (0, 1, 2)) -> None:
@@ -247,13 +310,14 @@ class Evaluation:
         if not steps:
             return
         plan = sampling_plan(self.class_names, num_samples=num_samples, seed=self.seed)
-        shown = {name: getattr(sampler, name) for name in ("guidance_scale", "eta", "negative_label", "latent_shape")}
+        settings = ("guidance_scale", "eta", "negative_label", "null_label", "latent_shape")
         features = self.extractor.describe()
         identity = {
-            **shown,
+            **{name: getattr(sampler, name) for name in settings},
+            "schedule": [sampler.schedule.prediction_type, sampler.schedule.exact_alphas_cumprod],
+            "network": str(network),  # groups of a norm, e.g., are in no weight
             "weights": file_sha256(model_file),
-            "features": features["sha256"],
-            "name": features["name"],
+            "features": features,
         }
         self.draft.results["features"] = features
         self.draft.results["sweep"] = {
@@ -283,7 +347,10 @@ class Evaluation:
         Args:
             model_file: the weights.
         """
-        self.draft.note("checksums", **{"model.pt": file_sha256(model_file)})
+        for images, _, facts in self.sample_sets:
+            refuse_changed(images, facts)
+        datalist = find_datalist(self.dataset_dir)
+        self.draft.note("checksums", **{"model.pt": file_sha256(model_file), datalist.name: file_sha256(datalist)})
         results = self.draft.write(self.output_dir)
         logger.info("the report is %s", self.output_dir / "report.html")
         return results

@@ -1,4 +1,4 @@
-"""The figures of the paper (Müller-Franzes et al. 2023, arXiv:2212.07501, tables 1 to 4), to stand beside ours."""
+"""The figures of the paper (Müller-Franzes et al. 2023, arXiv:2212.07501, tables 1 to 3), to stand beside ours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECONSTRUCTIONS = {
 }
 """MS-SSIM and mean squared error, each mean and standard deviation over the images of the reference batch."""
 
-NOTE = "From tables 1 to 4 of the paper: 15,738 images of CheXpert, 6,540 of AIROGS, 19,958 of CRC-DX."
+NOTE = "From tables 1 to 3 of the paper: 15,738 images of CheXpert, 6,540 of AIROGS, 19,958 of CRC-DX."
 
 
 def modalities_of(class_names: Sequence[str]) -> list[str]:

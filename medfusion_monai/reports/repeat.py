@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import monai
 import numpy as np
 import torch
 
 import medfusion_monai
+
+PATH_ALONE = re.compile(r"([^/\[{'\"]*[=:])?(/.*)", re.DOTALL)
+"""An absolute path, alone or behind ``NAME=`` or ``KIND:``."""
+PATH_AMONG_OTHERS = re.compile(r"(?<![^\s=:,'\"\[({])/[^,'\"\])}]*")
+"""One in a list or an expression."""
 
 
 def versions() -> dict[str, str]:
@@ -32,9 +39,17 @@ def this_command(arguments: Sequence[str] | None = None) -> str:
     Where a hospital keeps its data is nothing for a report that is handed on.
     """
     program, *rest = list(sys.argv if arguments is None else arguments)
-    return shlex.join([os.path.basename(program), *(_shortened(argument) for argument in rest)])
+    start = [os.path.basename(program)]
+    if start == ["__main__.py"]:  # of a package that was run by its name, as MONAI's bundles are
+        start = ["python", "-m", ".".join(Path(program).parent.parts[-2:])]
+    return shlex.join([*start, *(_shortened(argument) for argument in rest)])
 
 
 def _shortened(argument: str) -> str:
-    before, equals, value = argument.rpartition("=")
-    return f"{before}{equals}{os.path.basename(value.rstrip('/'))}" if os.path.isabs(value) else argument
+    if alone := PATH_ALONE.fullmatch(argument):
+        return (alone[1] or "") + _last_part(alone[2])
+    return PATH_AMONG_OTHERS.sub(lambda found: _last_part(found[0]), argument)
+
+
+def _last_part(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from medfusion_monai.diffusion import LatentDiffusionSampler
-from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.metrics.feature_cache import make_cache, read_features, write_features
+from medfusion_monai.metrics.features import FeatureExtractor
 from medfusion_monai.metrics.fidelity import measure_fidelity
 from medfusion_monai.networks import Medfusion
 
@@ -31,7 +31,7 @@ def sweep_rows(
     plan: Sequence[Mapping[str, Any]],
     steps: Sequence[int],
     reference: Tensor,
-    extractor: nn.Module,
+    extractor: FeatureExtractor,
     identity: Mapping[str, Any],
     cache_dir: str | Path,
     batch_size: int = 16,
@@ -51,7 +51,7 @@ def sweep_rows(
         steps: numbers of sampling steps.
         reference: features (N, D) of the real images.
         extractor: gives the features.
-        identity: what the images depend on beside the plan, such as the weights' checksum.
+        identity: all that the features depend on beside plan and number, such as the weights' checksum.
         cache_dir: folder of the features.
         batch_size: images that are sampled together.
         device: where to sample.
@@ -67,14 +67,14 @@ def sweep_rows(
         own.num_inference_steps = number
         key = {**identity, "steps": number, "plan": [[item["label"], item["seed"]] for item in plan]}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        path = Path(cache_dir) / f"sweep_{digest[:32]}.npy"
-        features = _stored(path)
+        path = Path(cache_dir) / f"sweep_{digest}.features"
+        features = read_features(path, (len(plan), extractor.dimensions))
         if features is None:
-            features = _sampled_features(network, own, plan, extractor, batch_size, device, f"{number} steps")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with renamed_when_whole(path) as partial, open(partial, "wb") as file:
-                np.save(file, features.numpy())
-        figures = measure_fidelity(reference, features, replicates=replicates, seed=seed)
+            make_cache(path.parent)
+            sampled = _sampled_features(network, own, plan, extractor, batch_size, device, f"{number} steps")
+            features = sampled.numpy()
+            write_features(path, features)
+        figures = measure_fidelity(reference, torch.from_numpy(features), replicates=replicates, seed=seed)
         rows.append(
             {
                 "num_inference_steps": number,
@@ -86,19 +86,12 @@ def sweep_rows(
     return rows
 
 
-def _stored(path: Path) -> Tensor | None:
-    try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError):
-        return None
-
-
 @torch.no_grad()
 def _sampled_features(
     network: Medfusion,
     sampler: LatentDiffusionSampler,
     plan: Sequence[Mapping[str, Any]],
-    extractor: nn.Module,
+    extractor: FeatureExtractor,
     batch_size: int,
     device: torch.device | str,
     title: str,

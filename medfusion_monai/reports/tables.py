@@ -124,6 +124,8 @@ def best_rows(rows: Sequence[Mapping[str, Any]], measure: Measure) -> set[int]:
         value = value_of(figure)
         if value is not None and NOT_COMPARABLE not in (figure.get("note") or "").lower():
             values[index] = round(value * measure.scale, measure.digits)
+            if measure.better == "lower":  # distances and errors: an estimate below zero, as KID's, is no better
+                values[index] = max(0.0, values[index])
     if not measure.better or len(values) < 2 or not counts_allow_ranking(rows, measure):
         return set()
     best = min(values.values()) if measure.better == "lower" else max(values.values())

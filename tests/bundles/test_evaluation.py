@@ -109,6 +109,32 @@ def test_sweep_measures_each_number_of_steps_and_goes_on(evaluate, features, tmp
     assert evaluate(**settings)["sweep"]["rows"] == first
 
 
+@pytest.mark.parametrize(
+    "change", [{"prediction_type": "v_prediction"}, {"unet_norm_groups": 4}, {"guidance_scale": 2.0}, {"seed": 1}]
+)
+def test_sweep_of_other_settings_is_sampled_again(change, evaluate, lively, features):
+    settings = {"sweep_steps": [2], "sweep_samples": 3, "features": features, "replicates": 0, "splits": "validation"}
+    settings["model_dir"] = str(lively)
+    [first] = evaluate(**settings)["sweep"]["rows"]
+    [other] = evaluate(**settings, **change)["sweep"]["rows"]
+    assert other["fid"]["value"] != first["fid"]["value"]
+
+
+def test_damaged_features_of_a_sweep_are_sampled_again(evaluate, features, tmp_path):
+    settings = {"sweep_steps": [2], "sweep_samples": 3, "features": features, "replicates": 0, "splits": "validation"}
+    first = evaluate(**settings)["sweep"]
+    [path] = (tmp_path / "cache").glob("sweep_*")
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]):
+        path.write_bytes(damaged)
+        assert evaluate(**settings)["sweep"] == first
+
+
+def test_split_that_is_named_twice_counts_once(evaluate):
+    [row] = evaluate(splits=["validation", "validation"])["reconstructions"]
+    assert row["count"] == 4
+
+
 def test_label_steering_is_measured(evaluate, samples_dir, features, monkeypatch):
     monkeypatch.setattr("medfusion_monai.reports.comparison.label_steering", partial(label_steering, steps=2))
     rows = evaluate(samples_dir=str(samples_dir), features=features, replicates=0, classifier_seeds=[0])["steering"]
@@ -123,9 +149,20 @@ def test_label_steering_is_measured(evaluate, samples_dir, features, monkeypatch
         ({"sweep_steps": [0]}, "num_inference_steps must be a whole number"),
         ({"other_samples": {"GAN": "missing"}}, "GAN: 'missing' is not a folder"),
         ({"other_autoencoders": {"SD": "missing"}}, "missing"),
+        ({"other_autoencoders": {"Medfusion": "missing"}}, r"the names \['Medfusion'\] are those of this bundle"),
+        ({"other_samples": {"Medfusion": "missing", "real": "missing"}}, r"the names \['Medfusion', 'real'\]"),
         ({"splits": ["test", "tset"]}, "split 'tset' has no such key"),
         ({"replicates": -1}, "replicates must be a whole number of at least 0"),
         ({"lpips": "alexx"}, "alexx"),
+        ({"splits": []}, "splits is empty"),
+        ({"splits": 3}, r"splits must be names, as \[test\], received 3"),
+        ({"other_samples": "gan"}, "other_samples must be folders by name, .* received 'gan'"),
+        ({"other_autoencoders": ["vae"]}, "other_autoencoders must be folders by name"),
+        ({"sweep_steps": 50}, r"sweep_steps must be a list of numbers, as \[50,150\], received 50"),
+        ({"classifier_seeds": 3}, "classifier_seeds must be a list of numbers"),
+        ({"classifier_seeds": [0, -1, 2]}, "each of classifier_seeds must be a whole number of at least 0"),
+        ({"classifier_seeds": [0, 0]}, "give each once"),
+        ({"fid_infinity": "perhaps"}, "fid_infinity must be true or false"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_measuring(
@@ -139,7 +176,67 @@ def test_what_does_not_fit_is_refused_before_measuring(
     assert not list(tmp_path.glob("*.*"))
 
 
-def test_other_first_stages_stand_in_the_same_table(evaluate, tmp_path_factory):
+@pytest.fixture
+def edited(dataset_dir, tmp_path_factory):
+    """Give a data set of other splits or content of the datalist, whose images are those of ``dataset_dir``."""
+
+    def edit(content=None, **splits):
+        folder = tmp_path_factory.mktemp("edited")
+        (folder / "images").symlink_to(dataset_dir / "images")
+        document = json.loads((dataset_dir / "datalist.json").read_text())
+        (folder / "datalist.json").write_text(content or json.dumps(document | splits))
+        return str(folder)
+
+    return edit
+
+
+@pytest.mark.parametrize("overrides", [{"neighbours": 1}, {"neighbours": 0, "classifier_seeds": [0]}])
+def test_missing_training_split_is_told_before_measuring(overrides, evaluate, edited, samples_dir, features, tmp_path):
+    overrides = {"samples_dir": str(samples_dir), "features": features, "replicates": 0} | overrides
+    with pytest.raises(Exception) as caught:  # noqa: PT011  wrapped by MONAI's parser
+        evaluate(dataset_dir=edited(training=[]), **overrides)
+    assert "--neighbours 0 --classifier_seeds '[]'" in str(first_cause(caught.value))
+    assert not list(tmp_path.glob("*.*"))
+
+
+def test_damaged_datalist_is_named(evaluate, edited):
+    with pytest.raises(Exception) as caught:  # noqa: PT011  wrapped by MONAI's parser
+        evaluate(dataset_dir=edited("{"))
+    assert "datalist.json: cannot be read as JSON" in str(first_cause(caught.value))
+
+
+def test_reference_of_one_image_is_refused(evaluate, edited, dataset_dir, features, tmp_path):
+    [first, *_] = json.loads((dataset_dir / "datalist.json").read_text())["test"]
+    with pytest.raises(Exception) as caught:  # noqa: PT011  wrapped by MONAI's parser
+        evaluate(dataset_dir=edited(test=[first]), sweep_steps=[2], features=features, samples_dir="$None")
+    assert "split 'test': a single image has no spread" in str(first_cause(caught.value))
+    assert not list(tmp_path.glob("*.*"))
+
+
+def test_samples_that_are_not_there_are_told_in_the_report(evaluate, tmp_path):
+    results = evaluate(splits="validation", samples_dir=str(tmp_path / "evla"))
+    assert "the folder 'evla' holds no manifest.csv" in results["warnings"][0]
+    assert evaluate(splits="validation", samples_dir="$None")["warnings"] == []
+
+
+def test_no_as_text_leaves_the_extrapolation_out(evaluate, samples_dir, features):
+    settings = {"samples_dir": str(samples_dir), "features": features, "replicates": 0, "neighbours": 0}
+    assert "fid_infinity" not in evaluate(fid_infinity="false", **settings)["fidelity"][0]
+    assert "fid_infinity" in evaluate(fid_infinity="true", **settings)["fidelity"][0]
+
+
+def test_other_first_stage_of_another_size_is_told_before_measuring(evaluate, tmp_path, tmp_path_factory):
+    diffusers = pytest.importorskip("diffusers", reason="the extra 'diffusers' is not installed")
+    folder = tmp_path_factory.mktemp("vae")
+    block = {"down_block_types": ["DownEncoderBlock2D"] * 6, "up_block_types": ["UpDecoderBlock2D"] * 6}
+    diffusers.AutoencoderKL(block_out_channels=[4] * 6, norm_num_groups=4, **block).save_pretrained(folder)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  wrapped by MONAI's parser
+        evaluate(other_autoencoders={"SD VAE": str(folder)})
+    assert "is not divisible by 32" in str(first_cause(caught.value))
+    assert not list(tmp_path.glob("*.*"))
+
+
+def test_other_first_stages_stand_in_the_same_table(evaluate, tmp_path, tmp_path_factory):
     diffusers = pytest.importorskip("diffusers", reason="the extra 'diffusers' is not installed")
     folder = tmp_path_factory.mktemp("vae")
     block = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
@@ -148,3 +245,6 @@ def test_other_first_stages_stand_in_the_same_table(evaluate, tmp_path_factory):
     assert [row["name"] for row in rows] == ["Medfusion", "SD VAE"]
     assert rows[0]["mse"]["mean"] != rows[1]["mse"]["mean"]
     assert rows[0]["count"] == rows[1]["count"]
+    with open(tmp_path / "mse_raw.csv", newline="") as file:
+        values = [float(line[1]) for line in list(csv.reader(file))[1:]]
+    assert np.mean(values) == pytest.approx(rows[0]["mse"]["mean"], rel=1e-5)  # each image's values are ours

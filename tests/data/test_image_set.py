@@ -1,11 +1,13 @@
 import csv
+import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from medfusion_monai.data import DataError, prepare_phantoms
-from medfusion_monai.data.image_form import common_form, content_sha256, inspect_set
+from medfusion_monai.data.image_form import common_form, content_sha256, inspect_set, refuse_changed
 from medfusion_monai.data.image_set import open_image_set
 
 
@@ -63,6 +65,16 @@ def test_prepared_data_gives_the_split_that_is_asked_for(tmp_path):
         open_image_set("reference", tmp_path, "reference")
 
 
+def test_datalist_without_class_names_calls_label_k_k(tmp_path):
+    paths = write_images(tmp_path, 4)
+    entries = [{"image": path.name, "label": label} for path, label in zip(paths, (10, 2, 2, 0), strict=True)]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": entries[:1], "reference": entries}))
+    for split, counts in (("reference", {"0": 1, "2": 2, "10": 1}), ("training", {"10": 1})):
+        images = open_image_set(split, tmp_path, split)
+        assert {name: count for name, count in images.counts().items() if count} == counts
+        assert images.indices("10") == [0]
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
@@ -81,6 +93,49 @@ def test_folder_that_is_no_set_is_refused(names, words, tmp_path):
         open_image_set("GAN", tmp_path / "s")
     with pytest.raises(DataError, match="GAN: .* is not a folder"):
         open_image_set("GAN", tmp_path / "missing")
+
+
+def test_empty_text_is_not_the_working_directory(tmp_path, monkeypatch):
+    write_images(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="GAN: '' is not a folder"):
+        open_image_set("GAN", "")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe"], ids=["cut off", "list", "not UTF-8"])
+def test_damaged_datalist_is_named(content, tmp_path):
+    (tmp_path / "datalist.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"datalist\.json: .*Write it again with `medfusion prepare`"):
+        open_image_set("reference", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"file,label\n0.png,0\n", "lists no samples with file, label and class_name"),
+        (b"file,label,class_name\n0.png,0\n", "lists no samples with file, label and class_name"),
+        (b"\xff\xfe\x00", "cannot be read as CSV"),
+        (b"file,label,class_name\n0.png,0,a\n1.png,0,b\n", r"no pairs: \[\(0, 'a'\), \(0, 'b'\)\]"),
+        (b"file,label,class_name\n0.png,0,a\n1.png,1,a\n", r"no pairs: \[\(0, 'a'\), \(1, 'a'\)\]"),
+    ],
+    ids=["no names", "short rows", "not UTF-8", "two names", "two labels"],
+)
+def test_manifest_that_says_no_classes_is_refused(content, words, tmp_path):
+    write_images(tmp_path)
+    (tmp_path / "manifest.csv").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        open_image_set("ours", tmp_path)
+
+
+def test_files_that_change_after_their_inspection_are_told(tmp_path):
+    paths = write_images(tmp_path / "s")
+    images = open_image_set("GAN", tmp_path / "s")
+    facts = inspect_set(images)
+    refuse_changed(images, facts)
+    paths[0].unlink()
+    os.utime(paths[2], ns=(0, 0))
+    with pytest.raises(DataError, match=r"(?s)GAN: 2 of 3 images were changed or removed.*0\.png\n.*2\.png\nRun"):
+        refuse_changed(images, facts)
 
 
 def test_split_of_a_plain_folder_is_refused(tmp_path):

@@ -104,6 +104,18 @@ def test_damaged_cache_is_computed_and_written_again(files, expected, tmp_path, 
     assert kept.read_bytes() == whole
 
 
+def test_files_that_change_while_they_are_measured_are_refused(files, tmp_path):
+    def load_and_replace(path):
+        image = load(path)
+        if path == files[-1]:
+            Image.new("L", (8, 8), 9).save(files[0])
+        return image
+
+    with pytest.raises(ValueError, match="changed while they were measured"):
+        cached_features(Corners(), files, load_and_replace, tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.features"))
+
+
 def test_failure_leaves_nothing_in_the_cache(files, tmp_path):
     files[4].write_bytes(b"no image")
     with pytest.raises(OSError, match="cannot identify image"):
@@ -120,7 +132,7 @@ def test_image_of_another_size_is_named(files):
 def test_features_that_are_not_finite_are_named(files):
     extractor = Corners()
     extractor.extract = lambda image: 1 / (image[:, 0, ::7, ::7].flatten(1) - load(files[3])[0, 0, 0])
-    with pytest.raises(ValueError, match=r"features of .*3\.png are not finite"):
+    with pytest.raises(ValueError, match=r"features of .*3\.png by corners are not finite"):
         cached_features(extractor, files, load, batch_size=2)
 
 

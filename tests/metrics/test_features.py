@@ -83,6 +83,20 @@ class Means(nn.Module):
         return image.mean(dim=(2, 3))
 
 
+class Flat(nn.Module):
+    """All values of an image."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.flatten(1)
+
+
+class Fixed(nn.Module):
+    """Takes images of 224 pixels alone."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.reshape(-1, 3, 224, 224).mean(dim=(2, 3))
+
+
 class GrayCorner(nn.Module):
     """A convolution that gray images alone fit."""
 
@@ -216,10 +230,6 @@ def test_torchscript_features_are_the_output_of_the_file(tmp_path):
 
 
 def test_torchscript_resizes_to_the_size_that_is_named(tmp_path):
-    class Flat(nn.Module):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return image.flatten(1)
-
     extractor = TorchScriptFeatures(script(tmp_path / "flat.pt", Flat()), size=8)
     image = random_images()
     expected = functional.resize(image, [8, 8], antialias=True).flatten(1)
@@ -227,12 +237,19 @@ def test_torchscript_resizes_to_the_size_that_is_named(tmp_path):
     assert extractor.dimensions == 192
 
 
+@pytest.mark.parametrize(
+    ("module", "words"), [(Flat(), r"gives \(2, 12288\) for images of"), (Fixed(), "fails on images of")]
+)
+def test_torchscript_that_wants_another_size_is_told(module, words, tmp_path):
+    extractor = TorchScriptFeatures(script(tmp_path / "module.pt", module))
+    with pytest.raises(ValueError, match=rf"TorchScript module\.pt {words} \(3, 64, 64\).*Build a resize into the"):
+        extractor(torch.rand(2, 3, 64, 64))
+
+
 def test_torchscript_of_gray_images_takes_them_alone(tmp_path):
     extractor = TorchScriptFeatures(script(tmp_path / "gray.pt", GrayCorner()))
     assert extractor(random_images(channels=1)).shape == (2, 5)
-    with pytest.raises(
-        ValueError, match=r"images have 3 channels, but the features of TorchScript gray\.pt are of gray"
-    ):
+    with pytest.raises(ValueError, match=r"images have 3 channels, but TorchScript gray\.pt takes gray ones"):
         extractor(random_images())
 
 
@@ -261,7 +278,7 @@ def test_phantom_features_are_those_of_the_network_in_the_file(tmp_path):
     assert isinstance(extractor, PhantomFeatures)
     image = random_images(channels=1)
     torch.testing.assert_close(extractor(image), network(image).detach())
-    assert extractor.name == "network trained on cxr phantoms"
+    assert extractor.name == "phantoms-cxr"
     assert extractor.sha256 == sha256_of(tmp_path / "phantoms.pt")
 
 

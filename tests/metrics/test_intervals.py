@@ -42,6 +42,21 @@ def test_interval_holds_the_true_mean_about_95_times_of_100():
     assert 0.91 < share < 0.98
 
 
+@pytest.mark.parametrize("replicates", [3, 10, 40])
+def test_few_replicates_give_a_wider_interval_that_holds_the_true_value_as_often(replicates):
+    means = [mean_figure(normal(60, seed=seed), replicates, seed) for seed in range(400)]
+    others = [figure_around(normal(1, seed=seed).item(), normal(replicates, seed=1000 + seed)) for seed in range(400)]
+    for figures in (means, others):
+        share = sum(figure.low <= 0 <= figure.high for figure in figures) / len(figures)
+        assert 0.92 < share < 0.98
+
+
+def test_few_replicates_of_a_share_stay_within_0_and_1():
+    figure = mean_figure(torch.arange(20) > 0, replicates=3)
+    assert figure.low < figure.value < figure.high
+    assert figure.high <= 1
+
+
 def test_share_of_indicators_has_the_interval_of_a_binomial():
     figure = mean_figure(torch.arange(100) < 30, replicates=4000)
     assert figure.value == pytest.approx(0.3)
@@ -56,6 +71,7 @@ def test_nothing_is_invented_where_there_is_no_spread():
     assert mean_figure(torch.empty(0)) == Figure(None, note="no values")
     assert mean_figure(torch.tensor([2.0])) == Figure(2.0, note="one value has no interval")
     assert mean_figure(torch.tensor([1.0, 3.0]), replicates=0) == Figure(2.0)
+    assert mean_figure(torch.tensor([1.0, 3.0]), replicates=1) == Figure(2.0)
     assert "all 5 values are equal" in mean_figure(torch.ones(5)).note
 
 
@@ -72,7 +88,7 @@ def test_biased_replicates_are_laid_around_the_value():
 def test_few_replicates_give_an_interval_by_their_deviation():
     resampled = normal(12)
     figure = figure_around(10.0, 25 + resampled)
-    assert figure.high - 10 == pytest.approx(1.96 * resampled.std().item())
+    assert figure.high - 10 == pytest.approx(2.201 * resampled.std().item(), rel=1e-4)  # Student's t of 11
     assert 10 - figure.low == pytest.approx(figure.high - 10)
 
 

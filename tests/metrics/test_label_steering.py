@@ -201,6 +201,14 @@ def test_no_error_at_all_says_how_large_it_may_still_be():
         assert "0.015" in figure.note
 
 
+def test_few_replicates_give_an_interval_around_the_value_or_none():
+    probabilities, labels = drawn_scores(50, 2)
+    for figure in steering_figures([probabilities], labels, replicates=1):
+        assert (figure.low, figure.high) == (None, None)
+    for figure in steering_figures([probabilities], labels, replicates=2):
+        assert 0 <= figure.low <= figure.value <= figure.high <= 1
+
+
 def test_intervals_can_be_left_out():
     probabilities, labels = drawn_scores(50, 2)
     accuracy, auc = steering_figures([probabilities], labels, replicates=0)

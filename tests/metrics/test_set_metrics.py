@@ -4,10 +4,18 @@ import pytest
 import torch
 
 from medfusion_monai.metrics import set_metrics
-from medfusion_monai.metrics.fidelity import density_coverage, improved_precision_recall
+from medfusion_monai.metrics.fidelity import density_coverage, improved_precision_recall, inception_score
 from medfusion_monai.metrics.frechet import frechet_distance
 from medfusion_monai.metrics.kernel import kernel_distance
-from medfusion_monai.metrics.set_metrics import DensityCoverage, FrechetDistance, KernelDistance, PrecisionRecall
+from medfusion_monai.metrics.set_metrics import (
+    DensityCoverage,
+    FrechetDistance,
+    ImageSimilarity,
+    InceptionScore,
+    KernelDistance,
+    PrecisionRecall,
+)
+from medfusion_monai.metrics.similarity import ms_ssim, mse, psnr, ssim
 
 
 def normal(*shape, seed=0):
@@ -49,6 +57,23 @@ def test_batches_give_density_and_coverage_of_the_whole():
     values = filled(DensityCoverage(k=4)).compute()
     assert tuple(values) == ("density", "coverage")
     assert [value.item() for value in values.values()] == pytest.approx(density_coverage(REAL, FAKE, k=4))
+
+
+def test_batches_give_the_inception_score_of_the_whole():
+    logits, metric = normal(60, 12), InceptionScore(splits=3)
+    for part in logits.split(16):
+        metric.update(part)
+    assert metric.compute().item() == pytest.approx(inception_score(logits, splits=3), rel=1e-5)
+
+
+@pytest.mark.parametrize("function", [ms_ssim, ssim, mse, psnr])
+def test_batches_of_unequal_size_give_the_mean_of_all_images(function):
+    images = normal(10, 1, 48, 48).sigmoid()
+    others = (images + 0.1 * normal(10, 1, 48, 48, seed=1)).clamp(0, 1)
+    metric = ImageSimilarity(function)
+    for part in (slice(0, 7), slice(7, 10)):
+        metric.update(others[part], images[part])
+    assert metric.compute().item() == pytest.approx(function(others, images).mean().item(), rel=1e-5)
 
 
 def test_frechet_distance_keeps_no_features():

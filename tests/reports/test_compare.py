@@ -14,6 +14,8 @@ from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.fidelity import measure_fidelity
 from medfusion_monai.metrics.label_steering import label_steering
 from medfusion_monai.metrics.phantoms.features import train_phantom_features
+from medfusion_monai.reports.compare import compare as compare_sets
+from medfusion_monai.reports.measured import measure_set
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +151,86 @@ def test_images_that_cannot_be_compared_are_refused(arrange, words, compare, tmp
 
 
 @pytest.mark.parametrize(
+    ("split", "size", "words"),
+    [("training", 32, "split 'training': 64x64"), ("test", 0, "cannot be decoded")],
+    ids=["another size", "damaged"],
+)
+def test_splits_that_do_not_fit_are_refused_before_measuring(split, size, words, compare, tmp_path, capsys):
+    prepare_phantoms(tmp_path / "data", num_images=40, size=64)
+    write_phantoms(tmp_path / "s", [0, 1] * 4, first_seed=500)
+    datalist = tmp_path / "data" / "datalist.json"
+    document = json.loads(datalist.read_text())
+    datalist.write_text(json.dumps(document | {"reference": document["validation"]}))
+    for entry in document[split][:1]:
+        path = tmp_path / "data" / entry["image"]
+        if size:
+            Image.open(path).resize((size, size)).save(path)
+        else:
+            path.write_bytes(path.read_bytes()[:900])
+    assert compare(tmp_path / "data", ("GAN", tmp_path / "s")) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "report" / "cache").exists()
+
+
+def test_training_images_of_one_other_size_are_refused(compare, tmp_path, capsys):
+    prepare_phantoms(tmp_path / "data", num_images=40, size=64)
+    write_phantoms(tmp_path / "s", [0, 1] * 4, first_seed=500)
+    for entry in json.loads((tmp_path / "data" / "datalist.json").read_text())["training"]:
+        path = tmp_path / "data" / entry["image"]
+        Image.open(path).resize((32, 32)).save(path)
+    assert compare(tmp_path / "data", ("GAN", tmp_path / "s")) == 2
+    assert "split 'training': 32x32 (32)" in capsys.readouterr().err
+
+
+def test_split_that_is_missing_says_how_to_go_on_without(compare, tmp_path, capsys):
+    prepare_phantoms(tmp_path / "data", num_images=40, size=64)
+    write_phantoms(tmp_path / "s", [0, 1] * 4, first_seed=500)
+    datalist = tmp_path / "data" / "datalist.json"
+    datalist.write_text(json.dumps(json.loads(datalist.read_text()) | {"training": []}))
+    assert compare(tmp_path / "data", ("GAN", tmp_path / "s")) == 2
+    assert "with --neighbours 0" in capsys.readouterr().err
+    assert not (tmp_path / "report" / "cache").exists()
+    assert compare(tmp_path / "data", ("GAN", tmp_path / "s"), options=("--neighbours", "0", "--classifier-seeds")) == 0
+
+
+def test_image_that_is_replaced_while_it_is_measured_is_told(compare, tmp_path, capsys, monkeypatch):
+    write_phantoms(tmp_path / "real", [0, 1] * 4)
+    write_phantoms(tmp_path / "fake", [0, 1] * 4, first_seed=50)
+
+    def replaced(*args, **kwargs):
+        write_phantoms(tmp_path / "fake", [0], first_seed=99, contrast=0.5)
+        return measure_set(*args, **kwargs)
+
+    monkeypatch.setattr("medfusion_monai.reports.compare.measure_set", replaced)
+    assert compare(tmp_path / "real", ("GAN", tmp_path / "fake")) == 2
+    assert "GAN: 1 of 8 images were changed or removed" in capsys.readouterr().err
+    assert not (tmp_path / "report" / "report.json").exists()
+
+
+@pytest.mark.parametrize("inner", ["", "report"])
+def test_report_among_images_is_refused(inner, tmp_path):
+    write_phantoms(tmp_path / "real", [0, 1] * 4)
+    write_phantoms(tmp_path / "fake", [0, 1] * 4, first_seed=50)
+    with pytest.raises(ValueError, match="lies in the folder of GAN"):
+        compare_sets(tmp_path / "real", {"GAN": tmp_path / "fake"}, tmp_path / "fake" / inner)
+    assert sorted(path.name for path in (tmp_path / "fake").iterdir()) == ["cardiomegaly", "no_cardiomegaly"]
+
+
+@pytest.mark.parametrize("names", [[" "], ["a", "a "]])
+def test_names_that_a_table_cannot_tell_apart_are_refused(names, tmp_path):
+    with pytest.raises(ValueError, match="give each a name that tells it apart"):
+        compare_sets(tmp_path, dict.fromkeys(names, tmp_path), tmp_path / "report")
+
+
+@pytest.mark.parametrize(
     ("name", "options", "other", "words"),
     [
         ("real", (), {}, "the names ['real'] are those of the real images"),
         ("GAN", ("--split", "test"), {}, "no split 'test'"),
         ("GAN", ("--inception-score",), {}, "needs the features inception"),
+        ("GAN", ("--device", "gpu"), {}, "device 'gpu' cannot be used"),
+        ("GAN", ("--device", "meta"), {}, "device 'meta' cannot be used"),
+        ("GAN", ("--classifier-seeds", "1", "1"), {}, "classifier_seeds are [1, 1]: give each once"),
         ("GAN", (), {"features": "inception"}, "medfusion weights add"),
         ("GAN", (), {"features": "resnet50"}, "features 'resnet50' are unknown"),
         ("GAN", (), {"features": "inception:features.pt"}, "SHA-256"),

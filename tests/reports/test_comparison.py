@@ -3,7 +3,8 @@ import torch
 
 from medfusion_monai.data.image_form import ImageFacts
 from medfusion_monai.data.image_set import ImageSet
-from medfusion_monai.reports.comparison import add_neighbours, fidelity_rows, warnings_of
+from medfusion_monai.metrics.fidelity import measure_fidelity
+from medfusion_monai.reports.comparison import add_neighbours, add_real_baseline, fidelity_rows, warnings_of
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured
 from medfusion_monai.reports.pictures import COLUMNS
@@ -49,6 +50,23 @@ def test_sets_without_classes_are_compared_as_a_whole():
     assert [row["class_name"] for row in rows] == [None]
 
 
+def test_class_without_images_says_how_many_there_are():
+    [_, _, row] = fidelity_rows(measured("reference", [0] * 8), [measured("GAN", [0, 1] * 4)], diversity_pairs=0)
+    assert (row["class_name"], row["reference_count"], row["count"]) == ("b", 0, 4)
+    assert row["fid"]["value"] is None
+    assert row["fid"]["note"].startswith("4 samples against 0; ")
+
+
+def test_no_replicates_leave_all_intervals_out():
+    def noise(path):
+        return torch.rand(1, 48, 48, generator=torch.Generator().manual_seed(int(path)))
+
+    sets = [measured(name, [None] * 8, [])._replace(load=noise) for name in ("reference", "GAN")]
+    [row] = fidelity_rows(sets[0], sets[1:], replicates=0)
+    assert row["diversity_ms_ssim"]["value"] is not None
+    assert {row[name]["low"] for name in ("fid", "kid", "precision", "diversity_ms_ssim")} == {None}
+
+
 @pytest.mark.parametrize(
     ("labels", "class_names", "words"),
     [
@@ -91,3 +109,17 @@ def test_nearest_training_images_are_those_of_the_features():
     shown = [[pixels.getpixel((x, 8 * 2 + 64 + step * row)) for x in columns] for row in range(2)]
     assert shown[0] == [round(255 * number / 100) for number in (0, 5, 6)]
     assert shown[1] == [round(255 * number / 100) for number in (25, 2, 28)]
+
+
+def test_real_images_are_measured_as_a_scale():
+    real = measured("reference", [0, 1] * 20)
+    features = torch.randn(70, 4, generator=torch.Generator().manual_seed(7))
+    training = measured("training", [0, 1] * 35, features=features)
+    draft = Draft("title", {}, {})
+    add_real_baseline(draft, real, [measured("GAN", [0] * 30), measured("many", [0] * 31)], training)
+    [sentence] = draft.results["summary"]
+    # The reference's own images, of the paths 0 to 39, are left out, so that 30 remain: too few for the second set.
+    expected = measure_fidelity(real.features, features[40:], replicates=0)["fid"].value
+    assert sentence.startswith(
+        f"As a scale: 30 training images, drawn at random, get a Fréchet distance of {expected:.2f}"
+    )

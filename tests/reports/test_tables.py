@@ -32,6 +32,10 @@ def test_values_that_are_equal_as_written_tie():
     assert best_rows(rows_of("precision", 0.6806, 0.6799, 0.66), MEASURES["precision"]) == {0}
 
 
+def test_estimates_below_zero_are_no_better_than_zero():
+    assert best_rows(rows_of("kid", -0.002, 0.0, -0.0001, 0.001), MEASURES["kid"]) == {0, 1, 2}
+
+
 def test_value_alone_is_not_best():
     assert best_rows(rows_of("fid", 3.0), MEASURES["fid"]) == set()
     assert best_rows(rows_of("fid", 3.0, None), MEASURES["fid"]) == set()
