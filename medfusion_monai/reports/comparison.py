@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.data import Dataset
-from PIL import Image
 from torch import Tensor
 
 from medfusion_monai.data.image_set import ImageSet
@@ -140,8 +139,8 @@ def _class_warnings(reference: ImageSet, images: ImageSet) -> list[str]:
     return []
 
 
-def sample_picture(reference: Measured, sets: Sequence[Measured]) -> Image.Image:
-    """Draw a row of images of the reference and of each set, for each class: figure 4 of the paper."""
+def sample_rows(reference: Measured, sets: Sequence[Measured]) -> list[tuple[str, Tensor]]:
+    """Give a row of images of the reference and of each set, for each class, with captions: figure 4 of the paper."""
     rows = []
     names: list[str | None] = [*reference.images.class_names] or [None]
     for class_name in names:
@@ -150,7 +149,7 @@ def sample_picture(reference: Measured, sets: Sequence[Measured]) -> Image.Image
             if indices:
                 caption = measured.name if class_name is None else f"{measured.name}: {class_name}"
                 rows.append((caption, measured.stack([indices[position] for position in spread(len(indices))])))
-    return picture_of_rows(rows)
+    return rows
 
 
 def add_fidelity(
@@ -174,12 +173,10 @@ def add_fidelity(
         results["summary"] = [f"Random pairs of reference images have a mean MS-SSIM of {own.value:.3f}."]
     results["published"] = published_fidelity(reference.images.class_names)
     draft.add_warnings(*warnings_of(reference, sets))
-    draft.add_picture(
-        "samples.png",
-        sample_picture(reference, sets),
-        "Real and generated images",
-        "Spread evenly over each set, in the order of its files: not selected.",
-    )
+    rows = sample_rows(reference, sets)
+    caption = "Spread evenly over each set, in the order of its files: not selected. From the top: "
+    caption += "; ".join(name for name, _ in rows) + "."
+    draft.add_picture("samples.png", picture_of_rows(rows), "Real and generated images", caption)
 
 
 def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, number: int = COLUMNS) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,7 +35,7 @@ def caption_rows(grid: Tensor, captions: Sequence[str], size: Sequence[int]) -> 
     scale = max(1, ENLARGED_TO // size[0])
     picture = to_picture(grid)
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    font = ImageFont.load_default(16)
+    font, captions = ImageFont.load_default(16), [drawable(caption) for caption in captions]
     margin = max(210, *(16 + round(font.getlength(caption)) for caption in captions))
     canvas = Image.new("RGB", (picture.width + margin, picture.height), "white")
     canvas.paste(picture, (margin, 0))
@@ -43,6 +44,12 @@ def caption_rows(grid: Tensor, captions: Sequence[str], size: Sequence[int]) -> 
         middle = scale * (PADDING + (row + 0.5) * (size[0] + PADDING))
         draw.text((8, middle), caption, fill="black", font=font, anchor="lm")
     return canvas
+
+
+def drawable(text: str) -> str:
+    """Give a text in letters that Pillow's own font has: without accents, and a question mark for other scripts."""
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    return "".join(letter for letter in plain if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
 
 
 def _reduced(images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from medfusion_monai.reports.pictures import caption_rows, picture_of_rows, spread
+from medfusion_monai.reports.pictures import caption_rows, drawable, picture_of_rows, spread
 
 
 def test_picture_leaves_room_for_its_longest_caption():
@@ -26,6 +26,10 @@ def test_rows_may_differ_in_length():
     picture = picture_of_rows([("three", torch.zeros(3, 1, 128, 128)), ("one", torch.zeros(1, 1, 128, 128))])
     pixels = np.array(picture)[:, 210:]
     assert (pixels[200, [64, 200, 330]] == [[0, 0, 0], [255, 255, 255], [255, 255, 255]]).all()
+
+
+def test_captions_keep_to_the_letters_of_the_font():
+    assert drawable("Größe, façade, 心 wide") == "Grosse, facade, ? wide"
 
 
 def test_positions_are_spread_from_first_to_last():
