@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, scripts
+from monai.bundle.scripts import update_kwargs
 from torch import nn
 
 import medfusion_monai.diffusion
@@ -33,6 +36,9 @@ from medfusion_monai.networks.weights import WeightsError, file_sha256, load_wei
 
 logger = logging.getLogger(__name__)
 
+TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")
+"""Keys that MONAI's runner itself takes with ``--tracking``."""
+
 
 def find_bundle_root() -> str:
     """Give the folder of the bundle whose config is being run, so that configs work from any working directory.
@@ -48,6 +54,45 @@ def find_bundle_root() -> str:
             return str(folder.parent if folder.name == "configs" else folder)
         frame = frame.f_back
     return "."
+
+
+def check_overrides() -> None:
+    """Refuse keys of the command line, or of ``args_file``, that the run's config files do not have.
+
+    MONAI's runner takes them without a word, and a mistyped ``--difusion_steps`` would show after days. A key that is
+    new within a part of the config is left to that part. Workflows that are built by hand are not checked.
+
+    Raises:
+        ValueError: naming the keys and the nearest that there are.
+    """
+    arguments = _runner_arguments()
+    if arguments is None:
+        return
+    given = update_kwargs(arguments["args_file"] or {}, **arguments["override"])
+    files = given.get("config_file") or arguments["config_file"]
+    known = ConfigParser()
+    known.read_config(files)
+    allowed = {*inspect.signature(scripts.run).parameters, *(TRACKING if arguments["tracking"] else ())}
+    unknown = [key for key in given if key not in allowed and not _is_key(key.lstrip("+"), known)]
+    if unknown:
+        names = [str(name) for name in known.get(default={})]
+        near = {key: difflib.get_close_matches(re.split("#|::", key)[0], names, n=2) for key in unknown}
+        told = ", ".join(f"--{key}" + (f" (near: {', '.join(found)})" if found else "") for key, found in near.items())
+        shown = ", ".join(os.path.basename(file) for file in ([files] if isinstance(files, str) else files))
+        raise ValueError(f"{told}: no key of {shown}. Correct the name, or leave it out")
+
+
+def _runner_arguments() -> dict[str, Any] | None:
+    """Give the arguments of the runner that is running, or None where there is none."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not scripts.run.__code__:
+        frame = frame.f_back
+    return None if frame is None else dict(frame.f_locals)
+
+
+def _is_key(key: str, known: ConfigParser) -> bool:
+    above = re.split("#|::", key)[:-1]
+    return key in known or (bool(above) and "#".join(above) in known)
 
 
 def as_bool(name: str, value: Any) -> bool:
