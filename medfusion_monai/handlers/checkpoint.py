@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +16,13 @@ from torch import nn
 
 from medfusion_monai.data.stream import StreamSampler
 from medfusion_monai.distributed import gather
+from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.networks.model_info import write_model_info
-from medfusion_monai.networks.weights import save_atomically, save_weights
+from medfusion_monai.networks.weights import file_sha256, save_atomically, save_weights
 
 logger = logging.getLogger(__name__)
+
+KEPT_NOTES = 3  # of the checkpoint, the one before, and the one that is being written
 
 
 class Stateful(Protocol):
@@ -35,6 +39,49 @@ class CheckpointError(ValueError):
     """A training checkpoint that cannot be gone on from."""
 
 
+def previous_of(path: Path) -> Path:
+    """Give the place of the checkpoint before the last."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def write_checked(state: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint, keep the one before, and note the SHA-256 of both.
+
+    The notes are written first and hold the last files' too, so that a kill at any moment leaves a whole file that
+    is noted.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with renamed_when_whole(path) as partial:
+        save_atomically(state, partial)
+        noted = [*_noted(path), file_sha256(partial)][-KEPT_NOTES:]
+        with renamed_when_whole(_notes_of(path)) as notes:
+            notes.write_text("".join(f"{digest}\n" for digest in noted))
+        if path.is_file():
+            os.replace(path, previous_of(path))
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it is executed.
+
+    Raises:
+        ValueError: for a file whose SHA-256 is not among the noted ones; files without notes are taken as they are.
+        Exception: whatever reading a damaged file raises.
+    """
+    noted = _noted(path)
+    if noted and file_sha256(path) not in noted:
+        raise ValueError("its SHA-256 is not the one that was noted when it was written")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _notes_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem.removesuffix('.previous')}.sha256")
+
+
+def _noted(path: Path) -> list[str]:
+    notes = _notes_of(path)
+    return notes.read_text().split() if notes.is_file() else []
+
+
 class TrainingCheckpoint:
     """Saves all that a restart needs at the end of epochs, and goes on from it when training starts.
 
@@ -42,6 +89,9 @@ class TrainingCheckpoint:
     saving: orders, transforms and noise are functions of the seed and the position (``SeededDataset``). Of several
     processes the first saves and all load, so that a run may go on with another number of them, as long as a step
     has as many images.
+
+    The checkpoint before the last stays beside it. Each file's SHA-256 is noted before the file takes its place; one
+    that has another, or is gone, is named, and the one before is gone on from.
 
     Args:
         path: the checkpoint file; written beside and renamed, so that a kill leaves the one before.
@@ -80,17 +130,20 @@ class TrainingCheckpoint:
             "settings": self.settings,
             "objects": {name: item.state_dict() for name, item in self.objects.items()},
         }
-        save_atomically(state, self.path)
+        write_checked(state, self.path)
 
     def load(self, engine: Engine) -> None:
         """Go on from the file, if there is one.
 
         Raises:
-            CheckpointError: if the file is damaged or belongs to a run with other settings, or if some processes see
+            CheckpointError: if no file is whole, if it belongs to a run with other settings, or if some processes see
                 another file than others.
         """
-        if self.resume and self.path.is_file():
+        if self.resume and any(path.is_file() for path in (self.path, previous_of(self.path))):
             self._restore(engine)
+        elif idist.get_rank() == 0:  # what another run left is not gone on from when a file of this one is damaged
+            for path in (previous_of(self.path), _notes_of(self.path)):
+                path.unlink(missing_ok=True)
         iterations = gather(engine.state.iteration)
         if len(set(iterations)) > 1:
             raise CheckpointError(
@@ -103,12 +156,9 @@ class TrainingCheckpoint:
         return self.sampler.batch_size * self.sampler.world_size
 
     def _restore(self, engine: Engine) -> None:
-        anew = f"; to start anew, delete {self.path} or pass --resume false"
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            iteration, settings = state["iteration"], state["settings"]
-        except Exception as error:
-            raise CheckpointError(f"checkpoint {self.path} cannot be read: it is damaged{anew}") from error
+        anew = f"; to start anew, pass --resume false, or delete {self.path} and {previous_of(self.path).name}"
+        state = self._read(anew)
+        iteration, settings = state["iteration"], state["settings"]
         differences = [
             f"{name} was {settings.get(name)}, now it is {self.settings.get(name)}"
             for name in sorted(self.settings.keys() | settings.keys())
@@ -130,6 +180,22 @@ class TrainingCheckpoint:
         engine.state.iteration = self.sampler.start_iteration = iteration
         engine.state.epoch = iteration // (engine.state.epoch_length or 1)
         logger.info("%s: going on after step %d", self.path.stem, iteration)
+
+    def _read(self, advice: str) -> dict[str, Any]:
+        """Read the newest checkpoint that is whole."""
+        problems: list[tuple[Path, Exception]] = []
+        for path in (self.path, previous_of(self.path)):
+            try:
+                state = read_checked(path)
+                state["iteration"], state["settings"]  # what has neither is no checkpoint
+            except Exception as error:
+                problems.append((path, error))
+                continue
+            for damaged, reason in problems:
+                logger.warning("checkpoint %s cannot be read (%s): going on from %s", damaged, reason, path.name)
+            return state
+        damaged, reason = problems[0]
+        raise CheckpointError(f"checkpoint {damaged} cannot be read: it is damaged{advice}") from reason
 
 
 class BestWeights:

@@ -264,6 +264,7 @@ def test_false_on_the_command_line_starts_anew(bundle, trained, dataset_dir, tmp
     shutil.copytree(trained, tmp_path / "again")
     checkpoint = tmp_path / "again" / "runs" / "checkpoints" / "autoencoder_training.pt"
     checkpoint.write_bytes(b"damaged")
+    checkpoint.with_name("autoencoder_training.previous.pt").unlink()
     places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
     with pytest.raises(RuntimeError, match="Failed to evaluate"):
         bundle("train_autoencoder", dataset_dir=str(dataset_dir), **places)

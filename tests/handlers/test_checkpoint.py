@@ -1,3 +1,5 @@
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -204,6 +206,73 @@ def test_damaged_checkpoint_is_refused_by_path(tmp_path, damage):
     assert again.iterations == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(flipped(path.read_bytes())),
+    ],
+    ids=["gone", "cut off", "one bit"],
+)
+def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage, whole, caplog):
+    path = tmp_path / "training.pt"
+    run_until_stopped(path, 10)  # checkpoints of steps 4 and 8
+    damage(path)
+    again = make_run(path, start_weights=1)
+    with caplog.at_level("WARNING"):
+        again.trainer.run()
+    assert again.iterations[0] == 5
+    assert_same(again.states(), whole)
+    assert "training.pt cannot be read" in caplog.text
+    assert "going on from training.previous.pt" in caplog.text
+
+
+def test_checkpoint_that_an_earlier_run_left_is_not_gone_on_from(tmp_path):
+    path = tmp_path / "training.pt"
+    make_run(path).trainer.run()
+    with pytest.raises(PowerCutError):
+        make_run(path, stop_at=6, resume=False).trainer.run()
+    path.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"training\.pt cannot be read"):
+        make_run(path).trainer.run()
+
+
+def flipped(content):
+    """Turn a bit of the weights, which reading alone does not notice."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def test_flipped_bit_of_the_only_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "training.pt"
+    run_until_stopped(path, 6)
+    path.write_bytes(flipped(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"training\.pt cannot be read"):
+        make_run(path).trainer.run()
+
+
+@pytest.mark.parametrize("target", ["training.sha256", "training.previous.pt", "training.pt"])
+def test_kill_between_the_steps_of_saving_leaves_a_checkpoint(tmp_path, target, whole, monkeypatch):
+    path = tmp_path / "training.pt"
+    run_until_stopped(path, 6)  # one checkpoint, of step 4
+    replace = os.replace
+
+    def killed_before(source, destination):
+        if Path(destination).name == target:
+            raise PowerCutError
+        return replace(source, destination)
+
+    monkeypatch.setattr("os.replace", killed_before)
+    with pytest.raises(PowerCutError):
+        make_run(path).trainer.run()
+    monkeypatch.undo()
+    again = make_run(path, start_weights=1)
+    again.trainer.run()
+    assert again.iterations[0] == 5
+    assert_same(again.states(), whole)
+
+
 def test_checkpoint_of_another_network_is_refused_by_path(tmp_path):
     run_until_stopped(tmp_path / "training.pt", 6)
     with pytest.raises(CheckpointError, match=r"training\.pt does not fit"):
@@ -225,7 +294,7 @@ def test_kill_while_saving_leaves_the_checkpoint_before(tmp_path, whole, monkeyp
         make_run(path).trainer.run()
     monkeypatch.undo()
     assert written == [4, 8]
-    assert [file.name for file in tmp_path.iterdir()] == ["training.pt"]
+    assert {file.name for file in tmp_path.iterdir()} == {"training.pt", "training.sha256"}
     again = make_run(path)
     again.trainer.run()
     assert again.iterations[0] == 5
@@ -339,6 +408,7 @@ def test_checkpoint_that_does_not_tell_the_size_of_its_steps_is_gone_on_from(tmp
     state = torch.load(path, weights_only=True)
     del state["images_per_step"]
     torch.save(state, path)
+    (tmp_path / "training.sha256").unlink()  # which earlier versions did not write either
     assert restored(path, 2) == 3
 
 
@@ -354,7 +424,8 @@ def test_first_process_saves_and_all_load(tmp_path, two_processes):
         return again.iterations
 
     assert two_processes(train) == [list(range(5, 13))] * 2
-    assert [file.name for file in tmp_path.iterdir()] == ["training.pt"]
+    files = {"training.pt", "training.previous.pt", "training.sha256"}
+    assert {file.name for file in tmp_path.iterdir()} == files
 
 
 def test_processes_that_see_different_checkpoints_are_stopped(tmp_path, two_processes):
