@@ -41,8 +41,9 @@ PUBLISHED = "Published figures, measured on other reference sets: never ranked w
 HOW_TO_READ = (
     "FID and KID measure how far the distribution of a set lies from the reference's, in the space of the features. "
     "Precision is the share of its images that look like reference images, recall the share of the reference that it "
-    "covers; density and coverage measure the same and are less sensitive to single odd images. MS-SSIM within the set "
-    "is the mean similarity of random pairs: compare it with the reference's own."
+    "covers; density and coverage measure the same and are less sensitive to single odd images. FID is biased by the "
+    "number of images: the fewer, the larger, so compare equal counts. MS-SSIM within the set is the mean similarity "
+    "of random pairs: compare it with the reference's own."
 )
 SWEEP_FILE = "sweep.svg"
 
