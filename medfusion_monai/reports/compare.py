@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from medfusion_monai.bundle import check_counts, check_folders
 from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.data.image_form import ImageFacts, common_form, inspect_set, refuse_changed
 from medfusion_monai.data.image_set import ImageSet, open_image_set
-from medfusion_monai.data.sampling_plan import MANIFEST
 from medfusion_monai.data.splits import DataError
 from medfusion_monai.metrics.features import load_extractor
+from medfusion_monai.reports.checks import check_device, check_names, refuse_inside
 from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured, measure_set
-from medfusion_monai.reports.tables import plain
 
 
 def compare(
@@ -72,11 +70,11 @@ def compare(
     check_counts(k=k, batch_size=batch_size)
     if len(set(classifier_seeds)) < len(classifier_seeds):
         raise ValueError(f"classifier_seeds are {list(classifier_seeds)}: give each once")
-    _check_names(list(images))
-    _check_device(device)
+    check_names(list(images))
+    check_device(device)
     opened = {"reference": open_image_set("reference", reference, split)}
     opened |= {name: open_image_set(name, folder) for name, folder in images.items()}
-    _refuse_inside(output, {"reference": reference, **images})
+    refuse_inside(output, {"reference": reference, **images})
     check_folders([output])
     extractor = load_extractor(features).to(device)
     if inception_score and not hasattr(extractor, "features_and_logits"):
@@ -107,40 +105,6 @@ def compare(
     for name, image_set in opened.items():
         refuse_changed(image_set, facts[name])
     return draft.write(output)
-
-
-def _check_names(names: Sequence[str]) -> None:
-    """Raise a ValueError unless tables can tell the sets apart by their names."""
-    if not names:
-        raise ValueError("no images to compare: name at least one folder, --images NAME=DIR")
-    shown = [plain(name) for name in names]
-    if "" in shown or len(set(shown)) < len(shown):
-        raise ValueError(f"the sets are named {names}: give each a name that tells it apart, --images NAME=DIR")
-    reserved = sorted({"reference", "real", "real test"} & set(shown))
-    if reserved:
-        raise ValueError(f"the names {reserved} are those of the real images: give the sets others")
-
-
-def _check_device(device: torch.device | str) -> None:
-    try:
-        torch.zeros(1, device=device).item()
-    except (AssertionError, RuntimeError) as error:  # torch raises the first where it was built without CUDA
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"device {str(device)!r} cannot be used ({reason}): choose cpu, or cuda on a machine with an NVIDIA GPU"
-        ) from error
-
-
-def _refuse_inside(output: str | Path, folders: Mapping[str, str | Path]) -> None:
-    """Raise a ValueError if the report would lie in a folder whose files all count as images."""
-    for name, folder in folders.items():
-        root = Path(os.path.realpath(folder))
-        listed = any((root / file).is_file() for file in (DATALIST_NAME, MANIFEST))
-        if not listed and Path(os.path.realpath(output)).is_relative_to(root):
-            raise ValueError(
-                f"output {output} lies in the folder of {name}, {folder}, where the report's pictures would count as "
-                "images: choose a folder outside"
-            )
 
 
 def _open_splits(reference: str | Path, neighbours: int, classifier_seeds: Sequence[int]) -> dict[str, ImageSet]:

@@ -11,6 +11,8 @@ from PIL import Image
 from medfusion_monai.reports.repeat import this_command, versions
 from medfusion_monai.reports.report import write_report
 
+SHOWS_REAL_IMAGES = "This report shows real images beside generated ones: it may go where the real ones may go."
+
 
 class Draft:
     """Collects what ``write_report`` takes.
@@ -52,5 +54,7 @@ class Draft:
 
     def write(self, output: str | Path) -> dict[str, Any]:
         """Write the report's files into a folder and give its figures."""
+        if self.pictures:
+            self.results.setdefault("summary", []).append(SHOWS_REAL_IMAGES)
         write_report(self.results, self.pictures, output)
         return self.results

@@ -14,7 +14,6 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from medfusion_monai import pretrained
-from medfusion_monai.bundle import check_counts
 from medfusion_monai.data import read_datalist, sampling_plan
 from medfusion_monai.data.datalist import REFERENCE, find_datalist
 from medfusion_monai.data.image_form import ImageFacts, ImageForm, exact_form, inspect_set, refuse_changed
@@ -26,6 +25,7 @@ from medfusion_monai.metrics.perceptual import BACKBONES
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
 from medfusion_monai.networks.weights import WeightsError, file_sha256
+from medfusion_monai.reports.checks import check_kinds
 from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured, measure_set
@@ -180,7 +180,7 @@ class Evaluation:
         Raises:
             ValueError: naming what is missing or does not fit.
         """
-        self._check_kinds(others or {}, sweep_steps, classifier_seeds)
+        check_kinds(self.other_samples, others or {}, self.splits, sweep_steps, classifier_seeds)
         taken = sorted({OURS, "reference", "real", "real test"} & {*self.other_samples, *(others or {})})
         if taken:
             raise ValueError(f"the names {taken} are those of this bundle's images and the real ones: use others")
@@ -194,24 +194,6 @@ class Evaluation:
         if self.sample_sets or sweep_steps:
             self.extractor  # noqa: B018  likewise
             self._check_real(neighbours, classifier_seeds)
-
-    def _check_kinds(self, others: Any, sweep_steps: Any, classifier_seeds: Any) -> None:
-        """Raise a ValueError for settings of another kind, as a command line easily gives them."""
-        for name, value, kind, words in (
-            ("other_samples", self.other_samples, Mapping, "folders by name, as {'StyleGAN-3': '/data/stylegan'}"),
-            ("other_autoencoders", others, Mapping, "folders by name, as {'Stable Diffusion': '/data/vae'}"),
-            ("splits", ["test"] if self.splits is None else self.splits, str | list | tuple, "names, as [test]"),
-            ("sweep_steps", sweep_steps, list | tuple, "a list of numbers, as [50,150]"),
-            ("classifier_seeds", classifier_seeds, list | tuple, "a list of numbers, as [0,1,2]"),
-        ):
-            if not isinstance(value, kind):
-                raise ValueError(f"{name} must be {words}, received {value!r}")
-        if self.splits is not None and not self.splits:
-            raise ValueError("splits is empty: name at least one, or leave it out")
-        for seed in classifier_seeds:
-            check_counts(0, **{"each of classifier_seeds": seed})
-        if len(set(classifier_seeds)) < len(classifier_seeds):
-            raise ValueError(f"classifier_seeds are {classifier_seeds}: give each once")
 
     def _check_real(self, neighbours: int, classifier_seeds: Sequence[int]) -> None:
         """Raise a DataError if the datalist lacks a split that generated images are compared with."""

@@ -243,3 +243,10 @@ def test_settings_that_do_not_fit_are_refused(name, options, other, words, compa
     write_phantoms(tmp_path / "real", [0, 1] * 2)
     assert compare(tmp_path / "real", (name, tmp_path / "real"), options=options, **other) == 2
     assert words in capsys.readouterr().err
+
+
+def test_report_says_that_it_shows_real_images(compare, tmp_path):
+    write_phantoms(tmp_path / "real", [0, 1] * 4)
+    write_phantoms(tmp_path / "fake", [0, 1] * 4, first_seed=50)
+    assert compare(tmp_path / "real", ("GAN", tmp_path / "fake")) == 0
+    assert "it may go where the real ones may go" in (tmp_path / "report" / "report.html").read_text()
