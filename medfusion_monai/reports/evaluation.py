@@ -30,7 +30,7 @@ from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured, measure_set
 from medfusion_monai.reports.published import published_reconstructions
-from medfusion_monai.reports.reconstructions import reconstruction_picture, reconstruction_rows
+from medfusion_monai.reports.reconstructions import reconstruction_picture, table_rows
 from medfusion_monai.reports.sweep import sweep_rows
 
 logger = logging.getLogger(__name__)
@@ -231,10 +231,10 @@ class Evaluation:
         for name, stage in reversed(stages.items()):  # ours last: each run replaces the files of every image's values
             evaluator.network = stage.to(self.device)
             evaluator.run()
-            rows = reconstruction_rows(name, self.items, evaluator.state.metric_details, self.seed) + rows
+            rows = table_rows(name, self.items, evaluator.state.metric_details, self.seed) + rows
         self.draft.results["reconstructions"] = rows
         self.draft.results["published_reconstructions"] = published_reconstructions(self.class_names)
-        picture = reconstruction_picture(stages, self.items, self._load, self.device)
+        picture = reconstruction_picture({OURS: network.autoencoder, **self.others}, self.items, self._load)
         caption = "Images spread evenly over the splits, their reconstructions, and the difference four times enlarged."
         self.draft.add_picture("reconstructions.png", picture, "Reconstructions", caption)
 

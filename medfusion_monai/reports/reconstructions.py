@@ -11,8 +11,7 @@ from monai.handlers import IgniteMetricHandler
 from PIL import Image
 from torch import Tensor, nn
 
-from medfusion_monai.handlers.image_grid import evaluation_mode
-from medfusion_monai.losses import to_unit
+from medfusion_monai.handlers import reconstruction_rows
 from medfusion_monai.metrics.intervals import mean_figure
 from medfusion_monai.metrics.perceptual import load_lpips, lpips_distance
 from medfusion_monai.metrics.similarity import ImageMetric, mse, psnr, ssim
@@ -43,7 +42,7 @@ def reconstruction_metrics(
     }
 
 
-def reconstruction_rows(
+def table_rows(
     name: str, items: Sequence[Mapping[str, Any]], values: Mapping[str, Tensor], seed: int = 0
 ) -> list[dict[str, Any]]:
     """Give the mean and standard deviation over the images of each split.
@@ -71,18 +70,13 @@ def reconstruction_rows(
     return rows
 
 
-@torch.no_grad()
 def reconstruction_picture(
-    stages: Mapping[str, nn.Module],
-    items: Sequence[Mapping[str, Any]],
-    load: Callable[[str], Tensor],
-    device: torch.device | str,
+    autoencoders: Mapping[str, nn.Module], items: Sequence[Mapping[str, Any]], load: Callable[[str], Tensor]
 ) -> Image.Image:
     """Draw images, and for each first stage their reconstructions and the difference four times enlarged."""
     images = torch.stack([load(items[index]["image"]) for index in spread(len(items))])
     rows = [("original", images)]
-    for name, stage in stages.items():
-        with evaluation_mode(stage):
-            reconstructions = to_unit(stage(images.to(device) * 2.0 - 1.0)).cpu()
-        rows += [(name, reconstructions), ("difference x 4", (4.0 * (reconstructions - images).abs()).clamp(max=1.0))]
+    for name, autoencoder in autoencoders.items():
+        _, reconstructions, difference = reconstruction_rows(autoencoder, images)
+        rows += [(name, reconstructions), ("difference x 4", difference)]
     return picture_of_rows(rows)
