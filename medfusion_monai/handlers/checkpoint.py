@@ -22,7 +22,7 @@ from medfusion_monai.networks.weights import file_sha256, save_atomically, save_
 
 logger = logging.getLogger(__name__)
 
-KEPT_NOTES = 3  # of the checkpoint, the one before, and the one that is being written
+KEPT_NOTES = 16  # more than there are files: saves that were killed before their file took its place leave theirs
 
 
 class Stateful(Protocol):
@@ -53,7 +53,7 @@ def write_checked(state: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with renamed_when_whole(path) as partial:
         save_atomically(state, partial)
-        noted = [*_noted(path), file_sha256(partial)][-KEPT_NOTES:]
+        noted = list(dict.fromkeys([*_noted(path), file_sha256(partial)]))[-KEPT_NOTES:]
         with renamed_when_whole(_notes_of(path)) as notes:
             notes.write_text("".join(f"{digest}\n" for digest in noted))
         if path.is_file():
