@@ -14,6 +14,9 @@ from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.data.image_set import MANIFEST
 from medfusion_monai.reports.tables import plain
 
+RESERVED = {"reference", "real", "real test"}
+"""What tables call the real images."""
+
 
 def check_kinds(
     other_samples: Any, other_autoencoders: Any, splits: Any, sweep_steps: Any, classifier_seeds: Any
@@ -30,10 +33,15 @@ def check_kinds(
             raise ValueError(f"{name} must be {words}, received {value!r}")
     if splits is not None and not splits:
         raise ValueError("splits is empty: name at least one, or leave it out")
+    check_seeds(classifier_seeds)
+
+
+def check_seeds(classifier_seeds: Sequence[Any]) -> None:
+    """Raise a ValueError unless the seeds are whole numbers, each given once."""
     for seed in classifier_seeds:
         check_counts(0, **{"each of classifier_seeds": seed})
     if len(set(classifier_seeds)) < len(classifier_seeds):
-        raise ValueError(f"classifier_seeds are {classifier_seeds}: give each once")
+        raise ValueError(f"classifier_seeds are {list(classifier_seeds)}: give each once")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -43,7 +51,7 @@ def check_names(names: Sequence[str]) -> None:
     shown = [plain(name) for name in names]
     if "" in shown or len(set(shown)) < len(shown):
         raise ValueError(f"the sets are named {names}: give each a name that tells it apart, --images NAME=DIR")
-    reserved = sorted({"reference", "real", "real test"} & set(shown))
+    reserved = sorted(RESERVED & set(shown))
     if reserved:
         raise ValueError(f"the names {reserved} are those of the real images: give the sets others")
 

@@ -15,7 +15,7 @@ from medfusion_monai.data.image_form import ImageFacts, common_form, inspect_set
 from medfusion_monai.data.image_set import ImageSet, open_image_set
 from medfusion_monai.data.splits import DataError
 from medfusion_monai.metrics.features import load_extractor
-from medfusion_monai.reports.checks import check_device, check_names, refuse_inside
+from medfusion_monai.reports.checks import check_device, check_names, check_seeds, refuse_inside
 from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured, measure_set
@@ -68,8 +68,7 @@ def compare(
     """
     check_counts(0, replicates=replicates, neighbours=neighbours, seed=seed)
     check_counts(k=k, batch_size=batch_size)
-    if len(set(classifier_seeds)) < len(classifier_seeds):
-        raise ValueError(f"classifier_seeds are {list(classifier_seeds)}: give each once")
+    check_seeds(classifier_seeds)
     check_names(list(images))
     check_device(device)
     opened = {"reference": open_image_set("reference", reference, split)}

@@ -25,7 +25,7 @@ from medfusion_monai.metrics.perceptual import BACKBONES
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
 from medfusion_monai.networks.weights import WeightsError, file_sha256
-from medfusion_monai.reports.checks import check_kinds
+from medfusion_monai.reports.checks import RESERVED, check_kinds
 from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured, measure_set
@@ -87,6 +87,7 @@ class Evaluation:
         self.samples_dir, self.other_samples, self.features = samples_dir, other_samples or {}, features
         self.replicates, self.batch_size, self.device, self.seed = replicates, batch_size, device, seed
         self.splits, self.reference_split, self.form = splits, reference_split or default_reference(dataset_dir), form
+        self.opened: dict[str, ImageSet] = {}
         self.draft = Draft(
             f"Medfusion: {', '.join(self.class_names)}",
             settings={"features": features.partition(":")[0], "replicates": replicates, "image_size": self.image_size},
@@ -181,7 +182,7 @@ class Evaluation:
             ValueError: naming what is missing or does not fit.
         """
         check_kinds(self.other_samples, others or {}, self.splits, sweep_steps, classifier_seeds)
-        taken = sorted({OURS, "reference", "real", "real test"} & {*self.other_samples, *(others or {})})
+        taken = sorted({OURS, *RESERVED} & {*self.other_samples, *(others or {})})
         if taken:
             raise ValueError(f"the names {taken} are those of this bundle's images and the real ones: use others")
         self.items  # noqa: B018  raises at once
@@ -197,7 +198,7 @@ class Evaluation:
 
     def _check_real(self, neighbours: int, classifier_seeds: Sequence[int]) -> None:
         """Raise a DataError if the datalist lacks a split that generated images are compared with."""
-        if len(self._open(self.reference_split, "reference").items) < 2:
+        if len(self._open(self.reference_split).items) < 2:
             raise DataError(
                 f"split '{self.reference_split}': a single image has no spread to compare generated ones with. Prepare "
                 "the data with more, or measure reconstructions alone (--samples_dir '$None', no --sweep_steps)."
@@ -206,9 +207,9 @@ class Evaluation:
             return
         try:
             if neighbours or classifier_seeds:
-                self._open("training", "training")
+                self._open("training")
             if classifier_seeds:
-                self._open("test", "test")
+                self._open("test")
         except DataError as error:
             raise DataError(
                 f"{error} Or leave out what needs this split: --neighbours 0 --classifier_seeds '[]'."
@@ -267,9 +268,7 @@ class Evaluation:
             seeds: trainings of the classifier; none leaves this part out.
         """
         if self.generated and seeds:
-            train, test = (
-                open_image_set(name, self.dataset_dir, name, self.class_names) for name in ("training", "test")
-            )
+            train, test = self._open("training"), self._open("test")
             add_steering(self.draft, train, test, self._load, self.generated, seeds, self.device)
 
     def add_sweep(
@@ -346,10 +345,13 @@ class Evaluation:
         return torch.as_tensor(self.preprocessing({"image": path})["image"])
 
     def _real(self, split: str, name: str) -> Measured:
-        return self._measure(self._open(split, name), self._load, self.form)
+        return self._measure(self._open(split)._replace(name=name), self._load, self.form)
 
-    def _open(self, split: str, name: str) -> ImageSet:
-        return open_image_set(name, self.dataset_dir, split, self.class_names)
+    def _open(self, split: str) -> ImageSet:
+        """Open a split once: each look at a large one asks the disk for every file."""
+        if split not in self.opened:
+            self.opened[split] = open_image_set(split, self.dataset_dir, split, self.class_names)
+        return self.opened[split]
 
     def _measure(
         self, images: ImageSet, load: Callable[[str], Tensor], form: str, facts: Sequence[ImageFacts] = ()

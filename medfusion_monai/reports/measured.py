@@ -24,7 +24,6 @@ class Measured(NamedTuple):
     Args:
         images: the set.
         load: reads an image as it is compared: path to (C, H, W) in [0, 1].
-        form: ``load`` in words.
         features: (N, D).
         facts: what its files hold; empty if they were not inspected.
         logits: (N, classes) for the Inception score, or None.
@@ -32,7 +31,6 @@ class Measured(NamedTuple):
 
     images: ImageSet
     load: Callable[[str], Tensor]
-    form: str
     features: Tensor
     facts: Sequence[ImageFacts] = ()
     logits: Tensor | None = None
@@ -91,4 +89,4 @@ def measure_set(
         return torch.from_numpy(cached_features(network, images.paths, load, cache_dir, batch_size, device, form))
 
     logits = features_of(InceptionLogits(extractor)) if inception_score else None
-    return Measured(images, load, form, features_of(extractor), facts, logits)
+    return Measured(images, load, features_of(extractor), facts, logits)

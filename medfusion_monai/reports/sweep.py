@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from medfusion_monai.metrics.feature_cache import make_cache, read_features, wri
 from medfusion_monai.metrics.features import FeatureExtractor
 from medfusion_monai.metrics.fidelity import measure_fidelity
 from medfusion_monai.networks import Medfusion
-
-logger = logging.getLogger(__name__)
 
 SHOWN = ("fid", "precision", "recall")
 

@@ -21,7 +21,7 @@ def measured(name, labels, class_names=("a", "b"), features=None, digests=None, 
         features = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(len(labels)))
     digests = digests or [f"{name} {number}" for number in range(len(labels))]
     facts = [ImageFacts((16, 16), 1, False, constant, digest) for digest in digests]
-    return Measured(ImageSet(name, items, list(class_names), "made here"), image, "as they are", features, facts)
+    return Measured(ImageSet(name, items, list(class_names), "made here"), image, features, facts)
 
 
 def test_rows_are_overall_and_by_class():
