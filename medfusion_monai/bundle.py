@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,9 +22,12 @@ from torch import nn
 import medfusion_monai.diffusion
 import medfusion_monai.distributed
 import medfusion_monai.handlers
-import medfusion_monai.losses  # noqa: F401  configs name these by their full names
+import medfusion_monai.kernels
+import medfusion_monai.losses
+import medfusion_monai.precision  # noqa: F401  configs name these by their full names
 from medfusion_monai.checks import is_whole, refuse_null
 from medfusion_monai.data.class_shares import parse_class_shares
+from medfusion_monai.data.flips import check_flips
 from medfusion_monai.data.readable import check_policy
 from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.distributed import report_failure
@@ -73,13 +76,20 @@ def check_overrides() -> None:
     known = ConfigParser()
     known.read_config(files)
     allowed = {*inspect.signature(scripts.run).parameters, *(TRACKING if arguments["tracking"] else ())}
-    unknown = [key for key in given if key not in allowed and not _is_key(key.lstrip("+"), known)]
+    unknown = [key for key in given if key not in allowed and not is_key(key.lstrip("+"), known)]
     if unknown:
-        names = [str(name) for name in known.get(default={})]
-        near = {key: difflib.get_close_matches(re.split("#|::", key)[0], names, n=2) for key in unknown}
-        told = ", ".join(f"--{key}" + (f" (near: {', '.join(found)})" if found else "") for key, found in near.items())
+        told = with_nearest(unknown, known.get(default={}), "--")
         shown = ", ".join(os.path.basename(file) for file in ([files] if isinstance(files, str) else files))
         raise ValueError(f"{told}: no key of {shown}. Correct the name, or leave it out")
+
+
+def with_nearest(unknown: Iterable[str], known: Iterable[str], prefix: str = "") -> str:
+    """Give names of keys, each with the known ones that are most like the first part of it."""
+    names = [str(name) for name in known]
+    near = {key: difflib.get_close_matches(re.split("#|::", key)[0], names, n=2) for key in unknown}
+    return ", ".join(
+        f"{prefix}{key}" + (f" (near: {', '.join(found)})" if found else "") for key, found in near.items()
+    )
 
 
 def _runner_arguments() -> dict[str, Any] | None:
@@ -90,7 +100,8 @@ def _runner_arguments() -> dict[str, Any] | None:
     return None if frame is None else dict(frame.f_locals)
 
 
-def _is_key(key: str, known: ConfigParser) -> bool:
+def is_key(key: str, known: ConfigParser) -> bool:
+    """Whether a config has a key, or the part of it in which the key is new: it may be a keyword of a component."""
     above = re.split("#|::", key)[:-1]
     return key in known or (bool(above) and "#".join(above) in known)
 
@@ -119,6 +130,12 @@ def check_counts(least: int = 1, **values: Any) -> None:
     for name, value in values.items():
         if not is_whole(value) or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, received {value!r}")
+
+
+def check_optional_counts(least: int = 1, **values: Any) -> None:
+    """Raise a ValueError unless these keys are unset or whole numbers of at least ``least``."""
+    check_optional(**values)
+    check_counts(least, **{name: value for name, value in values.items() if value is not None})
 
 
 def check_steps(phase: str, steps: int, interval: int, val_interval: int = 1) -> None:
@@ -150,20 +167,22 @@ def check_steps(phase: str, steps: int, interval: int, val_interval: int = 1) ->
 def check_settings(
     image_channels: int,
     class_names: Sequence[str],
-    cache_moments: bool | str = False,
+    cache_latents: bool | str = False,
     random_transforms: Sequence[Any] = (),
     class_shares: Any = None,
     unreadable: str = "stop",
+    latent_flips: Sequence[str] = (),
 ) -> None:
     """Check the settings of a training that no constructor checks.
 
     Args:
         image_channels: 1 or 3.
         class_names: one a label.
-        cache_moments: whether phase two reads each image's posterior from memory.
+        cache_latents: whether phase two encodes each image once and reads its posterior from the disk.
         random_transforms: augmentations, which a posterior from memory cannot see.
         class_shares: None, ``equal``, or a share for each class.
         unreadable: ``stop`` or ``skip``.
+        latent_flips: of ``FlippedDataset``.
 
     Raises:
         ValueError: naming the key, the value and what to do.
@@ -172,8 +191,12 @@ def check_settings(
         raise ValueError(f"image_channels must be 1 (gray) or 3 (RGB), received {image_channels}")
     if not isinstance(class_names, list | tuple) or len(set(class_names)) != len(class_names) or not class_names:
         raise ValueError(f"class_names must be a list of different names, one a label, received {class_names}")
-    if as_bool("cache_moments", cache_moments) and random_transforms:
-        raise ValueError("cache_moments encodes each image once and leaves no room for random_transforms: drop one")
+    if as_bool("cache_latents", cache_latents) and random_transforms and not latent_flips:
+        raise ValueError(
+            "cache_latents encodes each image once and leaves no room for random_transforms in phase two: set "
+            "cache_latents to false, or name the flips that phase two shall see in latent_flips"
+        )
+    check_flips(latent_flips)
     parse_class_shares(class_shares, len(class_names), "equal")
     check_policy(unreadable)
 

@@ -2,22 +2,83 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFullError(OSError, ValueError):
+    """A file that the disk has no room for; what was at its place before is still there."""
+
+    def __str__(self) -> str:
+        """Give the sentence without a number."""
+        return str(self.strerror)
 
 
 @contextmanager
 def renamed_when_whole(path: str | Path) -> Iterator[Path]:
     """Give a file beside a path, to be written, and rename it to the path at the end.
 
-    An exception leaves what was at the path before, and nothing beside it.
+    An exception leaves what was at the path before, and nothing beside it. The content is on the disk before the name
+    is, so that a power failure does not leave the name without it.
+
+    Raises:
+        DiskFullError: naming the file and the space that is left.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with told_when_full(path):
+        try:
+            yield partial
+            _on_the_disk(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_when_full(path: str | Path) -> Iterator[None]:
+    """Raise a DiskFullError for a file, if what is done in the block fails because its disk is full."""
     try:
-        yield partial
-        os.replace(partial, path)
+        yield
+    except Exception as error:
+        full = _full_disk(error)
+        if full is None or isinstance(error, DiskFullError):  # an inner file's error says it already
+            raise
+        raise _disk_full(Path(path), full) from error
+
+
+def _on_the_disk(path: Path) -> None:
+    file = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(file)
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """Give the error of a full disk behind an error: ``torch.save`` raises one of its own on top of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _disk_full(path: Path, error: OSError) -> DiskFullError:
+    left = ""
+    if error.errno == errno.ENOSPC:
+        left = f", {shutil.disk_usage(path.parent).free / 2**20:.1f} MiB are left"
+    own = f".{os.getpid()}"
+    if path.name.endswith(own):  # a file within a file
+        path = path.with_name(path.name.removesuffix(own).removeprefix("."))
+    return DiskFullError(
+        error.errno,
+        f"there is no room for {path} ({os.strerror(error.errno or 0)}{left}): make room and run the same command "
+        "again; what was written before is kept",
+    )

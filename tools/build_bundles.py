@@ -5,7 +5,8 @@
 Each bundle is checked first; one fault and nothing is written. ``MONAI_META_SCHEMA`` names the zoo's schema of
 ``metadata.json`` (``meta_schema_20240725.json``); where there is none, that one check is skipped and said to be.
 Weights of more than 25 MB are left out of the zip: they lie beside it, and ``large_files.yml`` in it tells
-``python -m monai.bundle download_large_files`` where they are to be had. The same tree gives the same bytes.
+``python -m monai.bundle download_large_files`` where they are to be had. ``models/checksums.sha256`` lists all weights,
+those outside too, and inference refuses others in their place. The same tree gives the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from packaging.utils import canonicalize_name
 
 import medfusion_monai
 from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.networks.weights import file_sha256
+from medfusion_monai.networks.checksums import CHECKSUMS, checksums_text
+from medfusion_monai.networks.weights import check_listed, file_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = Path(os.environ.get("MONAI_META_SCHEMA", ROOT / "../shared/reference/meta_schema_20240725.json"))
@@ -44,7 +46,7 @@ FILES = (
     "docs/data_license.txt",
 )
 SECTIONS = ("## Intended use", "## Limits", "## Training data", "## Metrics")
-MODEL_SUFFIXES = (".pt", ".ts", ".json")
+MODEL_SUFFIXES = (".pt", ".safetensors", ".ts", ".json")
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 
 
@@ -66,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("nothing was built:\n" + "\n".join(faults))
         models = {bundle: [] if arguments.without_weights else model_files(bundle) for bundle in bundles}
         refuse_without_url(models, arguments.weights_url)
+        for path in (path for paths in models.values() for path in paths):
+            check_listed(path)
         output.mkdir(parents=True, exist_ok=True)
         built = [build_wheel(output)]
         for bundle in bundles:
@@ -191,6 +195,8 @@ def build_zip(bundle: Path, models: Sequence[Path], output: Path, weights_url: s
     files = [bundle / "LICENSE", *visible(bundle / "configs"), *visible(bundle / "docs")]
     files += [path for path in models if path not in large]
     contents = {path.relative_to(bundle).as_posix(): path.read_bytes() for path in files}
+    if models:
+        contents[f"models/{CHECKSUMS}"] = checksums_text(models).encode()
     if large:
         contents["large_files.yml"] = large_files(large, str(weights_url)).encode()
     for path, copy in large.items():

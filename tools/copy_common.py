@@ -22,6 +22,7 @@ OWN_KEYS = (
     "image_channels",
     "latent_channels",
     "random_transforms",
+    "latent_flips",
     "pixel_loss",
     "autoencoder_steps",
     "diffusion_steps",

@@ -7,6 +7,8 @@ import io
 import sys
 from collections.abc import Sequence
 
+from medfusion_monai.cli.audit import add_audit
+from medfusion_monai.cli.check import add_check
 from medfusion_monai.cli.compare import add_compare
 from medfusion_monai.cli.models import add_demo, add_export
 from medfusion_monai.cli.prepare import add_prepare
@@ -43,8 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="medfusion", description="Data and tools around the Medfusion MONAI bundles.")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_prepare(subparsers)
+    add_check(subparsers)
     add_demo(subparsers)
     add_compare(subparsers)
+    add_audit(subparsers)
     add_export(subparsers)
     add_weights(subparsers)
     return parser

@@ -20,11 +20,15 @@ def add_demo(subparsers: Any) -> None:
 
 def add_export(subparsers: Any) -> None:
     """Add ``medfusion export``."""
-    parser = subparsers.add_parser("export", help="write a trained model as ONNX or TorchScript")
+    parser = subparsers.add_parser("export", help="write a trained model as safetensors, ONNX or TorchScript")
     parser.add_argument("--bundle", required=True, help="folder of the bundle")
     parser.add_argument("--model-file", required=True, help="models/model.pt")
-    parser.add_argument("--output", required=True, help="folder for the networks and sampler.json")
-    parser.add_argument("--format", default="onnx", help="onnx or torchscript (onnx)")
+    parser.add_argument("--output", required=True, help="folder for the files")
+    parser.add_argument(
+        "--format",
+        default="onnx",
+        help="onnx or torchscript: networks and sampler.json; safetensors: weights, model card and checksums (onnx)",
+    )
     parser.add_argument("--overlays", nargs="*", default=[], help="merged after inference.yaml, e.g. demo.yaml (none)")
     parser.add_argument(
         "--set",
@@ -34,6 +38,8 @@ def add_export(subparsers: Any) -> None:
         metavar="KEY=VALUE",
         help="a key that the training was given, e.g. image_size=[128,128]; repeatable",
     )
+    parser.add_argument("--report", metavar="FILE", help="report.json of run evaluating, for the card of safetensors")
+    parser.add_argument("--audit", metavar="FILE", help="audit.json of medfusion audit, for the card of safetensors")
     parser.set_defaults(handler=_export)
 
 
@@ -45,17 +51,36 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.export.formats import FORMATS
+
+    if arguments.format == "safetensors":
+        return _export_weights(arguments)
+    if arguments.format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, safetensors, received {arguments.format!r}")
+    if arguments.report or arguments.audit:
+        raise ValueError(f"--report and --audit are for the card of safetensors, and {arguments.format} has none")
+    return _export_programs(arguments)
+
+
+def _export_weights(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.export import export_weights
+
+    for path in export_weights(**_model(arguments), report=arguments.report, audit=arguments.audit):
+        print(path)
+    return 0
+
+
+def _export_programs(arguments: argparse.Namespace) -> int:
     from medfusion_monai.export import export_bundle
 
-    facts = export_bundle(
-        arguments.bundle,
-        arguments.model_file,
-        arguments.output,
-        arguments.format,
-        arguments.overlays,
-        {key: yaml_value(key, text) for key, text in arguments.set},
-    )
+    facts = export_bundle(**_model(arguments), file_format=arguments.format)
     for network in facts["networks"].values():
         print(f"{network['file']:<12}  differs from PyTorch by at most {network['difference_from_pytorch']:.1e}")
     print(Path(arguments.output) / "sampler.json")
     return 0
+
+
+def _model(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("bundle", "model_file", "output", "overlays")
+    overrides = {key: yaml_value(key, text) for key, text in arguments.set}
+    return {**{name: getattr(arguments, name) for name in names}, "overrides": overrides}

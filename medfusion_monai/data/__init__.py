@@ -12,8 +12,10 @@ from medfusion_monai.data.datalist import (
     split_by_patient,
     write_datalist,
 )
+from medfusion_monai.data.flips import FlippedDataset, check_flips, for_each_variant
 from medfusion_monai.data.folder import prepare_folder
 from medfusion_monai.data.images import check_images, find_unreadable, read_image
+from medfusion_monai.data.latent_store import LatentStore
 from medfusion_monai.data.phantoms import draw_chest_phantom, prepare_phantoms
 from medfusion_monai.data.readable import ReadableDataset, unreadable_images, without_images
 from medfusion_monai.data.sampling_plan import parse_label, sampling_plan
@@ -21,14 +23,18 @@ from medfusion_monai.data.stream import SeededDataset, StreamSampler, fingerprin
 
 __all__ = [
     "DataError",
+    "FlippedDataset",
+    "LatentStore",
     "ReadableDataset",
     "SeededDataset",
     "StreamSampler",
+    "check_flips",
     "check_images",
     "draw_chest_phantom",
     "find_datalist",
     "find_unreadable",
     "fingerprint",
+    "for_each_variant",
     "make_datalist",
     "parse_label",
     "prepare_airogs",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medfusion_monai.diffusion.samplers import Denoiser
 from medfusion_monai.networks.unet import NO_LABEL
 
 
 def guided_denoiser(
-    unet: nn.Module,
+    unet: Callable[..., Tensor],
     class_labels: Tensor,
     guidance_scale: float = 1.0,
     negative_label: int | None = None,
@@ -18,7 +20,8 @@ def guided_denoiser(
 ) -> Denoiser:
     """Bind labels to a UNet, with classifier-free guidance in one batched call (Ho and Salimans 2022, equation 6).
 
-    The prediction is ``negative + guidance_scale * (positive - negative)``.
+    The prediction is ``negative + guidance_scale * (positive - negative)``, computed in the latents' type whatever type
+    the UNet answers in.
 
     Args:
         unet: called as ``unet(x, timesteps=..., class_labels=...)``.
@@ -30,7 +33,7 @@ def guided_denoiser(
     negative = torch.full_like(class_labels, null_label if negative_label is None else negative_label)
 
     def plain(latents: Tensor, timesteps: Tensor) -> Tensor:
-        return unet(latents, timesteps=timesteps, class_labels=class_labels)
+        return unet(latents, timesteps=timesteps, class_labels=class_labels).to(latents.dtype)
 
     def guided(latents: Tensor, timesteps: Tensor) -> Tensor:
         both = unet(
@@ -38,7 +41,7 @@ def guided_denoiser(
             timesteps=torch.cat([timesteps, timesteps]),
             class_labels=torch.cat([class_labels, negative]),
         )
-        positive_prediction, negative_prediction = both.chunk(2)
+        positive_prediction, negative_prediction = both.to(latents.dtype).chunk(2)
         return negative_prediction + guidance_scale * (positive_prediction - negative_prediction)
 
     return plain if guidance_scale == 1.0 else guided

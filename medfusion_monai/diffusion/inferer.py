@@ -4,67 +4,105 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from monai.inferers.inferer import Inferer
 from torch import Tensor
 
+from medfusion_monai.checks import is_whole
 from medfusion_monai.diffusion.guidance import guided_denoiser
 from medfusion_monai.diffusion.randomness import generators, randn
-from medfusion_monai.diffusion.samplers import ddim_sample, spaced_timesteps
+from medfusion_monai.diffusion.samplers import ddim_sample, dpm_solver_sample, unipc_sample
 from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.precision import autocast
+
+Sampler = Literal["ddim", "dpm_solver", "unipc"]
+STEPS: dict[Sampler, int] = {"ddim": 150, "dpm_solver": 30, "unipc": 30}
+"""What each is good with: on chest images ``unipc`` ends nearer to the exact solution than ``ddim`` without fresh noise
+in 150 steps (``benchmarks/sampler_distance.py``)."""
+SPACING: dict[Sampler, Spacing] = {"ddim": "linspace", "dpm_solver": "logsnr", "unipc": "logsnr"}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class LatentDiffusionSampler(Inferer):
     """Samples images from a ``Medfusion`` network; an image depends on weights, label, seed and these settings only.
 
+    Latents, guidance and the sampler's arithmetic are float32 whatever ``dtype`` the networks compute in.
+
     Args:
         schedule: the schedule that the UNet was trained with.
         latent_shape: (channels, height, width) of the latents.
-        num_inference_steps: DDIM steps, from 1 to the schedule's timesteps.
+        num_inference_steps: calls of the UNet, from 1 to the schedule's timesteps; None for 150 (published) with
+            ``ddim`` and 30 with the others, see ``STEPS``.
         guidance_scale: weight of classifier-free guidance; 1 is none.
-        eta: 0 for the deterministic sampler, 1 for the published stochastic one.
+        eta: of ``ddim``: 0 for the deterministic sampler, 1 for the published stochastic one. None for 1, and for 0
+            where the sampler or the schedule allows no other.
         negative_label: label to steer away from; the unconditional prediction if None.
         null_label: what stands for 'no label' in the UNet's training.
+        sampler: ``ddim``, as published; or, of second order and without fresh noise, ``dpm_solver`` (DPM-Solver++)
+            and ``unipc``.
+        spacing: which timesteps are used, see ``schedule_timesteps``; None for ``linspace`` (published) with ``ddim``
+            and ``logsnr`` with the others.
+        dtype: of the networks' convolutions and products, by autocast: float32, bfloat16 or float16.
+        decode_batch_size: latents that are decoded together, to bound memory; None for all.
 
     Raises:
-        ValueError: for a setting out of range, or a negative label without guidance.
+        ValueError: for a setting out of range, an eta that the sampler cannot have, or a negative label without
+            guidance.
     """
 
     def __init__(
         self,
         schedule: NoiseSchedule,
         latent_shape: Sequence[int],
-        num_inference_steps: int = 150,
+        num_inference_steps: int | None = None,
         guidance_scale: float = 1.0,
-        eta: float = 1.0,
+        eta: float | None = None,
         negative_label: int | None = None,
         null_label: int = NO_LABEL,
+        sampler: Sampler = "ddim",
+        spacing: Spacing | None = None,
+        dtype: torch.dtype = torch.float32,
+        decode_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        spaced_timesteps(num_inference_steps, schedule.num_train_timesteps)  # raises at once
-        if not _is_number(eta) or not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta must be between 0 and 1, received {eta!r}")
+        if sampler not in get_args(Sampler):
+            raise ValueError(f"sampler must be one of {get_args(Sampler)}, received {sampler!r}")
         if not _is_number(guidance_scale):
             raise ValueError(f"guidance_scale must be a number, 1 for no guidance, received {guidance_scale!r}")
         if negative_label is not None and guidance_scale == 1.0:
             raise ValueError("negative_label has no effect at guidance_scale 1: raise guidance_scale or drop it")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {DTYPES}, received {dtype!r}")
+        if decode_batch_size is not None and (not is_whole(decode_batch_size) or decode_batch_size < 1):
+            raise ValueError(f"decode_batch_size must be a whole number of at least 1, received {decode_batch_size!r}")
         self.schedule = schedule
         self.latent_shape = tuple(latent_shape)
-        self.num_inference_steps = num_inference_steps
+        self.sampler: Sampler = sampler
+        self.num_inference_steps = STEPS[sampler] if num_inference_steps is None else num_inference_steps
+        self.spacing: Spacing = SPACING[sampler] if spacing is None else spacing
         self.guidance_scale = float(guidance_scale)
-        self.eta = float(eta)
+        self.eta = _checked_eta(eta, sampler, schedule)
         self.negative_label = negative_label
         self.null_label = null_label
+        self.dtype = dtype
+        self.decode_batch_size = decode_batch_size
+        self.timesteps  # noqa: B018  raises at once
+
+    @property
+    def timesteps(self) -> list[int]:
+        """The timesteps that the UNet is called at, in this order."""
+        return schedule_timesteps(self.schedule, self.num_inference_steps, self.spacing)
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self, inputs: Tensor, network: Medfusion, seeds: Sequence[int] | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Sample images (B, C, H, W) in [0, 1].
+        """Sample images (B, C, H, W) in [0, 1], float32.
 
         Args:
             inputs: labels (B,), integers.
@@ -73,19 +111,44 @@ class LatentDiffusionSampler(Inferer):
             args: ignored, for the interface of MONAI's inferers.
             kwargs: ignored likewise.
         """
-        device = inputs.device
         if seeds is None:
             seeds = [int(seed) for seed in torch.randint(2**62, inputs.shape[:1])]
+        latents = self.sample_latents(inputs, network, seeds)
+        parts = latents.split(self.decode_batch_size or len(latents))
+        with autocast(inputs.device, self.dtype):
+            images = [network.autoencoder.decode_stage_2_outputs(part).float() for part in parts]
+        return (torch.cat(images) * 0.5 + 0.5).clamp(0.0, 1.0)
+
+    @torch.no_grad()
+    def sample_latents(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int]) -> Tensor:
+        """Sample unit-variance latents (B, *latent_shape), float32, of labels (B,) and as many seeds."""
         sources = generators(seeds)
-        latents = ddim_sample(
-            guided_denoiser(network.unet, inputs, self.guidance_scale, self.negative_label, self.null_label),
-            randn(self.latent_shape, sources, device),
-            self.schedule,
-            self.num_inference_steps,
-            self.eta,
-            lambda: randn(self.latent_shape, sources, device),
+
+        def draw_noise() -> Tensor:
+            return randn(self.latent_shape, sources, inputs.device)
+
+        denoiser = guided_denoiser(network.unet, inputs, self.guidance_scale, self.negative_label, self.null_label)
+        settings = (self.schedule, self.num_inference_steps)
+        with autocast(inputs.device, self.dtype):  # around all steps, so that weights are converted once
+            if self.sampler == "ddim":
+                return ddim_sample(denoiser, draw_noise(), *settings, self.eta, draw_noise, self.spacing)
+            multistep = {"dpm_solver": dpm_solver_sample, "unipc": unipc_sample}[self.sampler]
+            return multistep(denoiser, draw_noise(), *settings, self.spacing)
+
+
+def _checked_eta(eta: float | None, sampler: Sampler, schedule: NoiseSchedule) -> float:
+    if eta is None:
+        return 1.0 if sampler == "ddim" and schedule.variance_preserving else 0.0
+    if not _is_number(eta) or not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must be between 0 and 1, received {eta!r}")
+    if eta > 0.0 and sampler != "ddim":
+        raise ValueError(
+            f"eta {eta:g} asks for fresh noise, which sampler {sampler!r} has none of: leave eta out (--eta '$None'), "
+            "or choose sampler ddim"
         )
-        return (network.autoencoder.decode_stage_2_outputs(latents) * 0.5 + 0.5).clamp(0.0, 1.0)
+    if eta > 0.0 and not schedule.variance_preserving:
+        raise ValueError(f"eta must be 0, or left out, with schedule 'flow', whose path has no fresh noise: {eta:g}")
+    return float(eta)
 
 
 def _is_number(value: Any) -> bool:

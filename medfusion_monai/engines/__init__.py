@@ -1,8 +1,11 @@
 """Trainers and what they are made of."""
 
 from medfusion_monai.engines.autoencoder_trainer import AutoencoderTrainer
-from medfusion_monai.engines.latents import measure_latent_statistics, posterior_moments
+from medfusion_monai.engines.diffusion_step import DiffusionStep
+from medfusion_monai.engines.latent_encoding import cached_latents, diffusion_dataset
+from medfusion_monai.engines.latents import measure_latent_statistics
 from medfusion_monai.engines.lr import warmup_decay
+from medfusion_monai.engines.memory import BatchTooLargeError
 from medfusion_monai.engines.prepare_batch import (
     AutoencoderPrepareBatch,
     DiffusionPrepareBatch,
@@ -13,10 +16,13 @@ from medfusion_monai.engines.prepare_batch import (
 __all__ = [
     "AutoencoderPrepareBatch",
     "AutoencoderTrainer",
+    "BatchTooLargeError",
     "DiffusionPrepareBatch",
+    "DiffusionStep",
     "ReconstructionPrepareBatch",
     "SamplingPrepareBatch",
+    "cached_latents",
+    "diffusion_dataset",
     "measure_latent_statistics",
-    "posterior_moments",
     "warmup_decay",
 ]

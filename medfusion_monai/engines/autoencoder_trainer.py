@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from medfusion_monai.distributed import average_gradients
 from medfusion_monai.losses.adversarial import AdversarialLoss
+from medfusion_monai.networks.autoencoder import AutoencoderOutput, DiagonalGaussian
+from medfusion_monai.precision import autocast, full_precision
 
 
 class AutoencoderTrainer(SupervisedTrainer):
@@ -23,24 +26,28 @@ class AutoencoderTrainer(SupervisedTrainer):
     Args:
         adversarial: the adversarial loss, or None to train without.
         discriminator_optimizer: optimizer of ``adversarial``; needed with it.
+        dtype: in which the networks run, float32 or bfloat16; weights, losses and their balance are float32.
         kwargs: as ``monai.engines.SupervisedTrainer``; ``loss_function`` is a ``ReconstructionLoss``.
 
     Raises:
-        ValueError: if one of adversarial loss and its optimizer is missing, or for ``amp``.
+        ValueError: if one of adversarial loss and its optimizer is missing, for ``amp``, or for float16.
     """
 
     def __init__(
         self,
         adversarial: AdversarialLoss | None = None,
         discriminator_optimizer: torch.optim.Optimizer | None = None,
+        dtype: torch.dtype = torch.float32,
         **kwargs: Any,
     ) -> None:
         if (adversarial is None) != (discriminator_optimizer is None):
             raise ValueError("adversarial and discriminator_optimizer belong together: give both or none")
         if kwargs.get("amp"):
-            raise ValueError("AutoencoderTrainer has no mixed precision yet: leave amp out")
+            raise ValueError("AutoencoderTrainer takes its precision as dtype: leave amp out")
+        if dtype is torch.float16:
+            raise ValueError("AutoencoderTrainer does not scale losses, as float16 needs: use bfloat16 or float32")
         super().__init__(**kwargs)
-        self.adversarial = adversarial
+        self.adversarial, self.dtype = adversarial, dtype
         self.discriminator_optimizer = discriminator_optimizer
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
@@ -50,15 +57,20 @@ class AutoencoderTrainer(SupervisedTrainer):
             adversarial = None
 
         engine.network.train()
-        output = engine.inferer(image, engine.network, **keywords)
+        with self._autocast():
+            output = engine.inferer(image, engine.network, **keywords)
+        if self.dtype is not torch.float32:
+            output = _in_full_precision(output)
         terms: dict[str, Tensor] = engine.loss_function(output, image)
         loss = terms.pop("loss")
         if adversarial is not None:
-            terms |= adversarial.generator_loss(
-                output, loss, engine.network.last_layer, engine.loss_function.scale(image)
-            )
+            with self._autocast():
+                terms |= adversarial.generator_loss(
+                    output, loss, engine.network.last_layer, engine.loss_function.scale(image)
+                )
+                terms["discriminator"] = adversarial.discriminator_loss(output, image)
+            terms = {name: full_precision(term) for name, term in terms.items()}
             loss = loss + terms["adversarial"]
-            terms["discriminator"] = adversarial.discriminator_loss(output, image)
         engine.state.output = {Keys.IMAGE: image, Keys.PRED: output.reconstruction.detach(), Keys.LOSS: loss}
         engine.state.output["terms"] = terms
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
@@ -77,3 +89,12 @@ class AutoencoderTrainer(SupervisedTrainer):
         engine.state.output["terms"] = {name: term.detach() for name, term in terms.items()}
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.state.device, self.dtype)
+
+
+def _in_full_precision(output: AutoencoderOutput) -> AutoencoderOutput:
+    moments = full_precision(torch.cat([output.posterior.mean, output.posterior.logvar], dim=1))
+    low = None if output.reconstruction_low is None else full_precision(output.reconstruction_low)
+    return AutoencoderOutput(full_precision(output.reconstruction), low, DiagonalGaussian(moments))

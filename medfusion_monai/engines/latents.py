@@ -1,4 +1,4 @@
-"""Between the phases: measuring and keeping the latents of the training set."""
+"""Between the phases: measuring the latents of the training set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from medfusion_monai.engines.prepare_batch import to_network
 from medfusion_monai.networks.autoencoder import LatentAutoencoder
@@ -53,27 +52,3 @@ def measure_latent_statistics(
 
 def _rounded(values: Tensor) -> list[float]:
     return [round(value, 3) for value in values.tolist()]
-
-
-@torch.no_grad()
-def posterior_moments(
-    autoencoder: LatentAutoencoder, dataset: Any, device: torch.device | str = "cpu", batch_size: int = 32
-) -> list[dict[str, Any]]:
-    """Encode a data set once and keep the posteriors in memory, so that phase two need not encode at every step.
-
-    Args:
-        autoencoder: the trained network.
-        dataset: items with ``image`` (C, H, W) in [0, 1] and ``label``, without random transforms.
-        device: where to compute.
-        batch_size: images at a time.
-
-    Returns:
-        An item for each, in order: ``moments`` (2 * latent_channels, H/8, W/8), mean and log-variance, and ``label``.
-    """
-    autoencoder.eval()
-    items: list[dict[str, Any]] = []
-    for batch in DataLoader(dataset, batch_size):
-        posterior = autoencoder.encode(to_network(batch["image"], torch.device(device)))
-        moments = torch.cat([posterior.mean, posterior.logvar], dim=1).cpu()
-        items += [{"moments": m, "label": label} for m, label in zip(moments, batch["label"].tolist(), strict=True)]
-    return items

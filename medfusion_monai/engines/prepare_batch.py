@@ -31,7 +31,7 @@ class AutoencoderPrepareBatch:
         """Turn ``image`` (B, C, H, W) in [0, 1] and ``seed`` into (inputs, targets, (), keywords of the network)."""
         image = to_network(batch["image"], device, non_blocking)
         shape = (self.channels, image.shape[-2] // self.factor, image.shape[-1] // self.factor)
-        return image, image, (), {"noise": randn(shape, generators(batch["seed"]), device)}
+        return image, image, (), {"noise": to_device(randn(shape, generators(batch["seed"])), device)}
 
 
 class DiffusionPrepareBatch:
@@ -69,23 +69,23 @@ class DiffusionPrepareBatch:
         """Turn a batch into (noisy latents, targets, (), keywords of the UNet).
 
         Args:
-            batch: ``image`` (B, C, H, W) in [0, 1], or ``moments`` of ``posterior_moments``; ``label``; ``seed``.
+            batch: ``image`` (B, C, H, W) in [0, 1], or ``moments`` of ``cached_latents``; ``label``; ``seed``.
             device: where to compute.
             non_blocking: whether copies may be asynchronous.
             kwargs: ignored.
         """
         sources = generators(batch["seed"])
         if "moments" in batch:
-            posterior = DiagonalGaussian(batch["moments"].to(device, non_blocking=non_blocking))
+            posterior = DiagonalGaussian(batch["moments"].to(device, non_blocking=non_blocking).float())
         else:
             posterior = self.autoencoder.eval().encode(to_network(batch["image"], device, non_blocking))
         shape = posterior.mean.shape[1:]
-        latents = self.autoencoder.normalize(posterior.sample(randn(shape, sources, device)))
-        noise = randn(shape, sources, device)
+        latents = self.autoencoder.normalize(posterior.sample(to_device(randn(shape, sources), device)))
+        noise = to_device(randn(shape, sources), device)
         timesteps = torch.tensor([int(source.integers(self.schedule.num_train_timesteps)) for source in sources])
         keep = torch.tensor([source.random() for source in sources]) >= self.label_dropout
         labels = torch.where(keep, torch.as_tensor(batch["label"]).cpu(), self.null_label)
-        timesteps, labels = (x.to(device, non_blocking=non_blocking) for x in (timesteps, labels))
+        timesteps, labels = to_device(timesteps, device), to_device(labels, device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         target = self.schedule.target(latents, noise, timesteps)
         return noisy, target, (), {"timesteps": timesteps, "class_labels": labels}
@@ -110,6 +110,13 @@ class SamplingPrepareBatch:
         """Turn ``label`` and ``seed``, B of each, into (labels (B,), no targets, (), the seeds)."""
         labels = torch.as_tensor(batch["label"]).to(device, non_blocking=non_blocking)
         return labels, None, (), {"seeds": [int(seed) for seed in batch["seed"]]}
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Bring what was made on the CPU to the device; a GPU's queue of work goes on meanwhile."""
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def to_network(image: Tensor, device: torch.device, non_blocking: bool = False) -> Tensor:

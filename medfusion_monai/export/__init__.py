@@ -1,5 +1,6 @@
-"""Export of trained networks for programs without this package, and with ONNX without PyTorch."""
+"""Export of trained networks: weights with a card, or programs that need no part of this package."""
 
 from medfusion_monai.export.bundle import export_bundle
+from medfusion_monai.export.weights import export_weights
 
-__all__ = ["export_bundle"]
+__all__ = ["export_bundle", "export_weights"]

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 
 import medfusion_monai
-from medfusion_monai.bundle import check_folders, check_image_size, load_model
-from medfusion_monai.configs import build, read_configs
-from medfusion_monai.diffusion import LatentDiffusionSampler, spaced_timesteps
+from medfusion_monai.bundle import check_folders
+from medfusion_monai.diffusion import LatentDiffusionSampler
 from medfusion_monai.export.formats import Format, format_named
+from medfusion_monai.export.model import open_model
 from medfusion_monai.export.parts import Part, parts_of
-from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.networks.weights import file_sha256
 
@@ -42,7 +41,7 @@ def export_bundle(
 
     Args:
         bundle: folder of the bundle.
-        model_file: ``models/model.pt``.
+        model_file: ``models/model.pt``, or safetensors.
         output: folder of the files.
         file_format: ``onnx`` or ``torchscript``.
         overlays: files of ``configs`` that were merged after ``train.yaml`` in the training.
@@ -56,17 +55,14 @@ def export_bundle(
             hold, and for a file whose values differ from PyTorch's.
     """
     writer = format_named(file_format)
-    parser = read_configs(bundle, ["inference.yaml", *overlays], overrides)
-    class_names, sampler = build(parser, "class_names"), build(parser, "inferer")
-    network: Medfusion = build(parser, "network_def")
-    check_image_size(build(parser, "image_size"), network.autoencoder.downsampling_factor)
-    load_model(network, model_file, **build(parser, "model_settings"))
-    parts = parts_of(network, len(class_names), sampler.schedule.num_train_timesteps)
+    model = open_model(bundle, model_file, overlays, overrides)
+    network, sampler = model.network, model.sampler
+    parts = parts_of(network, len(model.class_names), sampler.schedule.num_train_timesteps)
     facts = {
         **sampling_facts(sampler),
-        "class_names": list(class_names),
+        "class_names": model.class_names,
         "no_label": NO_LABEL,
-        "image_shape": [network.autoencoder.in_channels, *build(parser, "image_size")],
+        "image_shape": [network.autoencoder.in_channels, *model.settings["image_size"]],
         "weights_sha256": file_sha256(model_file),
         "version": medfusion_monai.__version__,
     }
@@ -84,17 +80,21 @@ def export_bundle(
 def sampling_facts(sampler: LatentDiffusionSampler) -> dict[str, Any]:
     """Give what a program needs to run a sampler by itself, all of it as JSON holds it.
 
+    Noisy latents are ``signal * latents + sigma * noise``; both are given for each of the timesteps that are used.
+
     Args:
         sampler: the bundle's inferer.
     """
-    schedule = sampler.schedule
+    schedule, timesteps = sampler.schedule, sampler.timesteps
     return {
         "latent_shape": list(sampler.latent_shape),
         "prediction_type": schedule.prediction_type,
         "num_train_timesteps": schedule.num_train_timesteps,
-        "alphas_cumprod": schedule.exact_alphas_cumprod,
+        "sampler": sampler.sampler,
         "num_inference_steps": sampler.num_inference_steps,
-        "timesteps": spaced_timesteps(sampler.num_inference_steps, schedule.num_train_timesteps),
+        "timesteps": timesteps,
+        "signal": [schedule.exact_signal[timestep] for timestep in timesteps],
+        "sigma": [schedule.exact_sigma[timestep] for timestep in timesteps],
         "guidance_scale": sampler.guidance_scale,
         "negative_label": sampler.negative_label,
         "eta": sampler.eta,

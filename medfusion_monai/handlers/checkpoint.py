@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from medfusion_monai.checks import is_whole
 from medfusion_monai.data.stream import StreamSampler
 from medfusion_monai.distributed import gather
 from medfusion_monai.files import renamed_when_whole
@@ -54,8 +55,10 @@ def write_checked(state: Mapping[str, Any], path: Path) -> None:
     with renamed_when_whole(path) as partial:
         save_atomically(state, partial)
         noted = list(dict.fromkeys([*_noted(path), file_sha256(partial)]))[-KEPT_NOTES:]
-        with renamed_when_whole(_notes_of(path)) as notes:
-            notes.write_text("".join(f"{digest}\n" for digest in noted))
+        with renamed_when_whole(_notes_of(path)) as notes, open(notes, "w") as file:
+            file.write("".join(f"{digest}\n" for digest in noted))
+            file.flush()
+            os.fsync(file.fileno())
         if path.is_file():
             os.replace(path, previous_of(path))
 
@@ -85,10 +88,13 @@ def _noted(path: Path) -> list[str]:
 class TrainingCheckpoint:
     """Saves all that a restart needs at the end of epochs, and goes on from it when training starts.
 
-    Attach it last, so that what it saves includes the validation of the same epoch. Random states need no
-    saving: orders, transforms and noise are functions of the seed and the position (``SeededDataset``). Of several
-    processes the first saves and all load, so that a run may go on with another number of them, as long as a step
-    has as many images.
+    Attach it last, so that what it saves includes the validation of the same epoch; only ``StopOnSignal`` comes after.
+    Random states need no saving: orders, transforms and noise are functions of the seed and the position
+    (``SeededDataset``). Of several processes the first saves and all load, so that a run may go on with another number
+    of them, as long as a step has as many images.
+
+    A checkpoint within an epoch is gone on from like one at its end. One after an epoch's last step, but before what
+    its end brings (validation, pictures), has that done first.
 
     The checkpoint before the last stays beside it. Each file's SHA-256 is noted before the file takes its place; one
     that has another, or is gone, is named, and the one before is gone on from.
@@ -100,6 +106,11 @@ class TrainingCheckpoint:
         settings: what a checkpoint must agree on with the run that goes on from it, e.g. data and seed.
         interval: epochs between checkpoints.
         resume: whether to go on from the file if it is there; otherwise it is overwritten.
+        every_steps: steps between further checkpoints within epochs; None for none.
+        writer: a TensorBoard ``SummaryWriter`` whose lines up to a checkpoint must not be lost after it, or None.
+
+    Raises:
+        ValueError: for ``every_steps`` that is no whole number of at least 1.
     """
 
     def __init__(
@@ -110,22 +121,48 @@ class TrainingCheckpoint:
         settings: Mapping[str, Any] | None = None,
         interval: int = 1,
         resume: bool = True,
+        every_steps: int | None = None,
+        writer: Any | None = None,
     ) -> None:
+        if every_steps is not None and (not is_whole(every_steps) or every_steps < 1):
+            raise ValueError(f"every_steps must be a whole number of at least 1, or None, received {every_steps!r}")
         self.path, self.objects, self.sampler = Path(path), dict(objects), sampler
         self.settings = {name: json.dumps(value, sort_keys=True) for name, value in (settings or {}).items()}
         self.interval, self.resume = interval, resume
+        self.every_steps, self.writer = every_steps, writer
+        self.saved: tuple[int, bool] | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Load when training starts, save at the end of epochs."""
+        """Load when training starts, save at the end of epochs and, if wanted, within them."""
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        if self.every_steps is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every_steps), self.within_epoch)
 
     def __call__(self, engine: Engine) -> None:
-        """Save, in the first process."""
+        """Save at the end of an epoch."""
+        self.save(engine, epoch_completed=True)
+
+    def within_epoch(self, engine: Engine) -> None:
+        """Save after a step that is not the last of its epoch, whose end saves by itself."""
+        if engine.state.iteration % (engine.state.epoch_length or 1):
+            self.save(engine, epoch_completed=False)
+
+    def save(self, engine: Engine, epoch_completed: bool) -> None:
+        """Save, in the first process.
+
+        Args:
+            engine: the trainer, after a step.
+            epoch_completed: whether what comes at the end of an epoch has been done, if this is the end of one.
+        """
+        self.saved = engine.state.iteration, epoch_completed
         if idist.get_rank() > 0:
             return
+        if self.writer is not None:
+            self.writer.flush()
         state = {
             "iteration": engine.state.iteration,
+            "epoch_completed": epoch_completed,
             "images_per_step": self._images_per_step,
             "settings": self.settings,
             "objects": {name: item.state_dict() for name, item in self.objects.items()},
@@ -139,8 +176,9 @@ class TrainingCheckpoint:
             CheckpointError: if no file is whole, if it belongs to a run with other settings, or if some processes see
                 another file than others.
         """
+        unfinished = False
         if self.resume and any(path.is_file() for path in (self.path, previous_of(self.path))):
-            self._restore(engine)
+            unfinished = self._restore(engine)
         elif idist.get_rank() == 0:  # what another run left is not gone on from when a file of this one is damaged
             for path in (previous_of(self.path), _notes_of(self.path)):
                 path.unlink(missing_ok=True)
@@ -150,12 +188,15 @@ class TrainingCheckpoint:
                 f"checkpoint {self.path} is not the same for all processes (steps {iterations}): have ckpt_dir in a "
                 "folder that all hosts share"
             )
+        if unfinished:
+            engine.fire_event(Events.EPOCH_COMPLETED)
 
     @property
     def _images_per_step(self) -> int:
         return self.sampler.batch_size * self.sampler.world_size
 
-    def _restore(self, engine: Engine) -> None:
+    def _restore(self, engine: Engine) -> bool:
+        """Restore everything and tell whether the end of an epoch is still to be done."""
         anew = f"; to start anew, pass --resume false, or delete {self.path} and {previous_of(self.path).name}"
         state = self._read(anew)
         iteration, settings = state["iteration"], state["settings"]
@@ -174,12 +215,14 @@ class TrainingCheckpoint:
             )
         try:
             for name, item in self.objects.items():
-                item.load_state_dict(state["objects"][name])
+                if name in state["objects"] or item.state_dict():  # earlier files lack what has no state
+                    item.load_state_dict(state["objects"][name])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"checkpoint {self.path} does not fit these networks: {error}{anew}") from error
         engine.state.iteration = self.sampler.start_iteration = iteration
-        engine.state.epoch = iteration // (engine.state.epoch_length or 1)
+        engine.state.epoch, within = divmod(iteration, engine.state.epoch_length or 1)
         logger.info("%s: going on after step %d", self.path.stem, iteration)
+        return within == 0 and not state.get("epoch_completed", True)  # earlier files are of ends of epochs
 
     def _read(self, advice: str) -> dict[str, Any]:
         """Read the newest checkpoint that is whole."""

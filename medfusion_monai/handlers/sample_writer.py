@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +26,13 @@ from tqdm import tqdm
 from medfusion_monai.checks import is_whole
 from medfusion_monai.data.sampling_plan import MANIFEST
 from medfusion_monai.distributed import from_first, gather
-from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.files import renamed_when_whole, told_when_full
 from medfusion_monai.networks.weights import file_sha256
 
 logger = logging.getLogger(__name__)
 
 ITEM_COLUMNS = ("file", "label", "class_name", "seed")
+PNG_END = b"IEND\xaeB`\x82"
 FORMATS = {"png": ".png", "png16": ".png", "nifti": ".nii.gz"}
 
 
@@ -172,7 +174,7 @@ class SampleWriter(Sampler[list[int]]):
         return [self.output_dir / MANIFEST, *sorted(parts)]
 
     def _is_there(self, item: Mapping[str, Any]) -> bool:
-        return item["file"] in self.written and (self.output_dir / item["file"]).is_file()
+        return item["file"] in self.written and _is_whole(self.output_dir / item["file"])
 
     def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
         note = {"synthetic": True, "generator": "medfusion_monai", **row}
@@ -188,7 +190,7 @@ class SampleWriter(Sampler[list[int]]):
         path = self.output_dir / (MANIFEST if self.rank == 0 else f"manifest.{self.rank}.csv")
         self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
         is_new = not path.exists() or path.stat().st_size == 0
-        with open(path, "a", newline="", encoding="utf-8") as file:
+        with told_when_full(path), open(path, "a", newline="", encoding="utf-8") as file:
             table = self._table(file)
             if is_new:
                 table.writeheader()
@@ -232,6 +234,18 @@ class SampleWriter(Sampler[list[int]]):
                         f"{path} holds images of another run: {name} has {column} {row.get(column)}, this run has "
                         f"{value}. Name another --output_dir, or delete that folder"
                     )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there to its end: the last chunk of a PNG, the checksum of a gzipped NIfTI."""
+    try:
+        if path.suffix == ".png":
+            with open(path, "rb") as file:
+                file.seek(-len(PNG_END), os.SEEK_END)
+                return file.read() == PNG_END
+        return bool(gzip.decompress(path.read_bytes()))  # nothing at all decompresses to nothing
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:

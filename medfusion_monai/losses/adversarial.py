@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from medfusion_monai.distributed import average
 from medfusion_monai.networks.autoencoder import AutoencoderOutput
+from medfusion_monai.precision import full_precision
 
 
 class AdversarialLoss(nn.Module):
@@ -49,7 +50,7 @@ class AdversarialLoss(nn.Module):
             scale: what the reconstruction loss was divided by since it was summed over pixels; the adversarial
                 loss is divided by it too, so that their balance is that of the sums.
         """
-        loss = torch.stack([-judge(fake).mean() for judge, fake in self._pairs(output)]).sum()
+        loss = torch.stack([-full_precision(judge(fake)).mean() for judge, fake in self._pairs(output)]).sum()
         norms = [
             average(torch.autograd.grad(part, last_layer, retain_graph=True)[0]).norm()
             for part in (reconstruction_loss, loss)
@@ -63,7 +64,7 @@ class AdversarialLoss(nn.Module):
         losses = []
         for judge, fake in self._pairs(output):
             real = F.interpolate(image, size=fake.shape[-2:], mode="nearest-exact")
-            losses.append(hinge(judge(real), judge(fake.detach())))
+            losses.append(hinge(full_precision(judge(real)), full_precision(judge(fake.detach()))))
         return torch.stack(losses).sum()
 
     def _pairs(self, output: AutoencoderOutput) -> list[tuple[nn.Module, Tensor]]:

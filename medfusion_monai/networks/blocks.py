@@ -67,6 +67,32 @@ class ResidualBlock(nn.Module):
         return self.second(x)
 
 
+class SelfAttention(nn.Module):
+    """Self-attention over the positions of a feature map (Vaswani et al. 2017, section 3.2), with a skip around it.
+
+    The output projection starts at zero, so that a network with it starts as the one without.
+
+    Args:
+        channels: channels of input and output; a head has the largest share of them that is at most 64 wide.
+        norm_groups: groups of the normalisation before it; must divide ``channels``.
+    """
+
+    def __init__(self, channels: int, norm_groups: int = 8) -> None:
+        super().__init__()
+        self.head_channels = next(width for width in range(min(64, channels), 0, -1) if channels % width == 0)
+        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.to_out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, channels, H, W) to the same shape."""
+        batch, channels, height, width = x.shape
+        qkv = self.to_qkv(self.norm(x)).reshape(batch, 3, -1, self.head_channels, height * width)
+        query, key, value = qkv.transpose(3, 4).unbind(1)  # (B, heads, H*W, head_channels) each
+        attended = nn.functional.scaled_dot_product_attention(query, key, value)
+        return x + self.to_out(attended.transpose(2, 3).reshape(batch, channels, height, width))
+
+
 class Downsample(nn.Conv2d):
     """Halve height and width by a strided 3x3 convolution that may change the width."""
 
@@ -99,5 +125,5 @@ def timestep_embedding(timesteps: Tensor, channels: int, max_period: float = 100
     """
     half = channels // 2
     exponents = torch.arange(half, device=timesteps.device, dtype=torch.float32) / (half - 1)
-    angles = timesteps.float()[:, None] * torch.pow(torch.tensor(max_period, device=timesteps.device), -exponents)
+    angles = timesteps.float()[:, None] * torch.pow(max_period, -exponents)
     return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -1,4 +1,4 @@
-"""What weights were trained with, in a file beside them: ``model.json`` beside ``model.pt``."""
+"""What weights were trained with, in a file beside them: ``model.json`` beside ``model.pt`` or ``.safetensors``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.networks.weights import WeightsError
+from medfusion_monai.networks.checksums import forget_checksum
+from medfusion_monai.networks.weights import WeightsError, check_listed, read_safetensors_metadata
 
 logger = logging.getLogger(__name__)
+
+METADATA_KEY = "model"
+"""Name of the same JSON in the header of a safetensors file."""
+MEND = "Fetch it again, or delete it"
 
 
 def model_info_path(path: str | Path) -> Path:
@@ -25,24 +30,27 @@ def write_model_info(path: str | Path, info: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with renamed_when_whole(file) as partial:
         partial.write_text(json.dumps(dict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        forget_checksum(file)
 
 
 def read_model_info(path: str | Path) -> dict[str, Any] | None:
-    """Read what the weights at ``path`` were trained with, or None where nothing is beside them.
+    """Read what the weights at ``path`` were trained with, or None where nothing says so.
+
+    It is in the file beside them or, where there is none, in the header of a safetensors file.
 
     Raises:
-        WeightsError: if the file is no JSON object.
+        WeightsError: if the file is no JSON object, or not the one that ``checksums.sha256`` beside it lists.
     """
     file = model_info_path(path)
     if not file.is_file():
-        return None
+        text = read_safetensors_metadata(path).get(METADATA_KEY)
+        return None if text is None else _object(text, Path(path))
+    check_listed(file)
     try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{file} cannot be read as JSON: {error}. Fetch it again, or delete it") from error
-    if not isinstance(info, dict):
-        raise WeightsError(f"{file} holds no JSON object: fetch it again, or delete it")
-    return info
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{file} cannot be read as JSON: {error}. {MEND}") from error
+    return _object(text, file)
 
 
 def check_model_info(path: str | Path, expected: Mapping[str, Any]) -> None:
@@ -67,9 +75,11 @@ def check_model_info(path: str | Path, expected: Mapping[str, Any]) -> None:
         )
     differences = [f"{key} {info[key]}, this run has {wanted[key]}" for key in differing if key != "image_size"]
     if differences:
+        file = model_info_path(path)
+        beside = f" (says {file}; delete it if it does not belong to these weights)" if file.is_file() else ""
         raise WeightsError(
-            f"weights {path} were trained with {'; '.join(differences)} (says {model_info_path(path)}): give the "
-            "values of the training, or name other weights. Delete the file if it does not belong to these weights"
+            f"weights {path} were trained with {'; '.join(differences)}{beside}: give the values of the training, or "
+            "name other weights"
         )
 
 
@@ -88,3 +98,13 @@ def read_class_shares(path: str | Path, class_names: Sequence[str]) -> list[floa
             "not give them: give a list, e.g. --class_shares '[0.97, 0.03]'"
         )
     return [known[name] for name in class_names]
+
+
+def _object(text: str, file: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(text)
+    except ValueError as error:
+        raise WeightsError(f"{file} cannot be read as JSON: {error}. {MEND}") from error
+    if not isinstance(info, dict):
+        raise WeightsError(f"{file} holds no JSON object. {MEND}")
+    return info

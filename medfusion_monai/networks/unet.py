@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medfusion_monai.networks.autoencoder import check_widths
-from medfusion_monai.networks.blocks import Downsample, ResidualBlock, Upsample, timestep_embedding, zero_init
+from medfusion_monai.networks.blocks import (
+    Downsample,
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+    timestep_embedding,
+    zero_init,
+)
 
 NO_LABEL = -1
 """The label of a sample whose label is dropped or unknown: nothing is added to its time embedding."""
 
 
 class UNet(nn.Module):
-    """Denoising UNet of Medfusion without attention; 194.35 M weights as published.
+    """Denoising UNet of Medfusion; 194.35 M weights and no attention as published.
 
     Called like MONAI's ``DiffusionModelUNet``.
 
@@ -28,6 +37,9 @@ class UNet(nn.Module):
         num_classes: number of labels, or None for an unconditional network.
         embedding_channels: size of the vector that carries timestep and label.
         norm_groups: groups of the normalisations.
+        attention: let the positions of the lowest resolution see each other, between the two middle blocks.
+        gradient_checkpointing: keep only the inputs of residual blocks while training, and compute what is inside
+            again in the backward pass: less memory for about a third more time, the same gradients.
 
     Raises:
         ValueError: if ``norm_groups`` does not divide a width, or ``embedding_channels`` is no multiple of 8.
@@ -42,12 +54,14 @@ class UNet(nn.Module):
         num_classes: int | None = 2,
         embedding_channels: int = 1024,
         norm_groups: int = 32,
+        attention: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         check_widths(channels, norm_groups)
         if embedding_channels < 16 or embedding_channels % 8:
             raise ValueError(f"embedding_channels must be a multiple of 8, at least 16, received {embedding_channels}")
-        self.num_classes = num_classes
+        self.num_classes, self.gradient_checkpointing = num_classes, gradient_checkpointing
         self.time_channels = embedding_channels // 4
         self.time_embedding = nn.Sequential(
             nn.Linear(self.time_channels, embedding_channels),
@@ -81,6 +95,8 @@ class UNet(nn.Module):
             if level > 1:
                 self.up_blocks.append(Upsample(width, width))
         self.conv_out = zero_init(nn.Conv2d(width, out_channels or in_channels, 1))
+        # Made last, so that a seed gives all other weights the same start with and without it.
+        self.attention = SelfAttention(channels[-1], norm_groups) if attention else None
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
@@ -105,17 +121,25 @@ class UNet(nn.Module):
         x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:
-            x = block(x, embedding) if isinstance(block, ResidualBlock) else block(x)
+            x = self._run(block, x, embedding) if isinstance(block, ResidualBlock) else block(x)
             skips.append(x)
-        for block in self.middle:
-            x = block(x, embedding)
+        x = self._run(self.middle[0], x, embedding)
+        if self.attention is not None:
+            x = self._run(self.attention, x)
+        x = self._run(self.middle[1], x, embedding)
         for block in self.up_blocks:
             if isinstance(block, ResidualBlock):
-                x = block(torch.cat([x, skips.pop()], dim=1), embedding)
+                x = self._run(block, torch.cat([x, skips.pop()], dim=1), embedding)
             else:  # odd sizes were rounded up on the way down
                 height, width = skips[-1].shape[-2:]
                 x = block(x)[..., :height, :width]
         return self.conv_out(x)
+
+    def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            output: Any = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+            return output
+        return block(*inputs)
 
     def embed(self, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
         """Give the conditioning vectors (B, embedding_channels) of timesteps (B,) and labels (B,)."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.networks.checksums import CHECKSUMS, expected_sha256, file_sha256, forget_checksum
+
+SAFETENSORS = ".safetensors"
+LONGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header, as the format limits them."""
 
 
 class WeightsError(ValueError):
@@ -26,11 +34,58 @@ def save_atomically(state: Any, path: str | Path) -> None:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
+        forget_checksum(path)
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:
-    """Write the network's state dict, on the CPU."""
-    save_atomically({name: value.detach().cpu() for name, value in network.state_dict().items()}, path)
+    """Write the network's state dict, on the CPU.
+
+    The file that was there before is taken out of ``checksums.sha256`` beside it.
+    """
+    save_atomically({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, path)
+
+
+def save_safetensors(network: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the network's state dict as safetensors; the same weights and metadata give the same bytes.
+
+    Args:
+        network: the network.
+        path: the file, written beside its place and renamed.
+        metadata: texts of the file's header, beside ``format``.
+
+    Raises:
+        WeightsError: if the file cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    with renamed_when_whole(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # the library gives its file to its owner alone
+        try:
+            save_file(state, partial, metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:
+            raise WeightsError(f"{path} cannot be written: {error}. Make room, or name another place") from error
+        partial.chmod(mode)
+        with open(partial, "r+b") as file:
+            _sort_metadata(file)
+            os.fsync(file.fileno())
+        forget_checksum(path)
+
+
+def read_safetensors_metadata(path: str | Path) -> dict[str, str]:
+    """Read the texts of a safetensors file's header; none of another file.
+
+    Raises:
+        WeightsError: if the file is damaged.
+    """
+    if not Path(path).is_file() or not _is_safetensors(Path(path)):
+        return {}
+    try:
+        with safe_open(str(path), "pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:
+        raise WeightsError(_unreadable(path)) from error
 
 
 def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") -> nn.Module:
@@ -38,19 +93,21 @@ def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") 
 
     Args:
         network: the network to fill.
-        path: the file; only tensors are read from it, nothing in it is executed.
+        path: the file, of ``torch.save`` or safetensors; only tensors are read from it, nothing in it is executed.
+            If ``checksums.sha256`` beside it lists it, it must have that checksum.
         how_made: what makes the file, for the message when it is missing.
 
     Raises:
-        WeightsError: naming the file and what is missing, surplus or of another shape.
+        WeightsError: naming the file and what is missing, surplus or of another shape, or both checksums.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"weights {path} do not exist: {how_made} first, or name another file")
+    check_listed(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if _is_safetensors(path) else _load_saved(path)
     except Exception as error:
-        raise WeightsError(f"weights {path} cannot be read: damaged, or no plain file of tensors") from error
+        raise WeightsError(_unreadable(path)) from error
     problems = _misfits(network.state_dict(), state)
     if problems:
         raise WeightsError(
@@ -61,22 +118,63 @@ def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") 
     return network
 
 
-def file_sha256(path: str | Path) -> str:
-    """Give the SHA-256 of a file as 64 hexadecimal digits."""
+def check_listed(path: str | Path) -> None:
+    """Check a file against ``checksums.sha256`` beside it; one that is not listed passes.
+
+    Raises:
+        WeightsError: naming both checksums, or if the list cannot be read.
+    """
+    listed = Path(path).with_name(CHECKSUMS)
+    try:
+        expected = expected_sha256(path)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{listed} cannot be read: {error}. Fetch it again; without it nothing is compared"
+        ) from error
+    if expected is None:
+        return
+    found = file_sha256(path)
+    if found != expected:
+        raise WeightsError(
+            f"{path} is damaged or was exchanged: its SHA-256 begins with {found[:12]}, {listed.name} beside it says "
+            f"{expected[:12]}. Fetch the file again; if you exchanged it yourself, delete its line in {listed}"
+        )
+
+
+def _is_safetensors(path: Path) -> bool:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        start = file.read(9)
+    if start[:4] == b"PK\x03\x04":  # a zip file, whatever its name: what torch.save writes
+        return False
+    header = int.from_bytes(start[:8], "little")
+    return path.suffix == SAFETENSORS or (0 < header <= LONGEST_HEADER and start[8:] == b"{")
 
 
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+def _load_saved(path: Path) -> Any:
+    with open(path, "rb") as file:  # torch goes by the name of a path
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _misfits(expected: dict[str, torch.Tensor], state: Any) -> list[str]:
+def _unreadable(path: str | Path) -> str:
+    return f"weights {path} cannot be read: damaged, or no plain file of tensors"
+
+
+def _sort_metadata(file: Any) -> None:
+    """Rewrite the header with its texts in order: the library writes them in any, which takes the same place."""
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+    if len(text) != length:
+        raise AssertionError("unreachable: the same texts in another order are as long")
+    file.seek(8)
+    file.write(text)
+    file.flush()
+
+
+def _misfits(expected: dict[str, Tensor], state: Any) -> list[str]:
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         return ["it is not a plain state dict of tensors"]
     kinds = {

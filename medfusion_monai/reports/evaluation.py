@@ -25,6 +25,7 @@ from medfusion_monai.metrics.perceptual import BACKBONES
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
 from medfusion_monai.networks.weights import WeightsError, file_sha256
+from medfusion_monai.precision import precision_name
 from medfusion_monai.reports.checks import RESERVED, check_kinds
 from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.reports.draft import Draft
@@ -291,11 +292,12 @@ class Evaluation:
         if not steps:
             return
         plan = sampling_plan(self.class_names, num_samples=num_samples, seed=self.seed)
-        settings = ("guidance_scale", "eta", "negative_label", "null_label", "latent_shape")
+        settings = ("sampler", "spacing", "guidance_scale", "eta", "negative_label", "null_label", "latent_shape")
         features = self.extractor.describe()
         identity = {
             **{name: getattr(sampler, name) for name in settings},
-            "schedule": [sampler.schedule.prediction_type, sampler.schedule.exact_alphas_cumprod],
+            "schedule": [sampler.schedule.prediction_type, sampler.schedule.exact_signal, sampler.schedule.exact_sigma],
+            "precision": precision_name(sampler.dtype),
             "network": str(network),  # groups of a norm, e.g., are in no weight
             "weights": file_sha256(model_file),
             "features": features,
@@ -304,8 +306,8 @@ class Evaluation:
         self.draft.results["sweep"] = {
             "name": OURS,
             "note": f"{num_samples} images of each class and number of steps, of the same seeds each time, against "
-            f"{len(self.reference.features)} images of the reference; DDIM, eta {sampler.eta:g}, guidance "
-            f"{sampler.guidance_scale:g}.",
+            f"{len(self.reference.features)} images of the reference; sampler {sampler.sampler}, spacing "
+            f"{sampler.spacing}, eta {sampler.eta:g}, guidance {sampler.guidance_scale:g}.",
             "rows": sweep_rows(
                 network,
                 sampler,

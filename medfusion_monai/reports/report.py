@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.files import DiskFullError, renamed_when_whole
 from medfusion_monai.reports.blocks import Document, Plot
 from medfusion_monai.reports.contents import document
 from medfusion_monai.reports.html import as_html
@@ -55,6 +55,8 @@ def write_report(results: Mapping[str, Any], pictures: Mapping[str, Image], outp
         for name, content in files.items():
             with renamed_when_whole(output / name) as file:
                 file.write_bytes(content)
+    except DiskFullError:
+        raise
     except OSError as error:
         raise ValueError(
             f"cannot write the report into {output}: {error}; name a folder that can be written"

@@ -42,7 +42,7 @@ def test_bundles_differ_only_in_their_own_parts(folder, tool):
     ("name", "old", "new"),
     [
         ("configs/train.yaml", "diffusion_lr: 1.0e-4", "diffusion_lr: 2.0e-4"),
-        ("configs/inference.yaml", "eta: 1.0", "eta: 0.0"),
+        ("configs/inference.yaml", "batch_size: 16", "batch_size: 8"),
         ("configs/metadata.json", '"monai_version": "', '"monai_version": "9'),
         ("LICENSE", "Apache", "Other"),
     ],
@@ -97,7 +97,7 @@ def test_colour_bundle_trains_samples_and_measures(folder, bundle, tmp_path):
     common = {"model_dir": str(tmp_path / "models"), "image_size": [48, 48], "configs": folder / "configs"}
     # The full config's augmentation, which demo.yaml leaves out for its cache of posteriors.
     transforms = yaml.safe_load((folder / "configs" / "train.yaml").read_text())["random_transforms"]
-    own = {"random_transforms": transforms, "cache_moments": False}
+    own = {"random_transforms": transforms}
     data = {"dataset_dir": str(tmp_path / "data")}
     bundle("training", output_dir=str(tmp_path / "runs"), **data, **own, **common)
     bundle("inference", "inference.yaml", output_dir=str(tmp_path / "s"), num_samples=2, **common)

@@ -48,13 +48,14 @@ def manifest(folder):
 
 
 def test_images_of_every_class_and_their_manifest_are_written(infer, lively):
-    folder = infer(num_samples=3, guidance_scale=2.0, eta=0.5, seed=7)
+    folder = infer(num_samples=3, guidance_scale=2.0, sampler="ddim", eta=0.5, seed=7)
     rows = manifest(folder)
     assert [row["class_name"] for row in rows] == ["no_cardiomegaly"] * 3 + ["cardiomegaly"] * 3
     assert [row["label"] for row in rows] == ["0"] * 3 + ["1"] * 3
     assert len({row["seed"] for row in rows}) == 6
     checksum = file_sha256(lively / "model.pt")
-    expected = {"num_inference_steps": "3", "guidance_scale": "2.0", "eta": "0.5", "weights_sha256": checksum}
+    expected = {"num_inference_steps": "3", "guidance_scale": "2.0", "sampler": "ddim", "eta": "0.5"}
+    expected |= {"weights_sha256": checksum}
     assert all(expected.items() <= row.items() for row in rows)
     for row in rows:
         with Image.open(folder / row["file"]) as image:
@@ -102,7 +103,9 @@ def test_more_images_of_the_same_run_are_added(infer):
     }
 
 
-@pytest.mark.parametrize("changed", [{"eta": 0.0}, {"prediction_type": "sample"}, {"batch_size": 1}])
+@pytest.mark.parametrize(
+    "changed", [{"sampler": "ddim"}, {"spacing": "linspace"}, {"prediction_type": "sample"}, {"batch_size": 1}]
+)
 def test_folder_of_another_run_is_refused(changed, infer):
     folder = infer(label=1, num_samples=2)
     before = contents(folder)

@@ -206,7 +206,12 @@ def test_autoencoder_of_another_architecture_is_refused(bundle, trained, dataset
 
 
 def test_cached_posteriors_with_augmentation_are_refused(refused):
-    assert "cache_moments" in refused(random_transforms=[{"_target_": "RandFlipd", "keys": "image"}])
+    flip = [{"_target_": "RandFlipd", "keys": "image"}]
+    assert "cache_latents" in refused(random_transforms=flip, cache_latents=True)
+
+
+def test_unknown_flip_is_refused(refused):
+    assert "horizontal" in refused(latent_flips=["sideways"])
 
 
 def test_folder_that_cannot_be_written_is_refused(refused, tmp_path):
@@ -316,7 +321,7 @@ def rare_data(own_data):
 def parsed(tmp_path, data, **overrides):
     places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs"), "dataset_dir": str(data)}
     files = [str(CONFIGS / "train.yaml"), str(CONFIGS / "demo.yaml")]
-    settings = {"image_size": [32, 32], "device": "$torch.device('cpu')", "cache_moments": False}
+    settings = {"image_size": [32, 32], "device": "$torch.device('cpu')", "cache_latents": False}
     workflow = ConfigWorkflow(config_file=files, workflow_type="train", **(places | settings | overrides))
     workflow.initialize()
     return workflow.parser.get_parsed_content
@@ -337,8 +342,8 @@ def test_equal_shares_reach_both_phases_and_leave_validation_as_it_is(rare_data,
     assert [int(items[index]["label"]) for index in range(len(items))] == get("train_labels")
 
 
-def test_shares_of_posteriors_in_memory_are_those_of_the_images(rare_data, tmp_path):
-    get = parsed(tmp_path, rare_data, class_shares=[0.25, 0.75], cache_moments=True)
+def test_shares_of_cached_latents_are_those_of_the_images(rare_data, tmp_path):
+    get = parsed(tmp_path, rare_data, class_shares=[0.25, 0.75], cache_latents=True)
     assert labels_of(get("train#stream"), 20) == labels_of(get("autoencoder_training#stream"), 20)
 
 
@@ -414,10 +419,11 @@ def test_training_goes_on_without_broken_files(check_files, cache_num, bundle, s
     data, names = spoilt_data
     places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
     settings = {"unreadable": "skip", "check_files": check_files, "cache_num": cache_num}
-    bundle("training", dataset_dir=str(data), cache_moments=not cache_num, **settings, **places)
+    bundle("training", dataset_dir=str(data), cache_latents=not cache_num, **settings, **places)
     assert (tmp_path / "models" / "model.pt").is_file()
     warnings = capsys.readouterr().out
-    assert [warnings.count(name) for name in names] == [1, 1]
+    # Latents are encoded from files read anew, so that each phase finds a bad file by itself.
+    assert [warnings.count(name) for name in names] == [1 if check_files or cache_num else 2] * 2
     assert ("2 of " in warnings) == check_files
 
 

@@ -3,7 +3,17 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
+from medfusion_monai.diffusion import (
+    LatentDiffusionSampler,
+    NoiseSchedule,
+    ddim_sample,
+    dpm_solver_sample,
+    guided_denoiser,
+    schedule_timesteps,
+    spaced_timesteps,
+    unipc_sample,
+)
+from medfusion_monai.diffusion.randomness import generators, randn
 from medfusion_monai.networks import NO_LABEL, Autoencoder, Medfusion, UNet
 
 SEEDS = [11, 22, 33, 44]
@@ -38,7 +48,16 @@ def test_images_have_their_shape_and_range_and_are_not_all_clipped(network):
     assert images.std() > 0.01
 
 
-@pytest.mark.parametrize("settings", [{}, {"eta": 0.0}, {"guidance_scale": 2.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"eta": 0.0},
+        {"guidance_scale": 2.0},
+        {"sampler": "dpm_solver"},
+        {"sampler": "unipc", "guidance_scale": 2.0, "decode_batch_size": 1},
+    ],
+)
 def test_image_is_the_same_alone_and_in_any_batch(network, settings):
     sample = sampler(**settings)
     together = sample(LABELS, network, SEEDS)
@@ -62,7 +81,17 @@ def test_labels_change_the_image(network):
         assert not torch.allclose(images[a], images[b], atol=1e-3)
 
 
-@pytest.mark.parametrize("settings", [{"guidance_scale": 4.0}, {"eta": 0.0}, {"num_inference_steps": 5}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"guidance_scale": 4.0},
+        {"eta": 0.0},
+        {"num_inference_steps": 5},
+        {"sampler": "dpm_solver"},
+        {"sampler": "unipc"},
+        {"spacing": "quadratic"},
+    ],
+)
 def test_each_setting_changes_the_image(network, settings):
     assert not torch.allclose(sampler(**settings)(LABELS, network, SEEDS), sampler()(LABELS, network, SEEDS), atol=1e-3)
 
@@ -92,6 +121,106 @@ def test_latents_are_denormalized_before_decoding(network):
     assert torch.equal(sampler()(LABELS, Scaled(), SEEDS), torch.full((4, 4, 3, 2), 0.75))
 
 
+def test_published_sampler_is_the_default():
+    default = LatentDiffusionSampler(NoiseSchedule(), (4, 3, 2))
+    assert (default.sampler, default.num_inference_steps, default.eta, default.guidance_scale) == (
+        "ddim",
+        150,
+        1.0,
+        1.0,
+    )
+    assert default.timesteps == spaced_timesteps(150)
+    assert (default.dtype, default.decode_batch_size) == (torch.float32, None)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("dpm_solver", 30), ("unipc", 30)])
+def test_faster_samplers_have_their_own_steps_and_spacing_and_no_fresh_noise(name, steps):
+    fast = LatentDiffusionSampler(NoiseSchedule(), (4, 3, 2), sampler=name)
+    assert (fast.num_inference_steps, fast.spacing, fast.eta) == (steps, "logsnr", 0.0)
+    assert fast.timesteps == schedule_timesteps(NoiseSchedule(), steps, "logsnr")
+
+
+def test_steps_and_spacing_that_are_given_are_used():
+    given = LatentDiffusionSampler(NoiseSchedule(), (4, 3, 2), 7, sampler="unipc", spacing="karras")
+    assert given.timesteps == schedule_timesteps(NoiseSchedule(), 7, "karras")
+
+
+def test_flow_has_no_fresh_noise_by_default():
+    assert LatentDiffusionSampler(NoiseSchedule(schedule="flow", prediction_type="velocity"), (4, 3, 2)).eta == 0.0
+
+
+def test_latents_are_those_of_the_samplers(network):
+    schedule = NoiseSchedule(prediction_type="v_prediction")
+    noise, denoiser = randn((4, 3, 2), generators(SEEDS)), guided_denoiser(network.unet, LABELS, 1.5)
+    with torch.no_grad():
+        expected = {
+            "ddim": ddim_sample(denoiser, noise, schedule, 6, 0.0),
+            "dpm_solver": dpm_solver_sample(denoiser, noise, schedule, 6, "karras"),
+            "unipc": unipc_sample(denoiser, noise, schedule, 6, "karras"),
+        }
+    for name, latents in expected.items():
+        settings = {"eta": 0.0} if name == "ddim" else {"spacing": "karras"}
+        sample = sampler(sampler=name, guidance_scale=1.5, **settings)
+        assert torch.equal(sample.sample_latents(LABELS, network, SEEDS), latents)
+
+
+def test_guidance_is_computed_in_float32(network):
+    class Half(nn.Module):
+        autoencoder = network.autoencoder
+
+        @staticmethod
+        def unet(x, timesteps, class_labels):
+            return (100.0 + class_labels[:, None, None, None] * torch.ones_like(x)).bfloat16() / 3.0
+
+    schedule = NoiseSchedule(prediction_type="sample")
+    sample = LatentDiffusionSampler(schedule, (4, 3, 2), 1, guidance_scale=1.3, negative_label=0)
+    one, other = (torch.tensor(value / 3.0).bfloat16().float() for value in (101.0, 100.0))
+    latents = sample.sample_latents(torch.tensor([1]), Half(), [0])
+    torch.testing.assert_close(latents, (other + 1.3 * (one - other)).expand_as(latents), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["ddim", "unipc"])
+def test_networks_compute_in_the_type_asked_for_and_the_sampler_in_float32(name, network):
+    seen = {}
+
+    class Watched(nn.Module):
+        def __init__(self, part):
+            super().__init__()
+            self.part = part
+
+        def forward(self, x, **keywords):
+            seen.setdefault("latents", x.dtype)
+            answer = self.part(x, **keywords)
+            seen.setdefault("prediction", answer.dtype)
+            return answer
+
+    watched = Medfusion(network.autoencoder, Watched(network.unet)).eval()
+    precise = sampler(sampler=name)(LABELS, watched, SEEDS)
+    assert seen == {"latents": torch.float32, "prediction": torch.float32}
+    seen.clear()
+    images = sampler(sampler=name, dtype=torch.bfloat16)(LABELS, watched, SEEDS)
+    assert seen == {"latents": torch.float32, "prediction": torch.bfloat16}
+    assert images.dtype == torch.float32
+    assert 0 < (images - precise).abs().mean() < 0.02
+
+
+def test_latents_are_decoded_in_parts_of_the_size_asked_for(network):
+    sizes = []
+
+    class Watched(nn.Module):
+        unet = network.unet
+
+        class autoencoder:
+            @staticmethod
+            def decode_stage_2_outputs(latents):
+                sizes.append(len(latents))
+                return network.autoencoder.decode_stage_2_outputs(latents)
+
+    parts = sampler(decode_batch_size=3)(LABELS, Watched(), SEEDS)
+    torch.testing.assert_close(parts, sampler()(LABELS, network, SEEDS), rtol=0, atol=1e-5)
+    assert sizes == [3, 1]
+
+
 def test_no_gradient_is_kept(network):
     assert not sampler()(LABELS, network, SEEDS).requires_grad
 
@@ -106,8 +235,19 @@ def test_no_gradient_is_kept(network):
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number"),
         ({"negative_label": 0}, "negative_label has no effect at guidance_scale 1"),
         ({"negative_label": 0, "guidance_scale": 1}, "negative_label has no effect"),
+        ({"sampler": "euler"}, "sampler must be one of .*'ddim', 'dpm_solver', 'unipc'.*received 'euler'"),
+        ({"sampler": "dpm_solver", "eta": 1.0}, r"eta 1 asks for fresh noise.*'dpm_solver'.*--eta '\$None'"),
+        ({"spacing": "even"}, "spacing must be one of .*'even'"),
+        ({"dtype": torch.float64}, "dtype must be one of .*float64"),
+        ({"dtype": "bfloat16"}, "dtype must be one of .*'bfloat16'"),
+        ({"decode_batch_size": 0}, "decode_batch_size must be a whole number of at least 1, received 0"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(settings, message):
     with pytest.raises(ValueError, match=message):
         sampler(**settings)
+
+
+def test_fresh_noise_is_refused_with_the_flow_schedule():
+    with pytest.raises(ValueError, match="eta must be 0, or left out, with schedule 'flow'.*0.5"):
+        LatentDiffusionSampler(NoiseSchedule(schedule="flow", prediction_type="velocity"), (4, 3, 2), eta=0.5)

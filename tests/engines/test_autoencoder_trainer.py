@@ -42,7 +42,7 @@ def make_networks(adversarial_start=None):
     return network, AdversarialLoss([PatchDiscriminator(1, (8, 16)) for _ in range(2)], adversarial_start)
 
 
-def train(steps, adversarial_start=None, with_adversarial=True):
+def train(steps, adversarial_start=None, with_adversarial=True, **kwargs):
     """Train a tiny network on one batch, and give what stood after each step."""
     network, adversarial = make_networks(adversarial_start)
     pair = {"adversarial": adversarial, "discriminator_optimizer": torch.optim.SGD(adversarial.parameters(), lr=0.1)}
@@ -57,6 +57,7 @@ def train(steps, adversarial_start=None, with_adversarial=True):
         prepare_batch=AutoencoderPrepareBatch(network),
         decollate=False,
         **(pair if with_adversarial else {}),
+        **kwargs,
     )
     outputs, networks, discriminators = [], [snapshot(network)], [snapshot(adversarial)]
 
@@ -172,3 +173,43 @@ def test_two_processes_train_as_one_with_their_batches_together(two_processes):
     assert np.abs(alone - together).max() > 1e-3
     for found in two_processes(lambda rank: weights_after(slice(2 * rank, 2 * rank + 2))):
         assert np.abs(found - together).max() < 1e-7
+
+
+def test_training_in_bfloat16_lowers_the_loss_as_in_float32():
+    expected, _, _ = train(20, with_adversarial=False)
+    outputs, _, _ = train(20, with_adversarial=False, dtype=torch.bfloat16)
+    assert expected[-1]["loss"] < 0.8 * expected[0]["loss"]
+    assert outputs[0]["loss"] == pytest.approx(expected[0]["loss"].item(), rel=0.01)
+    assert outputs[-1]["loss"] == pytest.approx(expected[-1]["loss"].item(), rel=0.1)
+    assert not torch.equal(outputs[-1]["loss"], expected[-1]["loss"])
+
+
+def test_losses_and_weights_stay_float32_in_bfloat16():
+    outputs, networks, discriminators = train(3, adversarial_start=1, dtype=torch.bfloat16)
+    values = [outputs[-1]["loss"], outputs[-1]["pred"], *outputs[-1]["terms"].values()]
+    values += [*networks[-1].values(), *discriminators[-1].values()]
+    assert {value.dtype for value in values} == {torch.float32}
+    assert all(torch.isfinite(value).all() for value in values)
+
+
+def test_both_networks_run_in_bfloat16():
+    kinds = {}
+
+    def note(module, inputs, output):
+        kinds[type(module).__name__] = getattr(output, "reconstruction", output).dtype
+
+    class Listen:
+        def attach(self, engine):
+            engine.add_event_handler(Events.STARTED, self)
+
+        def __call__(self, engine):
+            for module in (engine.network, *engine.adversarial.discriminators):
+                module.register_forward_hook(note)
+
+    train(3, adversarial_start=1, dtype=torch.bfloat16, train_handlers=[Listen()])
+    assert kinds == {"Autoencoder": torch.bfloat16, "PatchDiscriminator": torch.bfloat16}
+
+
+def test_float16_is_refused_for_want_of_a_scaled_loss():
+    with pytest.raises(ValueError, match="float16 needs: use bfloat16 or float32"):
+        train(1, dtype=torch.float16)

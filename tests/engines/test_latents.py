@@ -1,10 +1,8 @@
-import math
-
 import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.engines import measure_latent_statistics, posterior_moments
+from medfusion_monai.engines import measure_latent_statistics
 from medfusion_monai.networks import Autoencoder, DiagonalGaussian
 
 
@@ -61,19 +59,3 @@ def test_statistics_do_not_depend_on_the_batches():
 def test_no_images_are_an_error():
     with pytest.raises(ValueError, match="no images to measure the latents of"):
         measure_latent_statistics(KnownPosterior(), [])
-
-
-def test_kept_moments_are_the_posteriors_in_the_order_of_the_data():
-    items = [{"image": torch.full((1, 4, 4), value), "label": number} for number, value in enumerate((0.0, 0.5, 1.0))]
-    kept = posterior_moments(KnownPosterior(), items, batch_size=2)
-    assert [item["label"] for item in kept] == [0, 1, 2]
-    for item, seen in zip(kept, (-1.0, 0.0, 1.0), strict=True):
-        expected = torch.tensor([seen, 1 - 3 * seen, math.log(0.25), math.log(4.0)])
-        torch.testing.assert_close(item["moments"], expected[:, None, None].expand(4, 4, 4))
-
-
-def test_kept_moments_take_no_gradients():
-    autoencoder = Autoencoder(latent_channels=2, channels=(8, 16))
-    (item,) = posterior_moments(autoencoder, [{"image": torch.rand(1, 8, 8), "label": 1}])
-    assert not item["moments"].requires_grad
-    assert item["moments"].shape == (4, 4, 4)

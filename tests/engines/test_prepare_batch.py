@@ -3,12 +3,7 @@ import torch
 from torch import nn
 
 from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.engines import (
-    AutoencoderPrepareBatch,
-    DiffusionPrepareBatch,
-    SamplingPrepareBatch,
-    posterior_moments,
-)
+from medfusion_monai.engines import AutoencoderPrepareBatch, DiffusionPrepareBatch, SamplingPrepareBatch
 from medfusion_monai.networks import NO_LABEL, Autoencoder
 
 CPU = torch.device("cpu")
@@ -103,8 +98,8 @@ def test_noisy_latents_are_the_schedules_mix_of_normalized_latents_and_noise(cer
 
 def test_kept_moments_give_what_their_images_give(autoencoder):
     prepare, batch = DiffusionPrepareBatch(autoencoder, NoiseSchedule()), make_batch()
-    items = [{"image": image, "label": label} for image, label in zip(batch["image"], batch["label"], strict=True)]
-    kept = torch.stack([item["moments"] for item in posterior_moments(autoencoder, items)])
+    posterior = autoencoder.encode(batch["image"] * 2 - 1)
+    kept = torch.cat([posterior.mean, posterior.logvar], dim=1)
     noisy, target, _, keywords = prepare(batch, CPU)
     moments = {"moments": kept, "label": batch["label"], "seed": batch["seed"]}
     other_noisy, other_target, _, other_keywords = prepare(moments, CPU)
@@ -193,3 +188,35 @@ def test_sampler_gets_labels_and_seeds():
     assert targets is None
     assert arguments == ()
     assert keywords == {"seeds": [3, seed]}
+
+
+def test_moments_in_float16_are_used_in_float32(autoencoder):
+    prepare, batch = DiffusionPrepareBatch(autoencoder, NoiseSchedule()), make_batch()
+    del batch["image"]
+    moments = torch.randn(4, 4, 4, 2).half()
+    noisy, _, _, _ = prepare({**batch, "moments": moments}, CPU)
+    expected, _, _, _ = prepare({**batch, "moments": moments.float()}, CPU)
+    assert noisy.dtype is torch.float32
+    assert torch.equal(noisy, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["image", "moments"])
+def test_batch_is_prepared_without_waiting_for_the_gpu(autoencoder, kind):
+    gpu, schedule = torch.device("cuda"), NoiseSchedule().cuda()
+    batch = make_batch()
+    batch = {**batch, "image": batch["image"].pin_memory()}
+    expected = DiffusionPrepareBatch(autoencoder, NoiseSchedule())(batch, CPU)
+    prepare = DiffusionPrepareBatch(autoencoder.to(gpu), schedule)
+    prepare(batch, gpu, non_blocking=True)
+    if kind == "moments":
+        posterior = autoencoder.encode(batch["image"].to(gpu) * 2 - 1)
+        moments = torch.cat([posterior.mean, posterior.logvar], dim=1).detach().cpu().pin_memory()
+        batch = {"moments": moments, "label": batch["label"], "seed": batch["seed"]}
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        prepared = prepare(batch, gpu, non_blocking=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(prepared[0].cpu(), expected[0], rtol=1e-3, atol=1e-3)
+    assert torch.equal(prepared[3]["timesteps"].cpu(), expected[3]["timesteps"])

@@ -1,8 +1,10 @@
+import functools
 import json
 import math
 import shutil
-from itertools import pairwise
+from itertools import combinations, zip_longest
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -11,6 +13,8 @@ import torch
 
 from medfusion_monai.cli import main
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
+from medfusion_monai.diffusion.inferer import Sampler
+from medfusion_monai.export.bundle import sampling_facts
 from medfusion_monai.export.formats import FORMATS, Format
 from medfusion_monai.networks.model_info import write_model_info
 from medfusion_monai.networks.weights import file_sha256
@@ -18,54 +22,115 @@ from medfusion_monai.networks.weights import file_sha256
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 
 
+@functools.cache
+def session_of(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # its threads would spin against PyTorch's
+    return onnxruntime.InferenceSession(str(path), options)
+
+
 def sample_without_pytorch(folder, facts, label, seed):
-    """Sample one image by DDIM at eta 0 from what an export wrote, by NumPy and ONNX Runtime alone."""
+    """Sample one image from what an export wrote, as docs/sharing.md says, by NumPy and ONNX Runtime alone."""
 
     def run(name, **inputs):
-        session = onnxruntime.InferenceSession(str(folder / facts["networks"][name]["file"]))
-        return session.run(None, inputs)[0]
+        return session_of(folder / facts["networks"][name]["file"]).run(None, inputs)[0]
 
     latents = np.random.default_rng(seed).standard_normal((1, *facts["latent_shape"]), dtype=np.float32)
     negative = facts["no_label"] if facts["negative_label"] is None else facts["negative_label"]
-    for timestep, following in pairwise([*facts["timesteps"], None]):
+    points = list(zip(facts["timesteps"], facts["signal"], facts["sigma"], strict=True))
+    started, ratio, gain, cleans, widths = latents, 0.0, 0.0, [], []
+    for (timestep, signal, sigma), following in zip_longest(points, points[1:]):
         both = run(
             "unet",
-            noisy_latents=np.concatenate([latents, latents]),
+            noisy_latents=np.concatenate([latents, latents]).astype(np.float32),
             timesteps=np.array([timestep, timestep]),
             class_labels=np.array([label, negative]),
         )
         prediction = both[1:] + facts["guidance_scale"] * (both[:1] - both[1:])
-        alpha = facts["alphas_cumprod"][timestep]
-        signal, sigma = math.sqrt(alpha), math.sqrt(1 - alpha)
-        if facts["prediction_type"] == "epsilon":
-            clean = (latents - sigma * prediction) / signal
-        elif facts["prediction_type"] == "sample":
-            clean = prediction
-        else:
-            clean = signal * latents - sigma * prediction
+        clean = clean_from(prediction, latents, signal, sigma, facts["prediction_type"])
         if following is None:
             return run("decoder", latents=clean.astype(np.float32))
-        noise = (latents - signal * clean) / sigma
-        alpha = facts["alphas_cumprod"][following]
-        latents = (math.sqrt(alpha) * clean + math.sqrt(1 - alpha) * noise).astype(np.float32)
+        if facts["sampler"] == "unipc" and widths:
+            latents = ratio * started + gain * (cleans[-1] + correction(widths, cleans, clean))
+        _, next_signal, next_sigma = following
+        ratio = next_sigma / sigma
+        gain, width = next_signal - ratio * signal, log_snr(next_signal, next_sigma) - log_snr(signal, sigma)
+        ahead = clean
+        if facts["sampler"] != "ddim" and widths:
+            ahead = clean + width / (2 * widths[-1]) * (clean - cleans[-1])
+        started, latents = latents, ratio * latents + gain * ahead
+        cleans, widths = [*cleans, clean], [*widths, width]
     raise AssertionError("the last timestep returns")
+
+
+def clean_from(prediction, latents, signal, sigma, prediction_type):
+    if prediction_type == "epsilon":
+        return (latents - sigma * prediction) / signal
+    if prediction_type == "sample":
+        return prediction
+    if prediction_type == "velocity":
+        return latents - sigma * prediction
+    return signal * latents - sigma * prediction
+
+
+def log_snr(signal, sigma):
+    return math.log(signal / sigma) if signal else -math.inf
+
+
+def correction(widths, cleans, clean):
+    """Give what UniPC adds to the clean latents of a step that it takes again."""
+    if len(widths) == 1:
+        return (clean - cleans[-1]) / 2
+    before, h = widths[-2:]
+    e1 = math.exp(-h) - 1
+    e2 = -e1 / h - 1
+    e3 = -e2 / h - 1 / 2
+    r = before / h
+    rho = (e2 / e1 - 2 * e3 / e1) / (1 + r)
+    return (e2 / e1 - rho) * (clean - cleans[-1]) + rho / r * (cleans[-1] - cleans[-2])
 
 
 def facts_of(folder):
     return json.loads((folder / "sampler.json").read_text())
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_onnx_files_and_facts_sample_the_bundle_s_images_without_pytorch(prediction_type, exported, network):
-    facts = facts_of(exported("onnx")) | {"prediction_type": prediction_type}
-    sampler = LatentDiffusionSampler(
-        NoiseSchedule(prediction_type=prediction_type), (8, 8, 12), num_inference_steps=4, guidance_scale=2.0, eta=0.0
+SCHEDULES = {
+    "epsilon": {},
+    "sample": {"prediction_type": "sample", "schedule": "cosine"},
+    "no signal at first": {"prediction_type": "v_prediction", "zero_terminal_snr": True},
+    "flow": {"prediction_type": "velocity", "schedule": "flow"},
+}
+
+
+@pytest.mark.parametrize("sampler", get_args(Sampler))
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_onnx_files_and_facts_sample_the_bundle_s_images_without_pytorch(schedule, sampler, exported, network):
+    inferer = LatentDiffusionSampler(
+        NoiseSchedule(**SCHEDULES[schedule]),
+        (8, 8, 12),
+        num_inference_steps=5,
+        guidance_scale=2.0,
+        eta=0.0,
+        sampler=sampler,
     )
-    expected = sampler(torch.tensor([1]), network, seeds=[7]).numpy()
+    facts = facts_of(exported("onnx")) | json.loads(json.dumps(sampling_facts(inferer)))
+    expected = inferer(torch.tensor([1]), network, seeds=[7]).numpy()
     actual = sample_without_pytorch(exported("onnx"), facts, label=1, seed=7)
     assert actual.shape == expected.shape == (1, 1, 16, 24)
     assert expected.std() > 0.01  # an image with contrast
     assert np.abs(actual - expected).max() < 1e-3
+
+
+def test_samplers_differ_by_more_than_the_tolerance_of_the_test_before(network):
+    """Else that test would pass for the wrong one."""
+    images = [
+        LatentDiffusionSampler(NoiseSchedule(), (8, 8, 12), 5, 2.0, 0.0, sampler=sampler, spacing="linspace")(
+            torch.tensor([1]), network, seeds=[7]
+        )
+        for sampler in get_args(Sampler)
+    ]
+    for one, other in combinations(images, 2):
+        assert (one - other).abs().max() > 5e-3
 
 
 @pytest.mark.parametrize("file_format", list(FORMATS))
@@ -79,9 +144,11 @@ def test_each_file_gives_pytorch_s_values(file_format, exported):
 
 def test_facts_are_those_of_the_bundle_and_its_weights(exported, parser, model_file):
     facts = facts_of(exported("torchscript"))
-    schedule = NoiseSchedule()
-    assert facts["alphas_cumprod"] == schedule.exact_alphas_cumprod
-    assert facts["timesteps"] == [999, 666, 333, 0]
+    inferer = parser.get_parsed_content("inferer")
+    assert (facts["sampler"], facts["eta"], facts["timesteps"]) == (inferer.sampler, inferer.eta, inferer.timesteps)
+    assert facts["signal"] == [inferer.schedule.exact_signal[timestep] for timestep in facts["timesteps"]]
+    assert facts["sigma"] == [inferer.schedule.exact_sigma[timestep] for timestep in facts["timesteps"]]
+    assert len(facts["timesteps"]) == facts["num_inference_steps"] == 4
     assert (facts["image_shape"], facts["latent_shape"]) == ([1, 16, 24], [8, 8, 12])
     assert facts["class_names"] == parser.get_parsed_content("class_names")
     assert facts["weights_sha256"] == file_sha256(model_file)

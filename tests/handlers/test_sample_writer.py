@@ -1,6 +1,7 @@
 """The writer of samples: what is on disk after batches, kills and reruns."""
 
 import csv
+import errno
 import os
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 from monai.transforms import LoadImage
 
 from medfusion_monai.data import sampling_plan
+from medfusion_monai.files import DiskFullError
 from medfusion_monai.handlers import SampleWriter
 
 
@@ -202,3 +204,30 @@ def test_report_of_a_complete_folder_keeps_its_manifest(writer):
     before = contents(writer().output_dir)
     writer().report()
     assert contents(writer().output_dir) == before
+
+
+@pytest.mark.parametrize("output_format", ["png", "nifti"])
+@pytest.mark.parametrize("size", [0, 40, -1])
+def test_file_that_was_cut_off_is_sampled_again(size, output_format, writer):
+    suffix = ".nii.gz" if output_format == "nifti" else ".png"
+    settings = {"output_format": output_format}
+    first = writer(**settings)
+    first.plan = [{**item, "file": item["file"].replace(".png", suffix)} for item in first.plan]
+    write_all(first)
+    path = first.output_dir / first.plan[2]["file"]
+    os.truncate(path, size if size >= 0 else path.stat().st_size + size)
+    again = writer(**settings)
+    again.plan = first.plan
+    assert list(again) == [[2, 3]]
+
+
+def test_manifest_that_the_disk_has_no_room_for_is_named(writer, monkeypatch):
+    ours = writer()
+    write(ours, [0, 1])
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ours, "_table", full)
+    with pytest.raises(DiskFullError, match=r"there is no room for \S+manifest\.csv"):
+        write(ours, [2, 3])

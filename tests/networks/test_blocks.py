@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.networks.blocks import Downsample, ResidualBlock, SubBlock, Upsample, timestep_embedding
+from medfusion_monai.networks.blocks import (
+    Downsample,
+    ResidualBlock,
+    SelfAttention,
+    SubBlock,
+    Upsample,
+    timestep_embedding,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +70,23 @@ def test_timestep_embedding_is_sines_then_cosines_of_geometric_frequencies():
     expected = [math.sin(37 * f) for f in frequencies] + [math.cos(37 * f) for f in frequencies]
     torch.testing.assert_close(embedding[0], torch.tensor([0.0] * 4 + [1.0] * 4))
     torch.testing.assert_close(embedding[1], torch.tensor(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "heads"), [(128, 2), (96, 2), (16, 1), (1024, 16)])
+def test_heads_of_attention_are_at_most_64_wide(channels, heads):
+    assert SelfAttention(channels, norm_groups=4).head_channels * heads == channels
+
+
+def test_attention_averages_values_by_the_softmax_of_scaled_products():
+    block = SelfAttention(128, norm_groups=4)
+    nn.init.normal_(block.to_out.weight)
+    x = torch.randn(2, 128, 3, 2)
+    positions = block.norm(x).flatten(2).transpose(1, 2)  # (B, H*W, C)
+    weights = block.to_qkv.weight[:, :, 0, 0]
+    query, key, value = (positions @ weights.T + block.to_qkv.bias).chunk(3, dim=2)
+    heads = []
+    for part in (slice(0, 64), slice(64, 128)):
+        shares = (query[..., part] @ key[..., part].transpose(1, 2) / 8.0).softmax(dim=-1)
+        heads.append(shares @ value[..., part])
+    attended = torch.cat(heads, dim=2) @ block.to_out.weight[:, :, 0, 0].T + block.to_out.bias
+    torch.testing.assert_close(block(x), x + attended.transpose(1, 2).reshape(x.shape), rtol=1e-4, atol=1e-4)

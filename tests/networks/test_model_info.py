@@ -4,15 +4,18 @@ import json
 import logging
 
 import pytest
+from torch import nn
 
 from medfusion_monai.networks import WeightsError
 from medfusion_monai.networks.model_info import (
+    METADATA_KEY,
     check_model_info,
     model_info_path,
     read_class_shares,
     read_model_info,
     write_model_info,
 )
+from medfusion_monai.networks.weights import save_safetensors
 
 INFO = {
     "class_names": ["gesund", "größer"],
@@ -105,3 +108,33 @@ def test_shares_that_are_not_known_are_asked_for(tmp_path, info):
         WeightsError, match=r"needs the shares of \['gesund'\].*model\.json.*--class_shares '\[0\.97, 0\.03\]'"
     ):
         read_class_shares(tmp_path / "model.pt", ["gesund"])
+
+
+@pytest.fixture
+def described(tmp_path):
+    """Safetensors whose header says what they were trained with, and nothing beside them."""
+    path = tmp_path / "model.safetensors"
+    save_safetensors(nn.Linear(1, 1), path, {METADATA_KEY: json.dumps(INFO)})
+    return path
+
+
+def test_header_of_safetensors_says_what_no_file_beside_them_does(described):
+    assert read_model_info(described) == INFO
+    with pytest.raises(WeightsError, match=r"model\.safetensors were trained with prediction_type epsilon.*give the"):
+        check_model_info(described, {"prediction_type": "sample"})
+
+
+def test_file_beside_safetensors_goes_before_their_header(described):
+    write_model_info(described, INFO | {"prediction_type": "sample"})
+    check_model_info(described, {"prediction_type": "sample"})
+
+
+def test_safetensors_without_such_a_text_are_not_compared(tmp_path):
+    save_safetensors(nn.Linear(1, 1), tmp_path / "model.safetensors")
+    assert read_model_info(tmp_path / "model.safetensors") is None
+
+
+def test_damaged_text_of_a_header_is_named(tmp_path):
+    save_safetensors(nn.Linear(1, 1), tmp_path / "model.safetensors", {METADATA_KEY: "[1]"})
+    with pytest.raises(WeightsError, match=r"model\.safetensors holds no JSON object"):
+        read_model_info(tmp_path / "model.safetensors")

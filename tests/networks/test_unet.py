@@ -98,3 +98,91 @@ def test_labels_are_refused_by_an_unconditional_unet():
 def test_norm_groups_that_do_not_divide_a_width_are_refused():
     with pytest.raises(ValueError, match=r"\[48\].*norm_groups=32"):
         UNet(channels=(32, 32, 48))
+
+
+@torch.no_grad()
+def test_attention_starts_as_the_network_without_it():
+    networks = []
+    for attention in (False, True):
+        torch.manual_seed(0)
+        networks.append(UNet(**SMALL, attention=attention))
+    plain, attentive = networks
+    weights = attentive.state_dict()
+    assert {name.partition(".")[0] for name in weights.keys() - plain.state_dict().keys()} == {"attention"}
+    for name, value in plain.state_dict().items():
+        assert torch.equal(weights[name], value), name
+    for network in networks:
+        torch.manual_seed(1)
+        nn.init.normal_(network.conv_out.weight)
+    x, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([5, 500])
+    assert torch.equal(attentive(x, timesteps), plain(x, timesteps))
+
+
+@torch.no_grad()
+def test_attention_lets_every_position_see_every_other():
+    torch.manual_seed(0)
+    network = UNet(**SMALL, attention=True).eval()
+    seen = []
+    network.attention.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    nn.init.normal_(network.attention.to_out.weight)
+    network(torch.randn(1, 4, 16, 16), torch.tensor([5]))
+    inputs, output = seen[0]
+    assert inputs.shape == (1, 16, 8, 8), "the lowest resolution"
+    changed = inputs.clone()
+    changed[..., 0, 0] += 1.0
+    assert (network.attention(changed) - changed != output - inputs).all()
+
+
+def gradients_of(network, autocast=False):
+    source = torch.Generator().manual_seed(3)
+    x, timesteps, labels = torch.randn(2, 4, 8, 8, generator=source), torch.tensor([3, 900]), torch.tensor([0, -1])
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = network(x, timesteps, class_labels=labels)
+    output.float().square().sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients(autocast):
+    torch.manual_seed(0)
+    network = UNet(**SMALL, attention=True)
+    nn.init.normal_(network.conv_out.weight)
+    nn.init.normal_(network.attention.to_out.weight)
+    kept = gradients_of(network, autocast)
+    network.gradient_checkpointing = True
+    again = gradients_of(network, autocast)
+    for name, gradient in kept.items():
+        assert torch.equal(again[name], gradient), name
+
+
+def test_gradient_checkpointing_runs_blocks_again_in_the_backward_pass_of_training_only():
+    network = UNet(**SMALL, gradient_checkpointing=True)
+    calls = []
+    network.middle[0].first.register_forward_hook(lambda *_: calls.append(1))
+    inputs = torch.randn(1, 4, 8, 8), torch.tensor([3])
+    network(*inputs).sum().backward()
+    assert len(calls) == 2
+    network.eval()(*inputs).sum().backward()
+    assert len(calls) == 3
+    with torch.no_grad():
+        network.train()(*inputs)
+    assert len(calls) == 4
+
+
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass():
+    def kept_values(gradient_checkpointing):
+        network = UNet(**SMALL, gradient_checkpointing=gradient_checkpointing)
+        own = {parameter.data_ptr() for parameter in network.parameters()}
+        kept = {}
+
+        def pack(tensor):
+            if tensor.data_ptr() not in own:
+                kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = network(torch.randn(1, 4, 16, 16), torch.tensor([3]))
+            return sum(kept.values()), output
+
+    assert kept_values(True)[0] < 0.7 * kept_values(False)[0]

@@ -1,12 +1,22 @@
 import hashlib
+import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from medfusion_monai.networks import WeightsError
-from medfusion_monai.networks.weights import file_sha256, load_weights, save_atomically, save_weights
+from medfusion_monai.networks.weights import (
+    file_sha256,
+    load_weights,
+    read_safetensors_metadata,
+    save_atomically,
+    save_safetensors,
+    save_weights,
+)
 
 
 class Armed:
@@ -37,6 +47,94 @@ def test_weights_and_buffers_come_back_bit_for_bit(tmp_path):
     assert load_weights(other, tmp_path / "new" / "weights.pt") is other
     for name, value in network.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.bin"])
+def test_safetensors_come_back_bit_for_bit_whatever_they_are_called(tmp_path, name):
+    network = filled_network()
+    save_safetensors(network, tmp_path / "new" / name)
+    other = load_weights(make_network(), tmp_path / "new" / name)
+    for key, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
+
+
+def test_what_torch_saved_is_read_even_if_it_is_called_safetensors(tmp_path):
+    network = filled_network()
+    save_weights(network, tmp_path / "model.safetensors")
+    other = load_weights(make_network(), tmp_path / "model.safetensors")
+    assert torch.equal(other[0].weight, network[0].weight)
+    assert read_safetensors_metadata(tmp_path / "model.safetensors") == {}
+
+
+def test_safetensors_are_read_by_their_own_library_and_by_hand(tmp_path):
+    network = filled_network()
+    save_safetensors(network, tmp_path / "model.safetensors", {"z": "größer", "a": '"quoted"\n', "m": ""})
+    with safe_open(str(tmp_path / "model.safetensors"), "pt") as file:
+        assert file.metadata() == {"format": "pt", "z": "größer", "a": '"quoted"\n', "m": ""}
+        assert torch.equal(file.get_tensor("1.running_mean"), network[1].running_mean)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    entry = json.loads(content[8:end])["0.weight"]
+    start, stop = entry["data_offsets"]
+    values = np.frombuffer(content[end:][start:stop], "<f4").reshape(entry["shape"])
+    assert np.array_equal(values, network[0].weight.detach().numpy())
+
+
+def test_safetensors_of_the_same_weights_and_texts_are_the_same_bytes(tmp_path):
+    texts = {name: name * 3 for name in "qwertzuiop"}
+    contents = set()
+    for index, order in enumerate([list(texts), sorted(texts), sorted(texts, reverse=True)]):
+        save_safetensors(filled_network(), tmp_path / str(index), {name: texts[name] for name in order})
+        contents.add((tmp_path / str(index)).read_bytes())
+    assert len(contents) == 1
+
+
+def test_safetensors_may_be_read_by_whoever_may_read_other_files(tmp_path):
+    (tmp_path / "other").touch()
+    save_safetensors(make_network(), tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_safetensors_that_cannot_be_written_leave_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_safetensors(filled_network(), path)
+    before = path.read_bytes()
+
+    def fail_halfway(state, target, metadata):
+        target.write_bytes(b"half of it")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("medfusion_monai.networks.weights.save_file", fail_halfway)
+    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be written: .*No space left.*Make room"):
+        save_safetensors(make_network(), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_that_are_views_of_others_are_written_whole(tmp_path):
+    network = make_network()
+    network[0].weight.data = torch.arange(6.0).reshape(2, 3).T
+    save_safetensors(network, tmp_path / "model.safetensors")
+    other = load_weights(make_network(), tmp_path / "model.safetensors")
+    assert other[0].weight.tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100, -4])
+def test_damaged_safetensors_are_named(tmp_path, cut):
+    path = tmp_path / "model.safetensors"
+    save_safetensors(filled_network(), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read: damaged"):
+        load_weights(make_network(), path)
+    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read: damaged"):
+        read_safetensors_metadata(path)
+
+
+def test_safetensors_that_do_not_fit_are_named(tmp_path):
+    save_safetensors(make_network(width=4), tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"do not fit this network: .* of another shape \(0\.weight \(4, 2\)"):
+        load_weights(make_network(), tmp_path / "model.safetensors")
 
 
 def test_file_is_a_plain_state_dict_with_nothing_beside_it(tmp_path):
@@ -119,10 +217,11 @@ def test_file_that_is_no_state_dict_is_refused(tmp_path, content):
     [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))],
     ids=["torch", "pickle"],
 )
-def test_file_with_code_is_refused_and_the_code_is_not_run(tmp_path, write):
-    path, target = tmp_path / "model.pt", tmp_path / "harm"
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_file_with_code_is_refused_and_the_code_is_not_run(tmp_path, write, name):
+    path, target = tmp_path / name, tmp_path / "harm"
     write({"0.weight": Armed(target)}, path)
-    with pytest.raises(WeightsError, match=r"model\.pt cannot be read"):
+    with pytest.raises(WeightsError, match=rf"{name} cannot be read"):
         load_weights(make_network(), path)
     assert not target.exists()
 

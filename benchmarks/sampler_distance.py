@@ -1,0 +1,113 @@
+"""Measure how far samplers with few steps end from the solution with all timesteps, from the same noise.
+
+The solution is DDIM without fresh noise at every timestep of the schedule. Distances are root mean squares over
+latents, which have unit variance. The question is after how many steps a sampler is as near as DDIM with 150.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from medfusion_monai.bundle import load_model
+from medfusion_monai.configs import build, read_configs
+from medfusion_monai.diffusion import (
+    NoiseSchedule,
+    ddim_sample,
+    derive_seed,
+    dpm_solver_sample,
+    guided_denoiser,
+    unipc_sample,
+)
+from medfusion_monai.diffusion.randomness import generators, randn
+from medfusion_monai.diffusion.spacing import Spacing
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "ddim": partial(ddim_sample, eta=0.0),
+    "dpm_solver": dpm_solver_sample,
+    "unipc": unipc_sample,
+}
+YARDSTICK: tuple[str, Spacing, int] = ("ddim", "linspace", 150)
+
+
+def main() -> None:
+    """Print a table of distances, and the fewest steps with which each sampler is as near as the yardstick."""
+    arguments = parse()
+    names = ["inference.yaml", *arguments.overlays]
+    parser = read_configs(arguments.bundle, names, dict(pair.split("=", 1) for pair in arguments.set))
+    network, schedule = build(parser, "network_def"), build(parser, "schedule")
+    load_model(network, arguments.model_file, **build(parser, "model_settings"))
+    shape, classes = build(parser, "inferer").latent_shape, len(build(parser, "class_names"))
+    labels = torch.arange(arguments.samples).remainder(classes)
+    noise = randn(shape, generators(derive_seed("distance", number) for number in range(arguments.samples)))
+    others: list[tuple[str, Spacing, int]] = [
+        (sampler, spacing, steps)
+        for sampler in arguments.samplers
+        for spacing in arguments.spacings
+        for steps in arguments.steps
+    ]
+    plan: list[tuple[str, Spacing, int]] = [("ddim", "linspace", 20), ("ddim", "linspace", 50), YARDSTICK, *others]
+    rows: list[dict[str, Any]] = []
+    for guidance_scale in arguments.guidance:
+        denoiser = guided_denoiser(network.unet, labels, guidance_scale)
+        rows += measure(denoiser, noise, schedule, plan, guidance_scale)
+    if arguments.json:
+        facts = {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+        arguments.json.write_text(json.dumps({**facts, "samples": arguments.samples, "rows": rows}, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model-file", type=Path, required=True, help="models/model.pt of a training")
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/medfusion_cxr"), help="folder of the bundle")
+    parser.add_argument("--overlays", nargs="*", default=["demo.yaml"], help="configs merged after inference.yaml")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the training")
+    parser.add_argument("--samples", type=int, default=32, help="the classes take turns")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5])
+    parser.add_argument("--samplers", nargs="+", default=["dpm_solver", "unipc"], choices=list(SAMPLERS))
+    parser.add_argument("--spacings", nargs="+", default=list(get_args(Spacing)), choices=get_args(Spacing))
+    parser.add_argument("--steps", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 30])
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def measure(
+    denoiser: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    schedule: NoiseSchedule,
+    plan: list[tuple[str, Spacing, int]],
+    guidance_scale: float,
+) -> list[dict[str, Any]]:
+    """Sample by each plan (sampler, spacing, steps), print and give its distance, then the fewest steps that do."""
+    began = time.monotonic()
+    solution = ddim_sample(denoiser, noise, schedule, schedule.num_train_timesteps, eta=0.0)
+    print(f"guidance {guidance_scale:g}: solution in {time.monotonic() - began:.0f} s", flush=True)
+    rows: list[dict[str, Any]] = []
+    for sampler, spacing, steps in plan:
+        latents = SAMPLERS[sampler](denoiser, noise, schedule, steps, spacing=spacing)
+        distances = (latents - solution).square().flatten(1).mean(1)
+        row: dict[str, Any] = {"guidance_scale": guidance_scale, "sampler": sampler, "spacing": spacing, "steps": steps}
+        row |= {"distance": distances.mean().sqrt().item(), "median_sample": distances.median().sqrt().item()}
+        rows.append(row)
+        print(f"{sampler:10} {spacing:9} {steps:4} steps: {row['distance']:.4f}", flush=True)
+    bar = next(row["distance"] for row in rows if (row["sampler"], row["spacing"], row["steps"]) == YARDSTICK)
+    for sampler, spacing in sorted({(row["sampler"], row["spacing"]) for row in rows}):
+        near = [r["steps"] for r in rows if (r["sampler"], r["spacing"]) == (sampler, spacing) and r["distance"] <= bar]
+        if near:
+            print(f"{sampler} {spacing}: {min(near)} steps are as near as {YARDSTICK[2]} of DDIM ({bar:.4f})")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""How good the images of one training are, by samplers that add no noise of their own."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfusion_monai.data import sampling_plan, true_shares
+from medfusion_monai.diffusion import NoiseSchedule, guided_denoiser, samplers
+from medfusion_monai.diffusion.randomness import derive_seed, generators, randn
+from medfusion_monai.metrics.classifier import LabelledImages, scores, train_classifier
+from medfusion_monai.metrics.fidelity import measure_fidelity
+from medfusion_monai.metrics.label_steering import steering_figures
+from medfusion_monai.metrics.phantoms import class_agreement
+from medfusion_monai.metrics.similarity import ms_ssim, ssim
+from medfusion_monai.networks import UNet
+from study.material import BATCH, Material, decode
+
+FAST, CHECK = "unipc_20", "ddim_50"
+SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
+    FAST: lambda denoiser, noise, schedule: samplers.unipc_sample(denoiser, noise, schedule, 20, "logsnr"),
+    CHECK: lambda denoiser, noise, schedule: samplers.ddim_sample(denoiser, noise, schedule, 50, eta=0.0),
+}
+"""The arms are judged by the first; the second, of the first seed, tells whether that is the sampler's doing."""
+LOG_SNR = (4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
+"""Noise levels of the error of the clean latents; the data's own have unit variance."""
+REPLICATES = 100
+CLASSIFIER_SEEDS = (0, 1, 2)
+
+
+class Judge:
+    """Measures images against the training images, the same way for all arms.
+
+    Args:
+        material: what all arms share.
+        extractor: of ``load_extractor``.
+        phantoms: modality of the phantoms that the images are of, or None for images of patients.
+        num_samples: images of a sample, the classes as often as in training: with other shares the distance would
+            reward a network that takes no notice of the label.
+    """
+
+    def __init__(self, material: Material, extractor: Any, phantoms: str | None, num_samples: int = 512) -> None:
+        self.material, self.extractor, self.phantoms, self.num_samples = material, extractor, phantoms, num_samples
+        self.class_names = material.recipe["class_names"]
+        self.shares = true_shares(material.training.labels, len(self.class_names))
+
+    def plan(self, seed: int) -> tuple[Tensor, list[int]]:
+        """Give labels (N,) and seeds of the images that every arm of a seed samples."""
+        plan = sampling_plan(
+            self.class_names, None, self.num_samples, seed, class_shares="real", real_shares=self.shares
+        )
+        return torch.tensor([item["label"] for item in plan]), [item["seed"] for item in plan]
+
+    @torch.no_grad()
+    def sample(
+        self, unet: UNet, schedule: NoiseSchedule, sampler: str, seed: int, guidance_scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Sample images (N, C, H, W) in [0, 1] and give their labels (N,)."""
+        labels, seeds = self.plan(seed)
+        noise = randn(self.material.latent_shape, generators(seeds))
+        latents = [
+            SAMPLERS[sampler](guided_denoiser(unet, part, guidance_scale), start, schedule)
+            for part, start in zip(labels.split(BATCH), noise.split(BATCH), strict=True)
+        ]
+        return decode(self.material.autoencoder, torch.cat(latents)), labels
+
+    def measure(self, images: Tensor, labels: Tensor) -> dict[str, float | None]:
+        """Measure images (N, C, H, W) in [0, 1] and how well they show their labels (N,).
+
+        Returns:
+            ``fid`` with ``fid_low`` and ``fid_high``, ``kid``, ``precision`` and ``recall`` against the training
+            images, in the features of the extractor; ``accuracy`` and ``auc`` of classifiers of the training images;
+            ``agreement``, the share whose measured property fits the label, of phantoms.
+        """
+        figures = measure_fidelity(self.reference, self.features(images), REPLICATES)
+        probabilities = [scores(classifier, images) for classifier in self.classifiers]
+        accuracy, auc = steering_figures(probabilities, labels, replicates=0)
+        values = {name: figures[name].value for name in ("fid", "kid", "precision", "recall")}
+        values |= {"fid_low": figures["fid"].low, "fid_high": figures["fid"].high}
+        values |= {"accuracy": accuracy.value, "auc": auc.value, "agreement": None}
+        if self.phantoms is not None:
+            shares = class_agreement(images, labels.numpy(), self.phantoms)
+            values["agreement"] = sum(shares.values()) / len(shares)
+        return values
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Give features (N, D) of images (N, C, H, W) in [0, 1]."""
+        return torch.cat([self.extractor(part) for part in images.split(BATCH)])
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """Features of the training images."""
+        return self.features(self.material.training.images)
+
+    @cached_property
+    def classifiers(self) -> list[Any]:
+        """Classifiers of the training images; they see what tells the classes apart, on patients' images too."""
+        training = self.material.training
+        data = LabelledImages(training.images, torch.tensor(training.labels))
+        return [train_classifier(data, len(self.class_names), seed) for seed in CLASSIFIER_SEEDS]
+
+    def evaluate(
+        self, unet: UNet, schedule: NoiseSchedule, sampler: str, seed: int, guidance_scale: float = 1.0
+    ) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """Sample and measure; give the record, the images and their labels."""
+        start = time.process_time()
+        images, labels = self.sample(unet, schedule, sampler, seed, guidance_scale)
+        seconds = {"sampling_seconds": round(time.process_time() - start, 1)}
+        record = {"sampler": sampler, "guidance_scale": guidance_scale, "count": len(images), **seconds}
+        return {**record, **self.measure(images, labels)}, images, labels
+
+    def baselines(self) -> dict[str, dict[str, Any]]:
+        """Measure held-out real images, and what the autoencoder makes of them: the best that an arm can reach."""
+        held_out = self.material.held_out
+        labels = torch.tensor(held_out.labels)
+        mean = held_out.moments.chunk(2, dim=1)[0]
+        restored = decode(self.material.autoencoder, self.material.autoencoder.normalize(mean))
+        alike = {
+            "ms_ssim": float(ms_ssim(restored, held_out.images).mean()),
+            "ssim": float(ssim(restored, held_out.images).mean()),
+        }
+        count = {"count": len(labels)}
+        return {
+            "real": {**count, **self.measure(held_out.images, labels)},
+            "reconstructed": {**count, **alike, **self.measure(restored, labels)},
+        }
+
+
+@torch.no_grad()
+def clean_error(unet: UNet, schedule: NoiseSchedule, material: Material) -> dict[str, float]:
+    """Mean squared error of the clean latents that a network estimates, at fixed noise levels, on held-out images.
+
+    Losses of different predictions and weightings do not compare; this does, though L2 aims at it and L1 does not.
+
+    Returns:
+        The error by log-SNR, and the ``geometric_mean`` of all.
+    """
+    moments, labels = material.held_out.moments, torch.tensor(material.held_out.labels)
+    sources = generators([derive_seed("held out", index) for index in range(len(labels))])
+    mean, logvar = moments.chunk(2, dim=1)
+    shape = material.latent_shape
+    latents = material.autoencoder.normalize(mean + (0.5 * logvar).exp() * randn(shape, sources))
+    noise = randn(shape, sources)
+    errors = {}
+    for level in LOG_SNR:
+        timestep = nearest_timestep(schedule, level)
+        total = 0.0
+        for clean, own, label in zip(latents.split(BATCH), noise.split(BATCH), labels.split(BATCH), strict=True):
+            timesteps = torch.full((len(clean),), timestep)
+            noisy = schedule.add_noise(clean, own, timesteps)
+            prediction = unet(noisy, timesteps=timesteps, class_labels=label)
+            estimate, _ = schedule.clean_and_noise(prediction, noisy, timestep)
+            total += float((estimate - clean).double().square().sum())
+        errors[f"{level:g}"] = total / latents.numel()
+    return {**errors, "geometric_mean": statistics.geometric_mean(errors.values())}
+
+
+def nearest_timestep(schedule: NoiseSchedule, log_snr: float) -> int:
+    """Give the timestep whose signal-to-noise ratio is nearest to exp(log_snr)."""
+    levels: Sequence[float] = [
+        2.0 * math.log(signal / sigma) if signal > 0 else -math.inf
+        for signal, sigma in zip(schedule.exact_signal, schedule.exact_sigma, strict=True)
+    ]
+    return min(range(len(levels)), key=lambda index: abs(levels[index] - log_snr))

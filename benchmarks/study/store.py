@@ -1,0 +1,69 @@
+"""A folder of results, one file each, so that a study can be stopped at any time and continued."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medfusion_monai.files import renamed_when_whole
+
+IDENTITY = "study.json"
+STEP_SECONDS = "step_seconds.json"
+
+
+class Store:
+    """Results of a study by name; each is written beside its place and renamed.
+
+    Args:
+        folder: it is made if it is missing.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.results = self.folder / "results"
+
+    def claim(self, identity: Mapping[str, Any]) -> None:
+        """Say what the study is of; refuse to go on with another one.
+
+        Raises:
+            ValueError: the folder holds a study of something else.
+        """
+        there = self._read(self.folder / IDENTITY)
+        wanted = json.loads(json.dumps(identity))
+        if there is None:
+            self._write(self.folder / IDENTITY, identity)
+            return
+        changed = [name for name in {*there, *wanted} if there.get(name) != wanted.get(name)]
+        if changed:
+            told = ", ".join(f"{name} {there.get(name)}, not {wanted.get(name)}" for name in sorted(changed))
+            raise ValueError(f"{self.folder} holds a study with {told}. Use another --output, or the same settings")
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Give a result, or None where there is none yet."""
+        return self._read(self.results / f"{name}.json")
+
+    def write(self, name: str, record: Mapping[str, Any]) -> None:
+        """Keep a result."""
+        self._write(self.results / f"{name}.json", record)
+
+    def step_seconds(self) -> dict[str, float]:
+        """Give the seconds of a step by arm, as far as they were measured."""
+        return self._read(self.folder / STEP_SECONDS) or {}
+
+    def write_step_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Keep the seconds of a step by arm."""
+        self._write(self.folder / STEP_SECONDS, seconds)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Give all results in the order of their names."""
+        return [json.loads(path.read_text()) for path in sorted(self.results.glob("*.json"))]
+
+    def _read(self, path: Path) -> Any:
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def _write(self, path: Path, record: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with renamed_when_whole(path) as partial:
+            partial.write_text(json.dumps(record, indent=1) + "\n")

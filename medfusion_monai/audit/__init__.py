@@ -1,0 +1,25 @@
+"""Whether a model gives its training images away: copies among generated images, and traces in its loss."""
+
+from medfusion_monai.audit.guard import CopyGuard, GuardError, Verdict, guard_sha256, load_guard
+from medfusion_monai.audit.matching import Matcher, Matches
+from medfusion_monai.audit.membership import denoising_losses, membership_figures, membership_scores
+from medfusion_monai.audit.sets import AuditError
+from medfusion_monai.audit.statistics import authentic, calibrate, data_copying, share_figure
+
+__all__ = [
+    "AuditError",
+    "CopyGuard",
+    "GuardError",
+    "Matcher",
+    "Matches",
+    "Verdict",
+    "authentic",
+    "calibrate",
+    "data_copying",
+    "denoising_losses",
+    "guard_sha256",
+    "load_guard",
+    "membership_figures",
+    "membership_scores",
+    "share_figure",
+]

@@ -1,0 +1,143 @@
+"""A filter for sampling: images that come too near to a training image are told apart before they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medfusion_monai.audit.fingerprints import FLIPS, Prints, fingerprint
+from medfusion_monai.audit.matching import Matcher
+from medfusion_monai.audit.statistics import Calibration
+from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.networks.weights import file_sha256
+
+GUARD_NAME = "copy_guard.npz"
+"""File of the guard in the folder of an audit. It holds small pictures of patients: it stays where they may be."""
+
+_FORMAT = "medfusion copy guard 1"
+
+
+class GuardError(ValueError):
+    """A guard that is missing, damaged or of another version."""
+
+
+class Verdict(NamedTuple):
+    """What a guard says of images.
+
+    Attributes:
+        copies: (B,) of booleans.
+        scores: (B,), a copy's is below the threshold.
+        places: (B,), the number of the nearest training image.
+    """
+
+    copies: Tensor
+    scores: Tensor
+    places: Tensor
+
+
+class CopyGuard:
+    """Tells which images are copies of training images, by pixels and structure; each image by itself.
+
+    The same image gets the same verdict in any batch, and no network is needed.
+
+    Args:
+        training: fingerprints (N, 64, 64) of the training images.
+        held_out: likewise of images that no training has seen.
+        calibration: of the scores of the held-out images by pixels and structure.
+        size: height and width of the images behind the fingerprints; others are brought to it, as a sharper image has
+            another fingerprint.
+        flips: key of ``FLIPS``: how a copy may be mirrored.
+    """
+
+    def __init__(
+        self,
+        training: Tensor,
+        held_out: Tensor,
+        calibration: Calibration,
+        size: Sequence[int],
+        flips: str = "horizontal",
+    ) -> None:
+        self.fine = {"training": training, "held_out": held_out}
+        self.calibration, self.size, self.flips = calibration, [int(side) for side in size], flips
+        # No query is of a patient of theirs: each image counts as a patient of its own.
+        prints = [Prints(fine, None, torch.arange(len(fine))) for fine in self.fine.values()]
+        self.matcher = Matcher(prints[0], prints[1], flips)
+
+    def check(self, images: Tensor) -> Verdict:
+        """Judge images (B, C, H, W) in [0, 1], of any size.
+
+        Raises:
+            ValueError: for another shape, or values that are not finite.
+        """
+        images = images.detach().float().cpu()
+        if images.ndim == 4 and len(images) and list(images.shape[-2:]) != self.size:
+            images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
+        fine = fingerprint(images)
+        nobody = torch.tensor([-1])
+        found = [self.matcher.match(Prints(one[None], None, nobody)) for one in fine]  # one by one: sums do not vary
+        scores = torch.cat([match.scores for match in found]) if found else torch.empty(0)
+        places = torch.cat([match.places for match in found]) if found else torch.empty(0, dtype=torch.long)
+        return Verdict(scores < self.calibration.threshold, scores, places)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``copy_guard.npz`` into a folder and give its path."""
+        facts = json.dumps({"format": _FORMAT, "flips": self.flips, "size": self.size, **self.calibration._asdict()})
+        arrays = {name: fine.numpy() for name, fine in self.fine.items()}
+        path = Path(folder) / GUARD_NAME
+        body = io.BytesIO()
+        np.savez_compressed(body, facts=np.array(facts), digest=np.array(_digest(facts, arrays)), **arrays)  # type: ignore[arg-type]
+        with renamed_when_whole(path) as partial:
+            partial.write_bytes(body.getvalue())
+        return path
+
+
+def load_guard(path: str | Path) -> CopyGuard:
+    """Read a guard.
+
+    Args:
+        path: the folder of an audit, or its ``copy_guard.npz``.
+
+    Raises:
+        GuardError: there is none, or it is damaged or of another version.
+    """
+    path = Path(path) / GUARD_NAME if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        raise GuardError(
+            f"{path} does not exist: run medfusion audit with at least 50 held-out images and name its folder"
+        )
+    advice = "Run medfusion audit again, with the version that samples"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("training", "held_out")}
+            text, digest = str(file["facts"]), str(file["digest"])
+        facts = json.loads(text)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise GuardError(f"{path} cannot be read as a copy guard: {error}. {advice}") from error
+    if facts.get("format") != _FORMAT or facts.get("flips") not in FLIPS or digest != _digest(text, arrays):
+        raise GuardError(f"{path} is damaged or of another version: {facts.get('format')!r}. {advice}")
+    calibration = Calibration(facts["threshold"], facts["rate"], facts["held_out"])
+    prints = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return CopyGuard(prints["training"], prints["held_out"], calibration, facts["size"], facts["flips"])
+
+
+def guard_sha256(path: str | Path) -> str:
+    """Give the SHA-256 of the guard of an audit's folder: images written behind another guard are of another run."""
+    return file_sha256(Path(path) / GUARD_NAME if Path(path).is_dir() else path)
+
+
+def _digest(facts: str, arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(arrays):
+        digest.update(repr((name, arrays[name].shape, str(arrays[name].dtype))).encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()

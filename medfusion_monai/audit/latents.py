@@ -1,0 +1,38 @@
+"""A model's own latents as features, which every trained model has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from medfusion_monai.metrics.features import FeatureExtractor
+from medfusion_monai.networks.autoencoder import LatentAutoencoder
+
+MOST = 8
+"""Height and width that larger latents are averaged to, so that a shift hardly shows."""
+
+
+class LatentFeatures(FeatureExtractor):
+    """The most likely latents of an autoencoder, brought to unit variance and averaged to 8x8 positions at most.
+
+    Args:
+        autoencoder: with its weights.
+        sha256: of the weights file.
+        image_size: height and width of the images.
+    """
+
+    def __init__(self, autoencoder: LatentAutoencoder, sha256: str, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.autoencoder: Any = autoencoder.eval()
+        self.name, self.sha256, self.resize = "latents of the autoencoder", sha256, "none"
+        self.channels = autoencoder.in_channels
+        height, width = (min(MOST, side // autoencoder.downsampling_factor) for side in image_size)
+        self.size = (height, width)
+        self.dimensions = autoencoder.latent_channels * height * width
+
+    def extract(self, image: Tensor) -> Tensor:
+        """Give the latents (B, D)."""
+        latents = self.autoencoder.normalize(self.autoencoder.encode(image * 2.0 - 1.0).mode())
+        return F.adaptive_avg_pool2d(latents, self.size).flatten(1)

@@ -1,0 +1,220 @@
+"""The figures of an audit: how many copies, how authentic, how much nearer to training than to other images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfusion_monai.audit.fingerprints import FLIPS, Prints, coarse, each_once
+from medfusion_monai.audit.guard import CopyGuard
+from medfusion_monai.audit.matching import GUARD_MEASURES, SCALE_NEIGHBOURS, Matcher, Matches
+from medfusion_monai.audit.sets import AuditedSet
+from medfusion_monai.audit.statistics import (
+    FALSE_ALARMS,
+    LEAST,
+    Calibration,
+    authentic,
+    calibrate,
+    data_copying,
+    leaks,
+    nearer_to_training,
+    share_figure,
+)
+from medfusion_monai.diffusion.randomness import derive_seed
+from medfusion_monai.metrics.intervals import Figure, mean_figure
+
+CELLS = 5
+
+
+class Copies(NamedTuple):
+    """Which images are copies.
+
+    Attributes:
+        generated: the nearest training image of each generated image.
+        held_out: likewise of each held-out image that is no training image once more.
+        kept: places of those among all held-out images.
+        leaked: (N,), which held-out images are training images once more.
+        calibration: the threshold; None where too few held-out images are left.
+        measures: names of the distances.
+    """
+
+    generated: Matches
+    held_out: Matches
+    kept: Tensor
+    leaked: Tensor
+    calibration: Calibration | None
+    measures: tuple[str, ...]
+
+    def found(self) -> Tensor:
+        """Tell which generated images (M,) are copies; none is without a threshold."""
+        if self.calibration is None:
+            return torch.zeros(len(self.generated.scores), dtype=torch.bool)
+        return self.generated.scores < self.calibration.threshold
+
+
+def find_copies(
+    training: Prints, held_out: Prints, generated: Prints, equal: Tensor, flips: str = "horizontal"
+) -> Copies | None:
+    """Match generated and held-out images with training images, and find the threshold.
+
+    Args:
+        training: of the training images.
+        held_out: of images that no training has seen.
+        generated: of the generated images.
+        equal: (N,), which held-out images equal a training image pixel by pixel.
+        flips: key of ``FLIPS``.
+
+    Returns:
+        None where the held-out images are too few for a scale.
+    """
+    leaked, once = equal.clone(), each_once(training)  # repetitions would fill the places of candidates
+    for _ in range(2):  # a leaked image among the neighbours of others makes their scale small
+        kept = (~leaked).nonzero()[:, 0]
+        if len(kept) <= SCALE_NEIGHBOURS:
+            return None
+        matcher = Matcher(training.select(once), held_out.select(kept), flips)
+        real = matcher.match(held_out.select(kept))
+        more = leaks(real.scores)
+        if not bool(more.any()):
+            break
+        leaked[kept[more]] = True
+        kept, real = kept[~more], _some(real, ~more)
+    calibration = calibrate(real.scores) if len(kept) >= LEAST else None
+    found, real = (m._replace(places=once[m.places]) for m in (matcher.match(generated), real))
+    return Copies(found, real, kept, leaked, calibration, matcher.measures)
+
+
+def _some(matches: Matches, chosen: Tensor) -> Matches:
+    return Matches(*(column[chosen] for column in matches))
+
+
+def make_guard(
+    training: Prints, held_out: Prints, copies: Copies | None, size: Sequence[int], flips: str
+) -> CopyGuard | None:
+    """Make the filter for sampling, which sees pixels and structure alone.
+
+    Args:
+        training: of the training images.
+        held_out: of all held-out images.
+        copies: of ``find_copies``, with the same flips.
+        size: height and width of the images.
+        flips: key of ``FLIPS``.
+
+    Returns:
+        None with too few held-out images.
+    """
+    if copies is None or copies.calibration is None:
+        return None
+    known = training.select(each_once(training))._replace(features=None)
+    seen = held_out.select(copies.kept)._replace(features=None)
+    scores = copies.held_out.scores
+    if len(copies.measures) > len(GUARD_MEASURES):
+        scores = Matcher(known, seen, flips).match(seen).scores
+    return CopyGuard(known.fine, seen.fine, calibrate(scores), size, flips)
+
+
+def copy_rows(copies: Copies | None, generated: AuditedSet, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Give rows of the table of copies: all images, then those of each class of the real ones."""
+    names = [name for name in class_names if len(class_names) > 1 and generated.images.class_names]
+    rows = []
+    for name in [None, *names]:
+        chosen = generated.images.indices(name) if name is not None else list(range(len(generated.images.items)))
+        row: dict[str, Any] = {"class_name": name, "count": len(chosen)}
+        problem = _problem_of_rate(copies, len(chosen), name)
+        if problem or copies is None or copies.calibration is None:
+            row["copy_rate"] = Figure(None, note=problem).as_dict()
+        else:
+            found = copies.found()[chosen]
+            number = int(found.sum())
+            row["copies"] = number
+            row["training_images"] = len(copies.generated.places[chosen][found].unique())
+            row["expected_false_alarms"] = copies.calibration.rate * len(chosen)
+            row["copy_rate"] = share_figure(number, len(chosen)).as_dict()
+        rows.append(row)
+    return rows
+
+
+def _problem_of_rate(copies: Copies | None, count: int, name: str | None) -> str:
+    """Say why a rate of copies is withheld; empty if it is not."""
+    if copies is None or copies.calibration is None:
+        return f"withheld: fewer than {LEAST} held-out images, so that no threshold can be calibrated"
+    if count == 0:
+        return f"no generated image of the class {name}: nothing can be concluded about it"
+    if count < LEAST:
+        return f"withheld: {count} generated images; of fewer than {LEAST} no rate is told"
+    return ""
+
+
+def set_figures(
+    training: AuditedSet, held_out: AuditedSet, generated: AuditedSet, kept: Tensor, seed: int = 0
+) -> dict[str, Any]:
+    """Give authenticity of the generated and the held-out images, and how much nearer to training images they lie."""
+    of_training = vectors(training.prints)
+    once = each_once(training.prints)
+    queries, real = vectors(generated.prints), vectors(held_out.prints.select(kept))
+    figures: dict[str, Any] = {"authenticity": {}}
+    for name, features in (("generated", queries), ("held-out", real)):
+        figures["authenticity"][name] = _authenticity(
+            features, of_training[once], training.prints.patients[once], name
+        ).as_dict()
+    few = _few({"training": len(of_training), "held-out": len(real), "generated": len(queries)})
+    if few:
+        withheld = Figure(None, note=few).as_dict()
+        return figures | {"nearer_to_training": withheld, "data_copying": {"z": withheld}}
+    figures["nearer_to_training"] = _nearer(queries, of_training[once], real, seed).as_dict()
+    test = data_copying(queries, real, of_training, CELLS, seed)
+    c_t = test.c_t.as_dict()
+    return figures | {"data_copying": {"z": Figure(test.z).as_dict(), "p": test.p, "c_t": c_t, "cells": test.cells}}
+
+
+def _nearer(queries: Tensor, training: Tensor, held_out: Tensor, seed: int) -> Figure:
+    order = np.random.default_rng(derive_seed("nearer", seed)).permutation(len(held_out))[: len(training)]
+    return mean_figure(nearer_to_training(queries, training, held_out[np.sort(order)]), seed=seed)
+
+
+def _few(counts: dict[str, int]) -> str:
+    few = [f"{count} {name}" for name, count in counts.items() if count < LEAST]
+    return f"withheld: {' and '.join(few)} images; at least {LEAST} are needed" if few else ""
+
+
+def _authenticity(queries: Tensor, training: Tensor, patients: Tensor, name: str) -> Figure:
+    problem = _few({"training": len(training), name: len(queries)})
+    if problem:
+        return Figure(None, note=problem)
+    try:
+        real = authentic(queries, training, patients)
+    except ValueError as error:
+        return Figure(None, note=str(error))
+    return share_figure(int(real.sum()), len(real))
+
+
+def vectors(prints: Prints) -> Tensor:
+    """Give the vectors (N, D) in which whole sets are compared: features, or else coarse pixels."""
+    return coarse(prints.fine) if prints.features is None else prints.features[:, 0].float()
+
+
+def repeats_in(images: AuditedSet) -> int:
+    """Count images that equal one before, pixel by pixel."""
+    return len(images.facts) - len({fact.digest for fact in images.facts})
+
+
+def closest_pairs(copies: Copies, number: int = 8) -> list[int]:
+    """Give the generated images with the smallest scores, the smallest first."""
+    return copies.generated.scores.argsort(stable=True)[:number].tolist()
+
+
+def describe_copies(copies: Copies | None, flips: str) -> dict[str, Any]:
+    """Give what a report says of the rule by which copies are found."""
+    told: dict[str, Any] = {"flips": flips, "orientations": len(FLIPS[flips]), "wanted_rate": FALSE_ALARMS}
+    if copies is None:
+        return told
+    told |= {"measures": list(copies.measures), "leaked": int(copies.leaked.sum())}
+    if copies.calibration is not None:
+        told |= copies.calibration._asdict()
+        told["median_held_out"] = float(copies.held_out.scores.median())
+        told["median_generated"] = float(copies.generated.scores.median()) if len(copies.generated.scores) else None
+    return told

@@ -1,0 +1,156 @@
+"""The images that an audit compares, and their fingerprints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medfusion_monai.audit.fingerprints import Prints, fingerprint, flipped
+from medfusion_monai.data.datalist import find_datalist, read_datalist
+from medfusion_monai.data.image_form import ImageFacts
+from medfusion_monai.data.image_set import ImageSet
+from medfusion_monai.data.images import BAR_FROM
+from medfusion_monai.data.splits import DataError
+from medfusion_monai.metrics.feature_cache import cached_features
+
+HELD_OUT = ("validation", "test")
+"""Splits whose images no training step has seen."""
+NO_CONCLUSION = (
+    "without the training images nothing can be concluded about copies of them, and no number is given. Needed is the "
+    "folder of the datalist that the model was trained with (--dataset-dir), with all images of its split 'training'"
+)
+
+
+class AuditError(ValueError):
+    """An audit that cannot say anything."""
+
+
+class RealImages(NamedTuple):
+    """Real images with what tells whose they are.
+
+    Attributes:
+        images: the set.
+        patients: one an image.
+        places: split and number in it of each image, which stand for its name in a report.
+    """
+
+    images: ImageSet
+    patients: list[str]
+    places: list[tuple[str, int]]
+
+
+class AuditedSet(NamedTuple):
+    """A set of images with all that is compared.
+
+    Attributes:
+        images: the set.
+        facts: what its files hold.
+        prints: their fingerprints.
+        load: reads an image: path to (C, H, W) in [0, 1].
+    """
+
+    images: ImageSet
+    facts: Sequence[ImageFacts]
+    prints: Prints
+    load: Callable[[str], Tensor]
+
+    def stack(self, indices: Sequence[int]) -> Tensor:
+        """Read some of the images: (N, C, H, W) in [0, 1]."""
+        return torch.stack([self.load(self.images.paths[index]) for index in indices])
+
+
+def open_training(dataset_dir: str | Path, class_names: Sequence[str] | None = None) -> RealImages:
+    """List the training images of a prepared data set.
+
+    Raises:
+        AuditError: they are not at hand.
+    """
+    try:
+        return _open(dataset_dir, ("training",), class_names, "training")
+    except DataError as error:
+        raise AuditError(f"{error}\nNo audit: {NO_CONCLUSION}.") from error
+
+
+def open_held_out(dataset_dir: str | Path, class_names: Sequence[str] | None = None) -> RealImages:
+    """List the images of a prepared data set that no training step has seen; none if their splits are empty.
+
+    Raises:
+        DataError: a file is missing, or an entry is not as it has to be.
+    """
+    document = json.loads(find_datalist(dataset_dir).read_text(encoding="utf-8"))
+    return _open(dataset_dir, [split for split in HELD_OUT if document.get(split)], class_names, "held-out")
+
+
+def _open(dataset_dir: str | Path, splits: Sequence[str], class_names: Sequence[str] | None, name: str) -> RealImages:
+    items, patients, places = [], [], []
+    for split in splits:
+        for number, item in enumerate(read_datalist(dataset_dir, split, class_names)):
+            items.append({"image": item["image"], "label": item["label"]})
+            patients.append(str(item["patient"]))
+            places.append((split, number))
+    path = find_datalist(dataset_dir)
+    names = list(class_names or json.loads(path.read_text(encoding="utf-8")).get("class_names") or [])
+    if not names:  # a datalist need not name its classes: label k is then called k
+        names = [str(label) for label in range(1 + max((item["label"] for item in items), default=0))]
+    source = f"{' and '.join(repr(split) for split in splits) or 'no split'} of the data set"
+    return RealImages(ImageSet(name, items, names, source), patients, places)
+
+
+def take_prints(
+    images: ImageSet,
+    patients: Tensor,
+    load: Callable[[str], Tensor],
+    axes: Sequence[tuple[int, ...]],
+    extractor: Any | None,
+    form: str,
+    cache_dir: str | Path | None,
+    batch_size: int,
+    device: torch.device | str,
+) -> Prints:
+    """Read all images of a set and give their fingerprints.
+
+    Args:
+        images: the set.
+        patients: (N,), a number a patient.
+        load: reads an image.
+        axes: orientations of which features are wanted.
+        extractor: of the features; None for none.
+        form: ``load`` in words, by which stored features are found again.
+        cache_dir: folder of the features.
+        batch_size: images at once.
+        device: where features are computed.
+    """
+    paths, fine = images.paths, []
+    starts = range(0, len(paths), batch_size)
+    for start in tqdm(starts, f"read {images.name}", unit="batch", disable=len(paths) < BAR_FROM):
+        fine.append(fingerprint(torch.stack([load(path) for path in paths[start : start + batch_size]])))
+    features = None
+    if extractor is not None and paths:
+        columns = [_features(paths, load, turn, extractor, form, cache_dir, batch_size, device) for turn in axes]
+        features = torch.stack(columns, dim=1)
+    elif extractor is not None:
+        features = torch.empty(0, len(axes), extractor.dimensions)
+    return Prints(torch.cat(fine) if fine else torch.empty(0, 64, 64).half(), features, patients)
+
+
+def _features(
+    paths: list[str],
+    load: Callable[[str], Tensor],
+    turn: tuple[int, ...],
+    extractor: Any,
+    form: str,
+    cache_dir: str | Path | None,
+    batch_size: int,
+    device: torch.device | str,
+) -> Tensor:
+    def turned(path: str) -> Tensor:
+        return flipped(load(path), turn)
+
+    words = f"{form}, mirrored along {turn}" if turn else form
+    return torch.from_numpy(cached_features(extractor, paths, turned, cache_dir, batch_size, device, words))

@@ -1,0 +1,67 @@
+"""The verb about what a model has memorised: ``medfusion audit``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from medfusion_monai.cli.arguments import column_value, positive, seed, whole, yaml_value
+
+
+def add_audit(subparsers: Any) -> None:
+    """Add ``medfusion audit``."""
+    parser = subparsers.add_parser("audit", help="look for copies of training images among generated ones")
+    parser.add_argument("--dataset-dir", required=True, metavar="DIR", help="the data that the model was trained with")
+    parser.add_argument("--samples", required=True, metavar="DIR", help="generated images, as inference writes them")
+    parser.add_argument("--output", required=True, help="folder for audit.html, audit.md, audit.json, copy_guard.npz")
+    parser.add_argument(
+        "--bundle", help="folder of the bundle: with --model-file, for latents and membership inference"
+    )
+    parser.add_argument("--model-file", help="models/model.pt")
+    parser.add_argument("--overlays", nargs="*", default=[], help="merged after evaluate.yaml, e.g. demo.yaml (none)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=column_value,
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key that the training was given, e.g. image_size=[128,128]; repeatable",
+    )
+    parser.add_argument(
+        "--features",
+        metavar="SPEC",
+        help="latents, inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE "
+        "(latents where there is a model, else none)",
+    )
+    parser.add_argument("--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="bring images to one size")
+    parser.add_argument("--flips", default="horizontal", help="mirrored copies: none, horizontal or all (horizontal)")
+    parser.add_argument("--no-pictures", action="store_true", help="show no images, which would be those of patients")
+    parser.add_argument(
+        "--membership-images", type=whole, default=1000, help="of training and of others, 0: leave it out (1000)"
+    )
+    parser.add_argument("--replicates", type=positive, default=1000, help="resampled sets behind intervals (1000)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="images at once (16)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed (0)")
+    parser.set_defaults(handler=_audit)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.audit.model import load_audited_model
+    from medfusion_monai.reports.audit import Audit
+    from medfusion_monai.reports.audit_report import conclusions
+
+    if bool(arguments.bundle) != bool(arguments.model_file):
+        raise ValueError("--bundle and --model-file belong together: give both, or none for an audit of images alone")
+    model = None
+    if arguments.bundle:
+        overrides = {key: yaml_value(key, text) for key, text in arguments.set}
+        model = load_audited_model(arguments.bundle, arguments.model_file, arguments.overlays, overrides)
+    names = ("output", "features", "size", "flips", "membership_images", "replicates", "batch_size", "device", "seed")
+    options = {name: getattr(arguments, name) for name in names}
+    options |= {"dataset_dir": arguments.dataset_dir, "samples_dir": arguments.samples}
+    results = Audit(model=model, pictures=not arguments.no_pictures, **options).run()
+    print("\n".join(conclusions(results["audit"])))
+    print(Path(arguments.output) / "audit.html")
+    return 0

@@ -1,0 +1,200 @@
+"""The data set of phase two: images, or their posteriors, which are encoded once and kept on the disk."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from monai.utils import convert_to_tensor
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from medfusion_monai.data.flips import FlippedDataset, for_each_variant
+from medfusion_monai.data.latent_identity import differences, latent_identity
+from medfusion_monai.data.latent_store import LatentStore
+from medfusion_monai.distributed import from_first, gather
+from medfusion_monai.engines.prepare_batch import to_network
+from medfusion_monai.networks.autoencoder import LatentAutoencoder
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+SECONDS_TO_SEE = 60.0
+
+
+def diffusion_dataset(
+    open_images: Callable[..., Any],
+    autoencoder: LatentAutoencoder,
+    folder: str | Path,
+    image_size: Sequence[int],
+    cache_latents: bool = True,
+    flips: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    batch_size: int = 32,
+    num_workers: int = 0,
+) -> Dataset:
+    """Give the data set of phase two: posteriors of images that are encoded once, or the images.
+
+    Entries, their order and their labels are the same in both.
+
+    Args:
+        open_images: gives the data set of images; with ``cache_num=0`` one that reads each file anew.
+        autoencoder: the trained network.
+        folder: where to keep the latents.
+        image_size: height and width of the images.
+        cache_latents: whether to encode beforehand.
+        flips: some of ``horizontal``, ``vertical`` and ``both``; each adds an entry to every image.
+        device: where to encode.
+        batch_size: images at a time.
+        num_workers: processes that read images for encoding.
+
+    Returns:
+        A data set of ``moments`` (2 * latent_channels, h, w) and ``label``, or of ``image`` (C, H, W) and ``label``.
+    """
+    if not cache_latents:
+        return FlippedDataset(open_images(), flips)
+    images = FlippedDataset(open_images(cache_num=0), flips)
+    return cached_latents(autoencoder, images, folder, image_size, device, batch_size, num_workers)
+
+
+def cached_latents(
+    autoencoder: LatentAutoencoder,
+    images: FlippedDataset,
+    folder: str | Path,
+    image_size: Sequence[int],
+    device: torch.device | str = "cpu",
+    batch_size: int = 32,
+    num_workers: int = 0,
+) -> LatentStore:
+    """Encode images once, or what is missing of them, and give their posteriors from the disk.
+
+    Of several processes each encodes its share; all need to see the folder. A run that was stopped goes on where it
+    was. Latents that were made from other weights, files, flips or transforms are never used.
+
+    Args:
+        autoencoder: the trained network.
+        images: flips of a ``ReadableDataset`` (or another data set with ``data``, whose items have ``image``, a path,
+            and ``label``, and ``transform`` without anything random); it reads its files anew.
+        folder: where to keep the latents.
+        image_size: height and width of the images.
+        device: where to encode.
+        batch_size: images at a time.
+        num_workers: processes that read images.
+
+    Returns:
+        Entries as of ``images``, with ``moments`` (2 * latent_channels, h, w) in place of ``image``.
+
+    Raises:
+        ValueError: if an image cannot be read, encoded or held by float16, the disk is full, images are changed
+            meanwhile, or a process does not see what another wrote.
+    """
+    dataset = images.dataset
+    if getattr(dataset, "cache_num", 0) > 0:
+        raise ValueError("latents must be encoded from files as they are now: give a data set with cache_num=0")
+    labels = for_each_variant([item["label"] for item in dataset.data], images.flips)
+    factor = autoencoder.downsampling_factor
+    shape = (2 * autoencoder.latent_channels, *(side // factor for side in image_size))
+    identity = from_first(lambda: _identity(autoencoder, images))
+    store = _together(lambda: LatentStore(folder, identity, labels, shape))
+    missing = from_first(store.prepare)
+    if missing:
+        present = len(store) - sum(len(store.entries(number)) for number in missing)
+        logger.info("encoding %d images, %d are there already", len(store) - present, present)
+        encoding = {"device": torch.device(device), "batch_size": batch_size, "num_workers": num_workers}
+        _fill(store, missing, autoencoder.eval(), images, **encoding)
+        from_first(lambda: _refuse_changed(identity, autoencoder, images))
+    return store
+
+
+def _identity(autoencoder: LatentAutoencoder, images: FlippedDataset) -> dict[str, Any]:
+    dataset = images.dataset
+    files = [item["image"] for item in dataset.data]
+    # Where a file cannot be read, its place is taken by another of its label.
+    labels = [item["label"] for item in dataset.data] if getattr(dataset, "unreadable", "stop") == "skip" else None
+    return latent_identity(autoencoder, files, images.flips, getattr(dataset, "transform", None), labels)
+
+
+def _refuse_changed(identity: dict[str, Any], autoencoder: LatentAutoencoder, images: FlippedDataset) -> None:
+    if differences(_identity(autoencoder, images), identity):
+        raise ValueError("images were changed while they were encoded: start again once they are complete")
+
+
+def _fill(
+    store: LatentStore, missing: Sequence[int], autoencoder: LatentAutoencoder, images: FlippedDataset, **encoding: Any
+) -> None:
+    world_size = idist.get_world_size()
+    mine = missing[idist.get_rank() :: world_size]
+    parts = [store.entries(number) for number in mine]
+    with closing(_encoded_parts(parts, autoencoder, images, **encoding)) as shards:
+        for turn in range(-(-len(missing) // world_size)):
+            _together(partial(_write_next, store, mine[turn : turn + 1], shards))
+    _together(lambda: _wait_for(store))
+
+
+def _write_next(store: LatentStore, numbers: Sequence[int], shards: Iterator[np.ndarray]) -> None:
+    for number in numbers:
+        store.write(number, next(shards))
+
+
+@torch.no_grad()
+def _encoded_parts(
+    parts: Sequence[range],
+    autoencoder: LatentAutoencoder,
+    images: FlippedDataset,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+) -> Generator[np.ndarray, None, None]:
+    """Give the moments of each part of the images, (entries, 2 * latent_channels, h, w), in batches within a part."""
+    batches = [list(part[start : start + batch_size]) for part in parts for start in range(0, len(part), batch_size)]
+    loader = iter(DataLoader(images, batch_sampler=batches, num_workers=num_workers, collate_fn=_stack_images))
+    bar_options = {"disable": idist.get_rank() > 0, "mininterval": 1.0 if sys.stderr.isatty() else 30.0}
+    with tqdm(desc="encoding", total=sum(map(len, parts)), unit=" images", **bar_options) as bar:
+        for part in parts:
+            rows: list[np.ndarray] = []
+            while sum(map(len, rows)) < len(part):
+                posterior = autoencoder.encode(to_network(next(loader), device))
+                rows.append(torch.cat([posterior.mean, posterior.logvar], dim=1).float().cpu().numpy())
+                bar.update(len(rows[-1]))
+            yield np.concatenate(rows)
+
+
+def _stack_images(items: Sequence[dict[str, Any]]) -> Tensor:
+    return torch.stack([convert_to_tensor(item["image"]) for item in items])
+
+
+def _together(function: Callable[[], Result]) -> Result:
+    """Call a function in each process; what it raises in one is raised in all, so that none waits for ever."""
+    result: Any = None
+    error: ValueError | None = None
+    try:
+        result = function()
+    except ValueError as raised:
+        error = raised
+    errors = [found for found in gather(error) if found is not None]
+    if errors:
+        raise errors[0]
+    return result
+
+
+def _wait_for(store: LatentStore) -> None:
+    """Wait until what other processes wrote is seen here, which may take a while on a network drive."""
+    deadline = time.monotonic() + SECONDS_TO_SEE
+    while unseen := store.missing():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{len(unseen)} files of {store.folder} were written by other processes and are not seen by this one: "
+                "--latents_dir must be a folder that all hosts share"
+            )
+        time.sleep(1.0)

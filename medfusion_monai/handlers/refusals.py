@@ -1,0 +1,120 @@
+"""Images that are not written because they come too near to a training image: counted, and never sampled twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from medfusion_monai.distributed import gather
+from medfusion_monai.files import renamed_when_whole
+
+logger = logging.getLogger(__name__)
+
+REFUSED = "refused.csv"
+SCORE = "copy_score"
+
+
+class Guard(Protocol):
+    """What judges images, as ``CopyGuard`` of an audit does."""
+
+    def check(self, images: Tensor) -> Any:
+        """Give ``copies`` (B,) of booleans and ``scores`` (B,) of images (B, C, H, W) in [0, 1]."""
+        ...
+
+
+class Refusals:
+    """Sifts images before they are written, and keeps a list of those that were refused: ``refused.csv``.
+
+    Several processes keep a list each, ``refused.RANK.csv``, while they run, as ``SampleWriter`` does of its manifest.
+
+    Args:
+        output_dir: folder of the images.
+        guard: judges images; None refuses none.
+        rank: number of this process.
+    """
+
+    def __init__(self, output_dir: str | Path, guard: Guard | None = None, rank: int = 0) -> None:
+        self.output_dir, self.guard, self.rank = Path(output_dir), guard, rank
+
+    @property
+    def path(self) -> Path:
+        """The list of this process."""
+        return self.output_dir / (REFUSED if self.rank == 0 else f"refused.{self.rank}.csv")
+
+    @cached_property
+    def known(self) -> dict[str, dict[str, str]]:
+        """Rows by file: for the first process of all lists, for the others of their own."""
+        paths = self._paths() if self.rank == 0 else []
+        return {row["file"]: row for path in paths for row in _rows_of(path)}
+
+    def sift(self, images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        """List the images that are refused, and give the places of the others.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            rows: of the manifest, one an image.
+        """
+        if self.guard is None:
+            return list(range(len(rows)))
+        verdict = self.guard.check(images)
+        copies, scores = verdict.copies.tolist(), verdict.scores.tolist()
+        refused = [
+            {**row, SCORE: f"{score:.4f}"} for row, score, copy in zip(rows, scores, copies, strict=True) if copy
+        ]
+        if refused:
+            self._append(refused)
+        return [index for index, copy in enumerate(copies) if not copy]
+
+    def finish(self) -> int:
+        """Bring the lists of all processes together, and give the number of refused images."""
+        for rows in gather(self.known):  # not by the files, which another host may see late
+            self.known.update(rows)
+        if self.rank == 0 and self.known:
+            with (
+                renamed_when_whole(self.path) as partial,
+                open(partial, "w", newline="", encoding="utf-8") as file,
+            ):
+                rows = [self.known[name] for name in sorted(self.known)]
+                table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                table.writeheader()
+                table.writerows(rows)
+            for path in self._paths()[1:]:
+                path.unlink()
+            logger.warning(
+                "%d images were refused as copies of training images and not written; %s lists them. Give other seeds "
+                "for others in their place, and look at why the model copies",
+                len(self.known),
+                REFUSED,
+            )
+        return len(self.known)
+
+    def _paths(self) -> list[Path]:
+        parts = [path for path in self.output_dir.glob("refused.*.csv") if path.name.split(".")[1].isdecimal()]
+        return [self.output_dir / REFUSED, *sorted(parts)]
+
+    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.known.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
+        is_new = not self.path.exists() or self.path.stat().st_size == 0
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            if is_new:
+                table.writeheader()
+            table.writerows(rows)
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]  # a run that was killed may leave a line cut off
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return list(csv.DictReader(io.StringIO(whole.decode(), newline="")))

@@ -1,0 +1,269 @@
+"""``medfusion audit``: a data set and samples in, a report out, or a sentence that says what cannot be concluded."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from medfusion_monai.audit import load_guard
+from medfusion_monai.cli import main
+from medfusion_monai.configs import read_configs
+from medfusion_monai.networks.weights import save_weights
+from medfusion_monai.reports.audit_report import audit_sections, read_audit
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
+TINY = {
+    "image_size": [32, 32],
+    "autoencoder_channels": [8, 16],
+    "unet_channels": [16, 16, 32],
+    "unet_embedding_channels": 32,
+    "unet_norm_groups": 8,
+    "class_names": ["a", "b"],
+}
+
+
+def alternating(count):
+    return [k % 2 for k in range(count)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, alike, write_data):
+    folder = tmp_path_factory.mktemp("planted_place")
+    training, held_out = alike
+    splits = {"training": training, "validation": held_out[:50], "test": held_out[50:]}
+    write_data(folder, {name: (images, alternating(len(images))) for name, images in splits.items()})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory, alike, others, write_set):
+    """60 images, of which the first eight of each class are copies."""
+    folder = tmp_path_factory.mktemp("samples")
+    images = torch.cat([0.8 * alike[0][:16] + 0.1, others[:44]])
+    write_set(folder / "a", images[0::2])
+    write_set(folder / "b", images[1::2])
+    return folder
+
+
+def run(data, samples, output, *options):
+    code = main(["audit", "--dataset-dir", str(data), "--samples", str(samples), "--output", str(output), *options])
+    file = output / "audit.json"
+    return code, json.loads(file.read_text()) if file.is_file() else None
+
+
+@pytest.fixture(scope="module")
+def audited(data, samples, tmp_path_factory):
+    """The audit of samples with a tiny model of random weights."""
+    output = tmp_path_factory.mktemp("audit")
+    parser = read_configs(BUNDLE, ["evaluate.yaml"], TINY)
+    network = parser.get_parsed_content("network_def")
+    for weight in network.parameters():
+        weight.data += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    save_weights(network, output / "models" / "model.pt")
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
+    model = ["--bundle", str(BUNDLE), "--model-file", str(output / "models" / "model.pt"), *settings]
+    code, results = run(data, samples, output / "report", *model, "--replicates", "100")
+    assert code == 0
+    return output / "report", results
+
+
+def test_copies_are_counted_overall_and_by_class(audited):
+    rows = audited[1]["audit"]["rows"]
+    assert [row["class_name"] for row in rows] == [None, "a", "b"]
+    assert 16 <= rows[0]["copies"] <= 18
+    assert rows[0]["training_images"] >= 16
+    assert rows[1]["copy_rate"]["value"] is None
+    assert "30 generated images" in rows[1]["copy_rate"]["note"]
+
+
+def test_closest_pairs_name_files_of_samples_and_numbers_of_training_images(audited):
+    closest = audited[1]["audit"]["closest"]
+    assert len(closest) == 8
+    assert all(pair["copy"] for pair in closest)
+    assert all(
+        pair["training"] == 2 * int(pair["file"][:4]) or pair["training"] == 2 * int(pair["file"][:4]) + 1
+        for pair in closest
+    )
+    assert set(closest[0]["ratios"]) == {"pixels", "structure", "features"}
+
+
+def test_latents_of_the_model_are_the_features(audited):
+    features = audited[1]["audit"]["features"]
+    assert features["name"] == "latents of the autoencoder"
+    assert features["dimensions"] == 8 * 8 * 8
+
+
+def test_membership_is_measured_on_equal_classes(audited):
+    membership = audited[1]["audit"]["membership"]
+    assert membership["images"] == 100
+    assert membership["auc"]["low"] <= membership["auc"]["value"] <= membership["auc"]["high"]
+    assert membership["tpr_at_1_fpr"]["value"] is not None
+
+
+def test_report_is_html_markdown_and_json_with_pictures_of_the_pairs(audited):
+    folder, results = audited
+    assert {"audit.html", "audit.md", "audit.json", "closest.png", "copy_guard.npz"} <= {
+        path.name for path in folder.iterdir()
+    }
+    text = (folder / "audit.md").read_text()
+    for sentence in ("cannot see", "shows real images", "are copies of a training image", "AUC", "C_T"):
+        assert sentence in text
+    html = (folder / "audit.html").read_text()
+    assert "audit.json holds the same figures" in html
+    assert "report.json" not in html
+    assert f"below {results['audit']['threshold']:.3f}" in text
+
+
+def test_audit_that_was_written_gives_sections_for_another_report(audited, tmp_path):
+    titles = [section.title for section in audit_sections(read_audit(audited[0]))]
+    assert titles == [
+        "Copies",
+        "Closest pairs",
+        "The set as a whole",
+        "Membership from the denoising loss",
+        "What this audit cannot see",
+    ]
+    with pytest.raises(ValueError, match="holds no audit"):
+        read_audit(tmp_path)
+
+
+def test_report_names_no_patient_and_no_place(audited):
+    for path in audited[0].glob("audit.*"):
+        text = path.read_text()
+        assert "planted" not in text
+        assert "/tmp" not in text
+
+
+def test_guard_of_the_audit_refuses_the_copies(audited, alike, others):
+    guard = load_guard(audited[0])
+    assert guard.check(torch.cat([alike[0][:4], others[:4]])).copies.tolist() == [True] * 4 + [False] * 4
+
+
+def test_pictures_can_be_left_out(data, samples, tmp_path):
+    code, results = run(data, samples, tmp_path, "--no-pictures")
+    assert code == 0
+    assert results["pictures"] == []
+    assert not (tmp_path / "closest.png").exists()
+    assert "shows real images" not in (tmp_path / "audit.md").read_text()
+    assert "needs the model's weights" in results["audit"]["membership"]["auc"]["note"]
+
+
+def test_missing_training_set_ends_with_what_is_needed_and_no_number(samples, tmp_path, capsys):
+    code, results = run(tmp_path / "nowhere", samples, tmp_path / "out")
+    assert code == 2
+    assert results is None
+    error = capsys.readouterr().err
+    assert "nothing can be concluded about copies" in error
+    assert "--dataset-dir" in error
+
+
+def test_missing_training_image_ends_likewise(alike, samples, tmp_path, write_data, capsys):
+    write_data(tmp_path / "data", {"training": (alike[0][:60], alternating(60)), "test": (alike[1], alternating(100))})
+    (tmp_path / "data" / "training" / "0007.png").unlink()
+    code, results = run(tmp_path / "data", samples, tmp_path / "out")
+    assert code == 2
+    assert results is None
+    assert "nothing can be concluded" in capsys.readouterr().err
+
+
+def test_few_images_are_audited_without_a_number(alike, others, tmp_path, write_data, write_set, capsys):
+    write_data(
+        tmp_path / "data", {"training": (alike[0][:40], alternating(40)), "test": (alike[1][:30], alternating(30))}
+    )
+    write_set(tmp_path / "samples", others[:20])
+    code, results = run(tmp_path / "data", tmp_path / "samples", tmp_path / "out", "--no-pictures")
+    assert code == 0
+    audit = results["audit"]
+    assert audit["rows"][0]["copy_rate"]["value"] is None
+    assert audit["authenticity"]["generated"]["value"] is None
+    assert audit["data_copying"]["z"]["value"] is None
+    assert "is not told: withheld: fewer than 50 held-out images" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "copy_guard.npz").exists()
+
+
+def test_no_held_out_images_leave_what_can_be_said_of_training_alone(alike, others, tmp_path, write_data, write_set):
+    write_data(tmp_path / "data", {"training": (alike[0], alternating(120))})
+    write_set(tmp_path / "samples", others)
+    code, results = run(tmp_path / "data", tmp_path / "samples", tmp_path / "out")
+    assert code == 0
+    assert results["audit"]["rows"][0]["copy_rate"]["value"] is None
+    assert results["audit"]["authenticity"]["generated"]["value"] is not None
+    assert results["audit"]["authenticity"]["held-out"]["value"] is None
+
+
+def test_one_class_is_said_to_be_all_that_is_concluded_about(alike, others, tmp_path, write_data, write_set):
+    write_data(tmp_path / "data", {"training": (alike[0], [0] * 120), "test": (alike[1], [0] * 100)}, ["a"])
+    write_set(tmp_path / "samples", others)
+    _, results = run(tmp_path / "data", tmp_path / "samples", tmp_path / "out", "--no-pictures")
+    assert len(results["audit"]["rows"]) == 1
+    assert "are of one class, a" in (tmp_path / "out" / "audit.md").read_text()
+
+
+def test_samples_of_one_class_say_nothing_about_the_other(data, others, tmp_path, write_set):
+    write_set(tmp_path / "samples" / "b", others)
+    _, results = run(data, tmp_path / "samples", tmp_path / "out", "--no-pictures")
+    assert "no generated image of the class a" in results["audit"]["rows"][1]["copy_rate"]["note"]
+    assert "whether images of a are copied cannot be concluded" in (tmp_path / "out" / "audit.md").read_text()
+
+
+def test_images_of_another_size_are_brought_to_that_of_the_samples(data, alike, tmp_path, write_set):
+    large = torch.nn.functional.interpolate(alike[0][:60], scale_factor=2, mode="bilinear")
+    write_set(tmp_path / "samples", large)
+    code, results = run(data, tmp_path / "samples", tmp_path / "out", "--no-pictures")
+    assert code == 0
+    assert results["audit"]["rows"][0]["copies"] == 60
+
+
+def test_coloured_samples_of_gray_training_images_are_refused(data, others, tmp_path, write_set, capsys):
+    coloured = torch.cat([others, others * 0.5, others * 0.2], dim=1)
+    write_set(tmp_path / "samples", coloured)
+    assert run(data, tmp_path / "samples", tmp_path / "out")[0] == 2
+    assert "Compare gray with gray" in capsys.readouterr().err
+
+
+def test_unreadable_sample_is_named(data, others, tmp_path, write_set, capsys):
+    write_set(tmp_path / "samples", others)
+    (tmp_path / "samples" / "0003.png").write_bytes(b"no image")
+    assert run(data, tmp_path / "samples", tmp_path / "out")[0] == 2
+    assert "0003.png" in capsys.readouterr().err
+
+
+def test_leaks_and_repetitions_are_named_by_number(alike, others, tmp_path, write_data, write_set):
+    training, held_out = alike
+    splits = {"training": torch.cat([training, training[:3]]), "test": torch.cat([held_out[:80], training[5:7]])}
+    write_data(tmp_path / "data", {name: (images, alternating(len(images))) for name, images in splits.items()})
+    write_set(tmp_path / "samples", others)
+    _, results = run(tmp_path / "data", tmp_path / "samples", tmp_path / "out", "--no-pictures")
+    assert results["audit"]["leaks"] == [{"split": "test", "number": 80 + k, "equal": True} for k in range(2)]
+    assert results["audit"]["repeats"] == 3
+    text = (tmp_path / "out" / "audit.md").read_text()
+    assert "2 held-out images are training images once more" in text
+    assert "3 training images repeat another one" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model-file", "x.pt"], "--bundle and --model-file belong together"),
+        (["--bundle", str(BUNDLE), "--model-file", "x.pt"], "weights x.pt do not exist"),
+        (["--features", "latents"], "needs the model's weights"),
+        (["--features", "other"], "features 'other' are unknown"),
+        (["--flips", "sideways"], "use one of none, horizontal, all"),
+        (["--device", "tpu"], "device"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(data, samples, tmp_path, capsys, options, message):
+    code, results = run(data, samples, tmp_path / "out", *options)
+    assert code == 2
+    assert results is None
+    assert message in capsys.readouterr().err
+
+
+def test_earlier_guard_is_removed_where_none_can_be_made(alike, others, tmp_path, write_data, write_set):
+    write_data(tmp_path / "data", {"training": (alike[0], alternating(120)), "test": (alike[1][:20], alternating(20))})
+    write_set(tmp_path / "samples", others)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "copy_guard.npz").write_bytes(b"of an earlier audit")
+    run(tmp_path / "data", tmp_path / "samples", tmp_path / "out", "--no-pictures")
+    assert not (tmp_path / "out" / "copy_guard.npz").exists()

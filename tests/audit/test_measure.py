@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from medfusion_monai.audit.measure import copy_rows, find_copies, set_figures
+from medfusion_monai.audit.sets import AuditedSet
+from medfusion_monai.data.image_form import ImageFacts
+from medfusion_monai.data.image_set import ImageSet
+
+
+def audited(prints, labels=None, class_names=()):
+    items = [{"image": f"{k}.png", "label": None if labels is None else labels[k]} for k in range(len(prints.fine))]
+    facts = [ImageFacts((32, 32), 1, False, False, str(k)) for k in range(len(items))]
+    return AuditedSet(ImageSet("x", items, list(class_names), ""), facts, prints, lambda path: torch.empty(0))
+
+
+def none_equal(images):
+    return torch.zeros(len(images), dtype=torch.bool)
+
+
+@pytest.fixture(scope="module")
+def sets(alike, prints, unknown, others):
+    """Training, held-out, and generated images of which the first ten are copies."""
+    training, held_out = alike
+    generated = unknown(torch.cat([0.8 * training[:10] + 0.1, others[:50]]))
+    return prints(training), prints(held_out, 1000 + torch.arange(len(held_out))), generated
+
+
+@pytest.fixture(scope="module")
+def copies(sets, alike):
+    found = find_copies(*sets, none_equal(alike[1]))
+    assert found is not None
+    return found
+
+
+def test_copies_among_generated_images_are_counted(copies, sets):
+    row = copy_rows(copies, audited(sets[2]), ["a", "b"])[0]
+    assert row["count"] == 60
+    assert 10 <= row["copies"] <= 12  # 1% of false alarms is expected
+    assert row["copy_rate"]["value"] == row["copies"] / 60
+    assert row["copy_rate"]["low"] < row["copy_rate"]["value"] < row["copy_rate"]["high"]
+    assert row["expected_false_alarms"] == pytest.approx(60 / 101)
+    assert copies.found()[:10].all()
+
+
+def test_held_out_image_that_is_in_training_is_a_leak_and_does_not_lower_the_threshold(sets, alike, copies, prints):
+    training, held_out = alike
+    leaking = torch.cat([held_out, 0.9 * training[20:23] + 0.05])
+    found = find_copies(sets[0], prints(leaking, 1000 + torch.arange(103)), sets[2], none_equal(leaking))
+    assert found.leaked.nonzero()[:, 0].tolist() == [100, 101, 102]
+    assert found.calibration.threshold == pytest.approx(copies.calibration.threshold, abs=1e-6)
+    assert found.kept.tolist() == list(range(100))
+
+
+def test_held_out_images_that_are_all_in_training_leave_no_threshold(sets, alike, prints):
+    training, _ = alike
+    found = find_copies(sets[0], prints(training[:60], 1000 + torch.arange(60)), sets[2], torch.ones(60).bool())
+    assert found is None
+
+
+def test_repeated_training_image_does_not_hide_its_copies(alike, sets, prints):
+    training, held_out = alike
+    repeated = torch.cat([training, training[:1].expand(64, -1, -1, -1)])
+    found = find_copies(prints(repeated), sets[1], sets[2], none_equal(held_out))
+    assert found.found()[:10].all()
+    assert found.generated.places[:10].tolist() == list(range(10))
+
+
+def test_rate_of_each_class_has_its_own_row_and_few_images_no_number(copies, sets):
+    labels = [0] * 55 + [1] * 5
+    rows = copy_rows(copies, audited(sets[2], labels, ["a", "b"]), ["a", "b", "c"])
+    assert [row["class_name"] for row in rows] == [None, "a", "b", "c"]
+    assert [row["count"] for row in rows] == [60, 55, 5, 0]
+    assert rows[1]["copy_rate"]["value"] >= 10 / 55
+    assert rows[2]["copy_rate"]["value"] is None
+    assert "5 generated images; of fewer than 50" in rows[2]["copy_rate"]["note"]
+    assert "no generated image of the class c" in rows[3]["copy_rate"]["note"]
+
+
+def test_few_held_out_images_withhold_the_rate(sets, alike):
+    few = sets[1].select(range(30))
+    found = find_copies(sets[0], few, sets[2], none_equal(few.fine))
+    assert found.calibration is None
+    assert not found.found().any()
+    row = copy_rows(found, audited(sets[2]), [])[0]
+    assert row["copy_rate"]["value"] is None
+    assert "copies" not in row
+    assert "no threshold can be calibrated" in row["copy_rate"]["note"]
+
+
+def test_figures_of_the_set_tell_copies_from_new_images(sets, alike, unknown, others):
+    training, held_out = alike
+    kept = torch.arange(len(held_out))
+    copied = unknown(0.8 * training[:60] + 0.1)
+    bad = set_figures(audited(sets[0]), audited(sets[1]), audited(copied), kept)
+    good = set_figures(audited(sets[0]), audited(sets[1]), audited(unknown(others)), kept)
+    assert bad["authenticity"]["generated"]["value"] < 0.1
+    assert good["authenticity"]["generated"]["value"] > 0.3
+    assert bad["data_copying"]["z"]["value"] < -5
+    assert abs(good["data_copying"]["z"]["value"]) < 3
+    assert bad["nearer_to_training"]["low"] > 0.75
+    assert good["nearer_to_training"]["value"] < 0.65
+
+
+def test_figures_that_need_more_images_say_which(sets, unknown, others):
+    kept = torch.arange(20)
+    figures = set_figures(audited(sets[0]), audited(sets[1]), audited(unknown(others[:10])), kept)
+    assert figures["data_copying"]["z"]["value"] is None
+    assert figures["nearer_to_training"]["value"] is None
+    assert "20 held-out and 10 generated images" in figures["data_copying"]["z"]["note"]
+    assert "10 generated images" in figures["authenticity"]["generated"]["note"]

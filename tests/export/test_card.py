@@ -1,0 +1,161 @@
+import pytest
+
+from medfusion_monai.export.card import CardFacts, model_card
+from medfusion_monai.reports.blocks import Cell, Column, Commands, Document, Group, Picture, Section, Table
+
+INFO = {
+    "class_names": ["healthy", "ill"],
+    "class_shares": [0.75, 0.25],
+    "image_size": [48, 64],
+    "latent_channels": 4,
+    "prediction_type": "sample",
+    "version": "0.0.9",
+}
+FACTS = CardFacts(
+    metadata={"name": "Name", "version": "1.2", "description": "What it is.", "intended_use": "Only for tests."},
+    info=INFO,
+    sizes={"unet_channels": [8, 16]},
+    parameters={"autoencoder": 1234567, "unet": 7},
+    overlays=[],
+    options={},
+)
+
+
+def section(card, title):
+    _, found, rest = card.partition(f"\n## {title}\n")
+    assert found, title
+    return rest.partition("\n## ")[0]
+
+
+def test_card_says_what_the_bundle_says_of_itself():
+    card = model_card(FACTS)
+    assert card.startswith("# Name: weights\n\nWhat it is.\n")
+    assert section(card, "Intended use").strip() == "Only for tests."
+    assert "version 1.2" in section(card, "Use")
+
+
+def test_card_has_classes_shares_and_sizes():
+    card = model_card(FACTS)
+    training = section(card, "Training data")
+    assert "| 0 | healthy | 75.0% |" in training
+    assert "| 1 | ill | 25.0% |" in training
+    assert "48 x 64 pixels" in training
+    networks = section(card, "Networks")
+    assert "| weights of autoencoder | 1,234,567 |" in networks
+    assert "unet_channels" in networks
+    assert "0.0.9" in networks
+
+
+def test_what_no_file_says_is_said_to_be_unknown():
+    card = model_card(FACTS._replace(info={key: INFO[key] for key in INFO if key not in ("class_shares", "version")}))
+    assert "| 0 | healthy | not known |" in section(card, "Training data")
+    assert "| trained by medfusion_monai | not known |" in section(card, "Networks")
+
+
+def test_card_without_reports_says_not_measured_and_not_audited():
+    card = model_card(FACTS)
+    assert "Not measured" in section(card, "Metrics")
+    assert "Not audited" in section(card, "Privacy audit")
+
+
+def test_command_merges_the_overlays_and_quotes_the_options_for_a_shell():
+    card = model_card(FACTS._replace(overlays=["demo.yaml"], options={"image_size": [48, 64], "negative_label": "a b"}))
+    (line,) = [line for line in card.splitlines() if line.startswith("python -m monai.bundle run inference")]
+    assert "\"['configs/inference.yaml', 'configs/demo.yaml']\"" in line
+    assert "--image_size '[48, 64]' --negative_label 'a b'" in line
+    assert "--model_file FOLDER/model.safetensors --label ill" in line
+
+
+def figures(**more):
+    return {"value": 0.5, "low": 0.25, "high": 0.75, "note": "", **more}
+
+
+REPORT = {
+    "title": "A report",
+    "warnings": ["Few images."],
+    "sets": [{"name": "Medfusion", "source": "samples of inference in 'planted_place'", "count": 9}],
+    "reference": {"name": "reference", "source": "split of 'planted_place'", "count": 8},
+    "pictures": [{"file": "planted_picture.png", "title": "Pictures"}],
+    "features": {"name": "phantoms", "is_inception": False},
+    "fidelity": [{"name": "Medfusion", "class_name": None, "count": 9, "reference_count": 8, "precision": figures()}],
+    "steering": {"rows": [{"trained_on": "real", "tested_on": "Medfusion", "auc": figures(value=0.9)}]},
+    "repeat": {"commands": ["run --dataset_dir planted_place"], "checksums": {"model.pt": "ab" * 32}},
+}
+
+
+def test_card_shows_the_figures_of_a_report_with_intervals_and_warnings():
+    metrics = section(model_card(FACTS._replace(report=REPORT)), "Metrics")
+    assert "0.500 (0.250 to 0.750)" in metrics
+    assert "0.900 (0.250 to 0.750)" in metrics
+    assert "> **Few images.**" in metrics
+    assert "not with the Inception-v3 features" in metrics
+    assert "does not say which weights" not in metrics
+
+
+def test_places_commands_and_pictures_of_a_report_stay_out_of_the_card():
+    assert "planted" not in model_card(FACTS._replace(report=REPORT))
+
+
+def test_report_that_names_no_weights_is_said_to_be_unbound():
+    report = {key: value for key, value in REPORT.items() if key != "repeat"}
+    assert "does not say which weights" in section(model_card(FACTS._replace(report=report)), "Metrics")
+
+
+def test_report_without_figures_is_not_measured():
+    assert "Not measured" in section(model_card(FACTS._replace(report={"title": "A report"})), "Metrics")
+
+
+def fake_audit(results):
+    """Gives sections as `medfusion audit` does, some of them about single images."""
+    assert "pictures" not in results
+    sections = [
+        Section("Image sets", ["planted_set"]),
+        Section(
+            "Copies", ["How copies are found.", Table("Rates", [Column("Copies")], [Group("", [[Cell("7")]])], [])]
+        ),
+        Section("Closest pairs", ["planted_pair"]),
+        Section("Pictures", [Picture("planted.png", "planted", "planted")]),
+        Section("What this audit cannot see", ["Parts of images."]),
+        Section("To repeat this", [Commands("planted", ["planted"])]),
+    ]
+    return Document("Audit", ["Few held-out images."], ["7 of 100 are copies."], sections)
+
+
+@pytest.fixture
+def audited(monkeypatch):
+    """The section of a card with an audit."""
+    monkeypatch.setattr("medfusion_monai.export.card.audit_document", fake_audit)
+    audit = {"audit": {}, "pictures": [{}], "repeat": {"checksums": {"model.pt": "ab" * 32}}}
+    return section(model_card(FACTS._replace(audit=audit)), "Privacy audit")
+
+
+def test_card_shows_what_an_audit_concludes_its_figures_warnings_and_limits(audited):
+    for words in ("> **Few held-out images.**", "7 of 100 are copies.", "| 7 |", "Parts of images."):
+        assert words in audited
+    assert "Not audited" not in audited
+
+
+def test_what_an_audit_says_of_single_images_stays_out_of_the_card(audited):
+    assert "planted" not in audited
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ({"report": {"fidelity": [3]}}, "the report for the card is of another form"),
+        ({"report": {"reconstructions": 3}}, "the report for the card is of another form"),
+        ({"audit": {"title": "no audit"}}, "the audit for the card is of another form .KeyError: 'audit'"),
+    ],
+)
+def test_file_of_another_form_is_refused_with_what_to_give(measured, words):
+    with pytest.raises(ValueError, match=rf"{words}.*give the (report|audit)\.json"):
+        model_card(FACTS._replace(**measured))
+
+
+@pytest.mark.parametrize("place", ["name", "description", "intended_use", "references"])
+def test_no_text_is_taken_for_html_or_a_link(place):
+    text = "<script>alert(1)</script> [a](javascript:b)"
+    card = model_card(FACTS._replace(metadata={**FACTS.metadata, place: [text] if place == "references" else text}))
+    assert "<script>" not in card
+    assert "&lt;script&gt;" in card
+    assert "[a](" not in card

@@ -1,0 +1,122 @@
+"""Memory of steps, from steps whose memory is known."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medfusion_monai.preflight import memory
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Measures a phase whose step needs 1000 bytes, and 100 for each image of it."""
+    tried = []
+
+    def measure(batch_size, free, at_once=None):
+        monkeypatch.setattr(memory, "_forget_peak", lambda: True)
+        monkeypatch.setattr(memory, "resident", lambda peak=False: 1000 + 100 * tried[-1])
+        return memory._on_cpu(tried.append, "diffusion", batch_size, at_once or batch_size, free), tried
+
+    return measure
+
+
+def test_large_step_is_extrapolated_from_few_images_on_a_cpu(on_cpu):
+    trial, tried = on_cpu(32, 4200)
+    assert (trial.needed, trial.fits) == (4200, 32)
+    assert max(tried) == memory.FEW
+
+
+@pytest.mark.parametrize(("free", "fits"), [(4199, 31), (2000, 10), (1100, 1), (1099, 0)])
+def test_largest_step_that_fits_is_told_on_a_cpu(free, fits, on_cpu):
+    trial, _ = on_cpu(32, free)
+    assert (trial.needed, trial.fits) == (4200, fits)
+
+
+def test_step_in_small_parts_needs_what_a_part_does(on_cpu):
+    trial, _ = on_cpu(32, 1800, at_once=8)
+    assert (trial.needed, trial.fits) == (1800, 32)
+
+
+def test_step_of_one_image_is_measured(on_cpu):
+    trial, tried = on_cpu(1, 1100)
+    assert (trial.needed, trial.fits, set(tried)) == (1100, 1, {1})
+
+
+def test_system_that_does_not_tell_is_not_measured(on_cpu, monkeypatch):
+    monkeypatch.setattr(memory.Path, "write_text", lambda *_: (_ for _ in ()).throw(PermissionError))
+    assert memory._on_cpu(lambda images: None, "diffusion", 4, 4, 10.0) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
+def test_memory_of_real_tensors_is_measured():
+    def step(images):
+        torch.ones(images * 32 * MIB // 4).sum()
+
+    trial = memory._on_cpu(step, "diffusion", 64, 64, 1e15)
+    base = memory.resident()
+    assert trial.needed - base == pytest.approx(64 * 32 * MIB, rel=0.1)
+
+
+class FakeCuda:
+    """A GPU of 1000 bytes where a step takes 200, and 50 for each image."""
+
+    def __init__(self, monkeypatch):
+        self.tried, self.peak = [], 0
+        monkeypatch.setattr(memory.gc, "collect", lambda: None)
+        for name in ("empty_cache", "reset_peak_memory_stats"):
+            monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: self.peak)
+
+    def step(self, images):
+        self.tried.append(images)
+        if 200 + 50 * images > 1000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.peak = 200 + 50 * images
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "needed", "fits"), [(16, 1000, 16), (17, 1050, 16), (64, 3400, 16), (1, 250, 1)]
+)
+def test_whole_step_is_made_on_a_gpu_and_the_largest_that_fits_is_found(batch_size, needed, fits, monkeypatch):
+    gpu = FakeCuda(monkeypatch)
+    trial = memory._on_cuda(gpu.step, "diffusion", batch_size, torch.device("cuda"), 1000)
+    assert (trial.needed, trial.fits) == (needed, fits)
+    assert gpu.tried[0] == batch_size
+
+
+def test_largest_step_of_a_gpu_is_one_that_was_made(monkeypatch):
+    gpu = FakeCuda(monkeypatch)
+    trial = memory._on_cuda(gpu.step, "diffusion", 64, torch.device("cuda"), 1500)  # more is free than can be had
+    assert 0 < trial.fits <= 16
+    assert trial.fits in gpu.tried
+
+
+def test_refusal_names_key_sizes_and_what_would_fit():
+    trial = memory.Trial("diffusion", 32, 31 * 2**30, 14)
+    words = memory._refusal(trial, 15.2 * 2**30, torch.device("cuda", 0))
+    assert words.startswith("diffusion_batch_size 32: a step needs 31.0 GiB, cuda:0 has 15.2 GiB free; ")
+    assert "--diffusion_batch_size 14 would fit" in words
+    assert "not even one image fits" in memory._refusal(memory.Trial("diffusion", 32, 9.0, 0), 1.0, CPU)
+
+
+def test_problems_of_all_phases_are_told(monkeypatch):
+    def try_step(parser, part, phase, device, free):
+        if phase == "diffusion":
+            raise ValueError("8 at a time were measured to fit")
+        return memory.Trial(phase, 8, 2.0 * 2**30, 3)
+
+    monkeypatch.setattr(memory, "try_step", try_step)
+    words, problems = memory._try_phases(dict.fromkeys(memory.PHASES), CPU, 2.0**30)
+    assert words == []
+    assert "--autoencoder_batch_size 3 would fit" in problems[0]
+    assert problems[1] == "diffusion_batch_size: 8 at a time were measured to fit"
+
+
+def test_run_that_goes_on_is_not_tried(tmp_path):
+    (tmp_path / "autoencoder_training.pt").touch()
+    assert "not tried" in memory.check_memory(True, tmp_path)
