@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
     Attributes:
         copies: (B,) of booleans.
         scores: (B,), a copy's is below the threshold.
-        places: (B,), the number of the nearest training image.
+        places: (B,), the nearest of the training images that the guard keeps, repetitions left out.
     """
 
     copies: Tensor

@@ -16,8 +16,8 @@ from medfusion_monai.engines.prepare_batch import to_network
 from medfusion_monai.metrics.intervals import Figure, bootstrap_weights, figure_within
 from medfusion_monai.metrics.label_steering import areas_under_curve
 
-TIMESTEPS = (50, 100, 150, 200, 250, 300)
-"""Of 1000. Losses at these tell most; near 0 there is nothing to denoise, and at the end nothing to see."""
+TIMESTEPS = (10, 25, 50, 100, 150, 200)
+"""Of 1000: those at which losses told most in ``benchmarks/canaries.py``; later there is nothing of the image left."""
 FALSE_POSITIVES = 0.01
 FEWEST = 99
 """Images outside training below which a true-positive rate at 1% false positives is not told."""

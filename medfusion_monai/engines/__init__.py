@@ -2,7 +2,12 @@
 
 from medfusion_monai.engines.autoencoder_trainer import AutoencoderTrainer
 from medfusion_monai.engines.diffusion_step import DiffusionStep
-from medfusion_monai.engines.latent_encoding import cached_latents, diffusion_dataset
+from medfusion_monai.engines.latent_encoding import (
+    CachedLatents,
+    cached_latents,
+    diffusion_dataset,
+    prepare_latents,
+)
 from medfusion_monai.engines.latents import measure_latent_statistics
 from medfusion_monai.engines.lr import warmup_decay
 from medfusion_monai.engines.memory import BatchTooLargeError
@@ -17,6 +22,7 @@ __all__ = [
     "AutoencoderPrepareBatch",
     "AutoencoderTrainer",
     "BatchTooLargeError",
+    "CachedLatents",
     "DiffusionPrepareBatch",
     "DiffusionStep",
     "ReconstructionPrepareBatch",
@@ -24,5 +30,6 @@ __all__ = [
     "cached_latents",
     "diffusion_dataset",
     "measure_latent_statistics",
+    "prepare_latents",
     "warmup_decay",
 ]

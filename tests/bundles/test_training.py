@@ -93,6 +93,7 @@ def test_averaged_weights_are_saved_not_the_raw_ones(trained):
 
 def test_required_properties_are_all_there(dataset_dir, tmp_path):
     places = {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "r"), "model_dir": str(tmp_path / "m")}
+    places |= {"trial_step": False}  # it takes minutes at full size
     for kind, file, overrides in (("train", "train", places), ("infer", "inference", {"output_dir": str(tmp_path)})):
         workflow = ConfigWorkflow(config_file=str(CONFIGS / f"{file}.yaml"), workflow_type=kind, **overrides)
         workflow.initialize()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,13 @@ from medfusion_monai.data import (
     latent_store,
 )
 from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.engines import DiffusionPrepareBatch, cached_latents, diffusion_dataset, latent_encoding
+from medfusion_monai.engines import (
+    DiffusionPrepareBatch,
+    cached_latents,
+    diffusion_dataset,
+    latent_encoding,
+    prepare_latents,
+)
 from medfusion_monai.networks import Autoencoder, UNet
 from medfusion_monai.transforms import ReadImaged
 
@@ -255,6 +262,24 @@ def test_data_set_of_phase_two_is_latents_or_images(autoencoder, items, tmp_path
     assert ("moments" if cache_latents else "image") in dataset[5]
     assert opened == [0 if cache_latents else 3]
     assert (tmp_path / "latents").exists() == cache_latents
+
+
+def test_images_are_encoded_when_latents_are_prepared_or_asked_for_but_not_in_workers(autoencoder, items, tmp_path):
+    def dataset(name):
+        return diffusion_dataset(lambda **_: images_of(items).dataset, autoencoder, tmp_path / name, (16, 8))
+
+    asked, prepared = dataset("asked"), dataset("prepared")
+    assert len(asked) == COUNT
+    assert not list(tmp_path.rglob("*.npy"))
+    asked[0]
+    assert list((tmp_path / "asked").rglob("*.npy"))
+    with pytest.raises(ValueError, match="prepare_latents"):
+        next(iter(DataLoader(prepared, num_workers=1)))
+    assert not list((tmp_path / "prepared").rglob("*.npy"))
+    prepare_latents(SeededDataset(prepared), SeededDataset(items))
+    item = next(iter(DataLoader(prepared, num_workers=1)))
+    assert torch.equal(item["moments"][0], asked[0]["moments"])
+    assert torch.equal(pickle.loads(pickle.dumps(prepared))[1]["moments"], asked[1]["moments"])
 
 
 # Training from latents and from images
