@@ -114,10 +114,9 @@ def diffusion_dataset(
     """
     if not cache_latents:
         return FlippedDataset(open_images(), flips)
-    encoding = {"device": device, "batch_size": batch_size, "num_workers": num_workers}
     return CachedLatents(
         FlippedDataset(open_images(cache_num=0), flips),
-        lambda images: cached_latents(autoencoder, images, folder, image_size, **encoding),
+        lambda images: cached_latents(autoencoder, images, folder, image_size, device, batch_size, num_workers),
     )
 
 

@@ -27,6 +27,7 @@ from medfusion_monai.checks import is_whole
 from medfusion_monai.data.sampling_plan import MANIFEST
 from medfusion_monai.distributed import from_first, gather
 from medfusion_monai.files import renamed_when_whole, told_when_full
+from medfusion_monai.handlers.refusals import Guard, Refusals
 from medfusion_monai.networks.weights import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class SampleWriter(Sampler[list[int]]):
         output_format: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32 in [0, 1]).
         rank: number of this process.
         world_size: number of processes.
+        guard: of an audit; images that it takes for copies of training images are listed in ``refused.csv``, counted
+            and not written, and a later run does not sample them again.
 
     Raises:
         ValueError: for a batch size that is no whole number of at least 1, or a format that is unknown.
@@ -79,6 +82,7 @@ class SampleWriter(Sampler[list[int]]):
         output_format: str = "png",
         rank: int = 0,
         world_size: int = 1,
+        guard: Guard | None = None,
     ) -> None:
         if not is_whole(batch_size) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
@@ -87,6 +91,7 @@ class SampleWriter(Sampler[list[int]]):
         self.output_format, self.model_file = output_format, model_file
         self.rank, self.world_size = rank, world_size
         self._settings = {name: str(value) for name, value in settings.items()}
+        self.refusals = Refusals(output_dir, guard, rank)
         self.bar: tqdm | None = None
 
     @cached_property
@@ -138,9 +143,10 @@ class SampleWriter(Sampler[list[int]]):
             for file, label, class_name, seed in zip(*(batch[name] for name in ITEM_COLUMNS), strict=True)
         ]
         _refuse_non_finite(images, rows)
-        for image, row in zip(images, rows, strict=True):
-            self._write(image, row)
-        self._append(rows)
+        kept = self.refusals.sift(images, rows)
+        for index in kept:
+            self._write(images[index], rows[index])
+        self._append([rows[index] for index in kept])
         if self.rank == 0:
             self._advance(len(rows))
 
@@ -150,9 +156,10 @@ class SampleWriter(Sampler[list[int]]):
             self.bar.close()
         for rows in gather(self.written):  # not by the files, which another host may see late
             self.written.update(rows)
+        refused = self.refusals.finish() if self.refusals.guard is not None else 0
         if self.rank == 0:
             self._make_one_manifest()
-            logger.info("%d images and %s are in %s", len(self.plan), MANIFEST, self.output_dir)
+            logger.info("%d images and %s are in %s", len(self.plan) - refused, MANIFEST, self.output_dir)
 
     def _advance(self, count: int) -> None:
         """Move the bar, as if the other processes had written as many images."""
@@ -174,6 +181,8 @@ class SampleWriter(Sampler[list[int]]):
         return [self.output_dir / MANIFEST, *sorted(parts)]
 
     def _is_there(self, item: Mapping[str, Any]) -> bool:
+        if self.refusals.guard is not None and item["file"] in self.refusals.known:
+            return True
         return item["file"] in self.written and _is_whole(self.output_dir / item["file"])
 
     def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:

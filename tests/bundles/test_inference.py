@@ -6,10 +6,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.transforms import LoadImage
 from PIL import Image
 
+from medfusion_monai.audit import CopyGuard
+from medfusion_monai.audit.fingerprints import fingerprint
+from medfusion_monai.audit.statistics import Calibration
 from medfusion_monai.bundle import first_cause
+from medfusion_monai.data import read_image
 from medfusion_monai.networks.weights import file_sha256
 
 
@@ -280,3 +285,32 @@ def test_given_shares_make_up_the_total_and_keep_each_image(sample):
 def test_shares_that_make_no_sense_are_refused(overrides, words, refused):
     message = refused(**overrides)
     assert all(word in message for word in words), message
+
+
+@pytest.fixture
+def guarded(infer, tmp_path):
+    """The folder of a guard that knows the second and third of the images that ``infer(num_samples=2)`` gives."""
+    known = sorted(infer("known", num_samples=2).glob("*.png"))[1:3]
+    images = torch.stack([torch.from_numpy(read_image(path)) for path in known])
+    others = torch.rand(60, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "audit").mkdir()
+    calibration = Calibration(threshold=0.01, rate=0.01, held_out=60)
+    CopyGuard(fingerprint(images), fingerprint(others), calibration, [32, 32], "none").save(tmp_path / "audit")
+    return tmp_path / "audit"
+
+
+def test_copies_of_training_images_are_counted_and_not_written(infer, guarded, capsys):
+    folder = infer(num_samples=2, refuse_copies_of=str(guarded))
+    names = {"0_no_cardiomegaly_000000.png", "1_cardiomegaly_000001.png"}
+    assert {path.name for path in folder.glob("*.png")} == {row["file"] for row in manifest(folder)} == names
+    with open(folder / "refused.csv", newline="") as file:
+        refused = [row["file"] for row in csv.DictReader(file)]
+    assert refused == ["0_no_cardiomegaly_000001.png", "1_cardiomegaly_000000.png"]
+    assert "2 images were refused" in capsys.readouterr().out
+    before = contents(folder)
+    infer(num_samples=2, refuse_copies_of=str(guarded))
+    assert contents(folder) == before
+
+
+def test_audit_folder_without_a_guard_is_refused(refused, tmp_path):
+    assert "run medfusion audit" in refused(refuse_copies_of=str(tmp_path))
