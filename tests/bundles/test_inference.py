@@ -109,7 +109,7 @@ def test_more_images_of_the_same_run_are_added(infer):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"sampler": "ddim"}, {"spacing": "linspace"}, {"prediction_type": "sample"}, {"batch_size": 1}]
+    "changed", [{"eta": 0.0}, {"spacing": "linspace"}, {"prediction_type": "sample"}, {"batch_size": 1}]
 )
 def test_folder_of_another_run_is_refused(changed, infer):
     folder = infer(label=1, num_samples=2)

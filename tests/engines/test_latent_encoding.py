@@ -1,6 +1,5 @@
 """Latents that are encoded once: the same training as from images, and never those of something else."""
 
-import logging
 import os
 import pickle
 from pathlib import Path
@@ -384,7 +383,6 @@ def test_runs_of_other_weights_at_once_in_one_folder_are_both_right(autoencoder,
             parameter.data.mul_(1 + rank)
         return [moments(encode(autoencoder, items, tmp_path / "latents")).numpy() for _ in range(5)][-1]
 
-    logging.getLogger("medfusion_monai").setLevel(logging.ERROR)
     first, second = two_processes(work, connect=False)
     expected = posteriors(autoencoder, images_of(items))
     torch.testing.assert_close(torch.from_numpy(first), expected, rtol=2**-11, atol=1e-5)
