@@ -56,6 +56,15 @@ def tiny(bundle):
     return sys.modules[bundle.__module__].TINY
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Have one process sum in the order of the two, which have one thread each: another order may tip a rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def together(two_processes, tiny):
     """Runs a config with multi_gpu.yaml in two processes; gives what each raises."""
