@@ -26,6 +26,7 @@ import medfusion_monai.kernels
 import medfusion_monai.losses
 import medfusion_monai.precision  # noqa: F401  configs name these by their full names
 from medfusion_monai.checks import is_whole, refuse_null
+from medfusion_monai.configs import calling
 from medfusion_monai.data.class_shares import parse_class_shares
 from medfusion_monai.data.flips import check_flips
 from medfusion_monai.data.readable import check_policy
@@ -49,14 +50,11 @@ def find_bundle_root() -> str:
     The bundle runner tells a config nothing about where it lies, so this looks for the running workflow among
     its callers. Without one (a parser used by hand) it is the working directory, as in the zoo's bundles.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
-        workflow = frame.f_locals.get("self")
-        if isinstance(workflow, ConfigWorkflow):
-            folder = Path(os.path.abspath(workflow.config_root_path))
-            return str(folder.parent if folder.name == "configs" else folder)
-        frame = frame.f_back
-    return "."
+    workflow = calling(ConfigWorkflow)
+    if workflow is None:
+        return "."
+    folder = Path(os.path.abspath(workflow.config_root_path))
+    return str(folder.parent if folder.name == "configs" else folder)
 
 
 def check_overrides() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from monai.bundle import ConfigParser
 
 from medfusion_monai.errors import first_cause
+
+Caller = TypeVar("Caller")
 
 
 def read_configs(
@@ -36,6 +39,20 @@ def read_configs(
         raise ValueError(f"{', '.join(unknown)}: no key of the bundle's configs. Correct the name ({option} KEY=VALUE)")
     parser.update(dict(overrides or {}))
     return parser
+
+
+def calling(kind: type[Caller]) -> Caller | None:
+    """Give the nearest object of a kind whose method is among the callers; None if there is none.
+
+    An expression of a config is told neither its parser nor its workflow.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, kind):
+            return caller
+        frame = frame.f_back
+    return None
 
 
 def build(parser: ConfigParser, key: str) -> Any:

@@ -125,6 +125,24 @@ def from_first(function: Callable[[], Result]) -> Result:
     return outcome[0]
 
 
+def together(function: Callable[[], Result]) -> Result:
+    """Call a function in each process; what it raises in one is raised in all, so that none waits for ever.
+
+    Raises:
+        ValueError: in every process, if the function raised it in one.
+    """
+    result: Any = None
+    error: ValueError | None = None
+    try:
+        result = function()
+    except ValueError as raised:
+        error = raised
+    errors = [found for found in gather(error) if found is not None]
+    if errors:
+        raise errors[0]
+    return result
+
+
 def average(tensor: Tensor) -> Tensor:
     """Give the mean of a tensor over all processes."""
     if idist.get_world_size() > 1:

@@ -148,8 +148,6 @@ def fetch(name: str) -> Path:
             for block in _download(name):
                 digest.update(block)
                 file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
             if digest.hexdigest() != known.sha256:
                 raise WeightsError(
                     f"what {known.url} sent has SHA-256 {digest.hexdigest()}, expected {known.sha256}: it was cut off "

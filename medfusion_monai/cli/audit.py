@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.cli.arguments import column_value, positive, seed, whole, yaml_value
+from medfusion_monai.cli.arguments import add_trained, positive, seed, settings_of, whole
 
 
 def add_audit(subparsers: Any) -> None:
@@ -19,15 +19,7 @@ def add_audit(subparsers: Any) -> None:
         "--bundle", help="folder of the bundle: with --model-file, for latents and membership inference"
     )
     parser.add_argument("--model-file", help="models/model.pt")
-    parser.add_argument("--overlays", nargs="*", default=[], help="merged after evaluate.yaml, e.g. demo.yaml (none)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        type=column_value,
-        default=[],
-        metavar="KEY=VALUE",
-        help="a key that the training was given, e.g. image_size=[128,128]; repeatable",
-    )
+    add_trained(parser, "evaluate.yaml")
     parser.add_argument(
         "--features",
         metavar="SPEC",
@@ -56,7 +48,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise ValueError("--bundle and --model-file belong together: give both, or none for an audit of images alone")
     model = None
     if arguments.bundle:
-        overrides = {key: yaml_value(key, text) for key, text in arguments.set}
+        overrides = settings_of(arguments)
         model = load_audited_model(arguments.bundle, arguments.model_file, arguments.overlays, overrides)
     names = ("output", "features", "size", "flips", "membership_images", "replicates", "batch_size", "device", "seed")
     options = {name: getattr(arguments, name) for name in names}

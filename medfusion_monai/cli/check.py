@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from medfusion_monai.cli.arguments import column_value, yaml_value
+from medfusion_monai.cli.arguments import add_settings, settings_of
 
 
 def add_check(subparsers: Any) -> None:
@@ -13,14 +13,7 @@ def add_check(subparsers: Any) -> None:
     parser = subparsers.add_parser("check", help="try all that can be tried before a training, and tell all problems")
     parser.add_argument("config", nargs="+", help="config files as for the bundle runner, e.g. configs/train.yaml")
     parser.add_argument("--run", default="training", help="training, train_autoencoder or train_diffusion (training)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        type=column_value,
-        default=[],
-        metavar="KEY=VALUE",
-        help="a key that the training will be given, e.g. dataset_dir=/data/cxr; repeatable",
-    )
+    add_settings(parser, "a key that the training will be given", "dataset_dir=/data/cxr")
     parser.set_defaults(handler=_check)
 
 
@@ -28,7 +21,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from medfusion_monai.preflight.checks import problems_of
     from medfusion_monai.preflight.report import check_config, table
 
-    overrides = {key: yaml_value(key, text) for key, text in arguments.set}
+    overrides = settings_of(arguments)
     outcomes = check_config(arguments.config, overrides, arguments.run)
     print(table(outcomes))
     return 2 if problems_of(outcomes) else 0

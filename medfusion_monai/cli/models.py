@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.cli.arguments import column_value, seed, yaml_value
+from medfusion_monai.cli.arguments import add_trained, seed, settings_of
 
 
 def add_demo(subparsers: Any) -> None:
@@ -29,15 +29,7 @@ def add_export(subparsers: Any) -> None:
         default="onnx",
         help="onnx or torchscript: networks and sampler.json; safetensors: weights, model card and checksums (onnx)",
     )
-    parser.add_argument("--overlays", nargs="*", default=[], help="merged after inference.yaml, e.g. demo.yaml (none)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        type=column_value,
-        default=[],
-        metavar="KEY=VALUE",
-        help="a key that the training was given, e.g. image_size=[128,128]; repeatable",
-    )
+    add_trained(parser, "inference.yaml")
     parser.add_argument("--report", metavar="FILE", help="report.json of run evaluating, for the card of safetensors")
     parser.add_argument("--audit", metavar="FILE", help="audit.json of medfusion audit, for the card of safetensors")
     parser.set_defaults(handler=_export)
@@ -82,5 +74,5 @@ def _export_programs(arguments: argparse.Namespace) -> int:
 
 def _model(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("bundle", "model_file", "output", "overlays")
-    overrides = {key: yaml_value(key, text) for key, text in arguments.set}
+    overrides = settings_of(arguments)
     return {**{name: getattr(arguments, name) for name in names}, "overrides": overrides}

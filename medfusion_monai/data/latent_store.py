@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from torch.utils.data import Dataset
 
 from medfusion_monai.data.folder_use import alone, hold
 from medfusion_monai.data.latent_identity import differences, identity_digits
-from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.files import DISK_FULL, renamed_when_whole
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,6 @@ OWN_FILES = ("moments-*.npy", PARTIAL, f".{IDENTITY}.*")
 SECONDS_OF_A_DAY = 86_400
 ENTRIES_PER_SHARD, MAX_SHARDS = 512, 256
 LARGEST = float(np.finfo(np.float16).max)
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LatentStore(Dataset):
@@ -142,8 +140,6 @@ class LatentStore(Dataset):
         try:
             with renamed_when_whole(self._path(number)) as partial, open(partial, "wb") as file:
                 np.save(file, moments.astype(np.float16), allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())  # else a power failure could leave the name without its content
         except OSError as error:
             raise self._write_error(error, self.missing()) from error
 

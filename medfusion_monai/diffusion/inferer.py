@@ -18,14 +18,13 @@ from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
-from medfusion_monai.precision import autocast
+from medfusion_monai.precision import DTYPES, autocast
 
 Sampler = Literal["ddim", "dpm_solver", "unipc"]
 STEPS: dict[Sampler, int] = {"ddim": 150, "dpm_solver": 30, "unipc": 30}
 """What each is good with: on chest images ``unipc`` ends nearer to the exact solution than ``ddim`` without fresh noise
 in 150 steps (``benchmarks/sampler_distance.py``)."""
 SPACING: dict[Sampler, Spacing] = {"ddim": "linspace", "dpm_solver": "logsnr", "unipc": "logsnr"}
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class LatentDiffusionSampler(Inferer):
@@ -76,8 +75,8 @@ class LatentDiffusionSampler(Inferer):
             raise ValueError(f"guidance_scale must be a number, 1 for no guidance, received {guidance_scale!r}")
         if negative_label is not None and guidance_scale == 1.0:
             raise ValueError("negative_label has no effect at guidance_scale 1: raise guidance_scale or drop it")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {DTYPES}, received {dtype!r}")
+        if dtype not in DTYPES.values():
+            raise ValueError(f"dtype must be one of {tuple(DTYPES.values())}, received {dtype!r}")
         if decode_batch_size is not None and (not is_whole(decode_batch_size) or decode_batch_size < 1):
             raise ValueError(f"decode_batch_size must be a whole number of at least 1, received {decode_batch_size!r}")
         self.schedule = schedule

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -22,13 +22,11 @@ from tqdm import tqdm
 from medfusion_monai.data.flips import FlippedDataset, for_each_variant
 from medfusion_monai.data.latent_identity import differences, latent_identity
 from medfusion_monai.data.latent_store import LatentStore
-from medfusion_monai.distributed import from_first, gather
+from medfusion_monai.distributed import from_first, together
 from medfusion_monai.engines.prepare_batch import to_network
 from medfusion_monai.networks.autoencoder import LatentAutoencoder
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 SECONDS_TO_SEE = 60.0
 
@@ -158,7 +156,7 @@ def cached_latents(
     factor = autoencoder.downsampling_factor
     shape = (2 * autoencoder.latent_channels, *(side // factor for side in image_size))
     identity = from_first(lambda: _identity(autoencoder, images))
-    store = _together(lambda: LatentStore(folder, identity, labels, shape))
+    store = together(lambda: LatentStore(folder, identity, labels, shape))
     missing = from_first(store.prepare)
     if missing:
         present = len(store) - sum(len(store.entries(number)) for number in missing)
@@ -190,8 +188,8 @@ def _fill(
     parts = [store.entries(number) for number in mine]
     with closing(_encoded_parts(parts, autoencoder, images, **encoding)) as shards:
         for turn in range(-(-len(missing) // world_size)):
-            _together(partial(_write_next, store, mine[turn : turn + 1], shards))
-    _together(lambda: _wait_for(store))
+            together(partial(_write_next, store, mine[turn : turn + 1], shards))
+    together(lambda: _wait_for(store))
 
 
 def _write_next(store: LatentStore, numbers: Sequence[int], shards: Iterator[np.ndarray]) -> None:
@@ -224,20 +222,6 @@ def _encoded_parts(
 
 def _stack_images(items: Sequence[dict[str, Any]]) -> Tensor:
     return torch.stack([convert_to_tensor(item["image"]) for item in items])
-
-
-def _together(function: Callable[[], Result]) -> Result:
-    """Call a function in each process; what it raises in one is raised in all, so that none waits for ever."""
-    result: Any = None
-    error: ValueError | None = None
-    try:
-        result = function()
-    except ValueError as raised:
-        error = raised
-    errors = [found for found in gather(error) if found is not None]
-    if errors:
-        raise errors[0]
-    return result
 
 
 def _wait_for(store: LatentStore) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-SIGNS = ("not enough memory", "DefaultCPUAllocator", "out of memory", "could not create a primitive")
-"""What messages say where PyTorch raises a plain RuntimeError."""
+from medfusion_monai.errors import MEMORY
 
 
 class BatchTooLargeError(ValueError):
@@ -19,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is used up, of a GPU or of the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY)
 
 
 def largest_that_fits(attempt: Callable[[int], None], too_many: int) -> int:

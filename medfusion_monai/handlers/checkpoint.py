@@ -55,10 +55,8 @@ def write_checked(state: Mapping[str, Any], path: Path) -> None:
     with renamed_when_whole(path) as partial:
         save_atomically(state, partial)
         noted = list(dict.fromkeys([*_noted(path), file_sha256(partial)]))[-KEPT_NOTES:]
-        with renamed_when_whole(_notes_of(path)) as notes, open(notes, "w") as file:
-            file.write("".join(f"{digest}\n" for digest in noted))
-            file.flush()
-            os.fsync(file.fileno())
+        with renamed_when_whole(_notes_of(path)) as notes:
+            notes.write_text("".join(f"{digest}\n" for digest in noted))
         if path.is_file():
             os.replace(path, previous_of(path))
 

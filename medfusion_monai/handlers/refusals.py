@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from medfusion_monai.distributed import gather
-from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.handlers.row_list import RowList
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +39,13 @@ class Refusals:
     """
 
     def __init__(self, output_dir: str | Path, guard: Guard | None = None, rank: int = 0) -> None:
-        self.output_dir, self.guard, self.rank = Path(output_dir), guard, rank
-
-    @property
-    def path(self) -> Path:
-        """The list of this process."""
-        return self.output_dir / (REFUSED if self.rank == 0 else f"refused.{self.rank}.csv")
+        self.guard, self.rank, self.listed = guard, rank, RowList(output_dir, REFUSED, rank)
 
     @cached_property
     def known(self) -> dict[str, dict[str, str]]:
         """Rows by file: for the first process of all lists, for the others of their own."""
-        paths = self._paths() if self.rank == 0 else []
-        return {row["file"]: row for path in paths for row in _rows_of(path)}
+        paths = self.listed.paths() if self.rank == 0 else []
+        return {name: row for path in paths for name, row in self.listed.read(path).items()}
 
     def sift(self, images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[int]:
         """List the images that are refused, and give the places of the others.
@@ -70,7 +62,8 @@ class Refusals:
             {**row, SCORE: f"{score:.4f}"} for row, score, copy in zip(rows, scores, copies, strict=True) if copy
         ]
         if refused:
-            self._append(refused)
+            self.known.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in refused})
+            self.listed.append(refused, list(refused[0]))
         return [index for index, copy in enumerate(copies) if not copy]
 
     def finish(self) -> int:
@@ -78,16 +71,7 @@ class Refusals:
         for rows in gather(self.known):  # not by the files, which another host may see late
             self.known.update(rows)
         if self.rank == 0 and self.known:
-            with (
-                renamed_when_whole(self.path) as partial,
-                open(partial, "w", newline="", encoding="utf-8") as file,
-            ):
-                rows = [self.known[name] for name in sorted(self.known)]
-                table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                table.writeheader()
-                table.writerows(rows)
-            for path in self._paths()[1:]:
-                path.unlink()
+            self.listed.make_one(self.known, list(next(iter(self.known.values()))))
             logger.warning(
                 "%d images were refused as copies of training images and not written; %s lists them. Give other seeds "
                 "for others in their place, and look at why the model copies",
@@ -95,26 +79,3 @@ class Refusals:
                 REFUSED,
             )
         return len(self.known)
-
-    def _paths(self) -> list[Path]:
-        parts = [path for path in self.output_dir.glob("refused.*.csv") if path.name.split(".")[1].isdecimal()]
-        return [self.output_dir / REFUSED, *sorted(parts)]
-
-    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.known.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
-        is_new = not self.path.exists() or self.path.stat().st_size == 0
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            if is_new:
-                table.writeheader()
-            table.writerows(rows)
-
-
-def _rows_of(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]  # a run that was killed may leave a line cut off
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    return list(csv.DictReader(io.StringIO(whole.decode(), newline="")))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import logging
 import os
@@ -12,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -26,8 +24,9 @@ from tqdm import tqdm
 from medfusion_monai.checks import is_whole
 from medfusion_monai.data.sampling_plan import MANIFEST
 from medfusion_monai.distributed import from_first, gather
-from medfusion_monai.files import renamed_when_whole, told_when_full
+from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.handlers.refusals import Guard, Refusals
+from medfusion_monai.handlers.row_list import RowList
 from medfusion_monai.networks.weights import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -91,6 +90,7 @@ class SampleWriter(Sampler[list[int]]):
         self.output_format, self.model_file = output_format, model_file
         self.rank, self.world_size = rank, world_size
         self._settings = {name: str(value) for name, value in settings.items()}
+        self.manifest = RowList(output_dir, MANIFEST, rank)
         self.refusals = Refusals(output_dir, guard, rank)
         self.bar: tqdm | None = None
 
@@ -106,8 +106,16 @@ class SampleWriter(Sampler[list[int]]):
         Raises:
             ValueError: if the folder holds another run.
         """
-        paths = self._manifests() if self.rank == 0 else []
-        return {name: row for path in paths for name, row in self._read_manifest(path).items()}
+        paths = self.manifest.paths() if self.rank == 0 else []
+        found = {path: self.manifest.read(path) for path in paths}
+        for path, rows in found.items():
+            self._refuse_other_run(path, rows)
+        return {name: row for rows in found.values() for name, row in rows.items()}
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the manifest's columns."""
+        return [*ITEM_COLUMNS, *self.settings]
 
     @cached_property
     def missing(self) -> list[list[int]]:
@@ -146,7 +154,7 @@ class SampleWriter(Sampler[list[int]]):
         kept = self.refusals.sift(images, rows)
         for index in kept:
             self._write(images[index], rows[index])
-        self._append([rows[index] for index in kept])
+        self._note([rows[index] for index in kept])
         if self.rank == 0:
             self._advance(len(rows))
 
@@ -158,7 +166,7 @@ class SampleWriter(Sampler[list[int]]):
             self.written.update(rows)
         refused = self.refusals.finish() if self.refusals.guard is not None else 0
         if self.rank == 0:
-            self._make_one_manifest()
+            self.manifest.make_one(self.written, self.columns)
             logger.info("%d images and %s are in %s", len(self.plan) - refused, MANIFEST, self.output_dir)
 
     def _advance(self, count: int) -> None:
@@ -169,16 +177,11 @@ class SampleWriter(Sampler[list[int]]):
         self.bar.update(min(count * self.world_size, len(self.plan) - self.bar.n))
 
     def _find_missing(self) -> list[list[int]]:
-        if self.written and len(self._manifests()) > 1:
-            self._make_one_manifest()
+        if self.written and len(self.manifest.paths()) > 1:
+            self.manifest.make_one(self.written, self.columns)
         starts = range(0, len(self.plan), self.batch_size)
         batches = [list(range(start, min(start + self.batch_size, len(self.plan)))) for start in starts]
         return [batch for batch in batches if not all(self._is_there(self.plan[index]) for index in batch)]
-
-    def _manifests(self) -> list[Path]:
-        """The manifest and those that other processes left, whether they are there or not."""
-        parts = [path for path in self.output_dir.glob("manifest.*.csv") if path.name.split(".")[1].isdecimal()]
-        return [self.output_dir / MANIFEST, *sorted(parts)]
 
     def _is_there(self, item: Mapping[str, Any]) -> bool:
         if self.refusals.guard is not None and item["file"] in self.refusals.known:
@@ -194,42 +197,9 @@ class SampleWriter(Sampler[list[int]]):
             else:
                 write_png(image.numpy(), partial, note, 16 if self.output_format == "png16" else 8)
 
-    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add lines to the manifest, as many in a long run as in a short one."""
-        path = self.output_dir / (MANIFEST if self.rank == 0 else f"manifest.{self.rank}.csv")
+    def _note(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
-        is_new = not path.exists() or path.stat().st_size == 0
-        with told_when_full(path), open(path, "a", newline="", encoding="utf-8") as file:
-            table = self._table(file)
-            if is_new:
-                table.writeheader()
-            table.writerows(rows)
-
-    def _make_one_manifest(self) -> None:
-        """Write the manifest anew, in order of the files, each once, and remove those of other processes."""
-        with (
-            renamed_when_whole(self.output_dir / MANIFEST) as partial,
-            open(partial, "w", newline="", encoding="utf-8") as file,
-        ):
-            table = self._table(file)
-            table.writeheader()
-            table.writerows(self.written[name] for name in sorted(self.written))
-        for path in self._manifests()[1:]:
-            path.unlink()
-
-    def _table(self, file: TextIO) -> csv.DictWriter[str]:
-        return csv.DictWriter(file, [*ITEM_COLUMNS, *self.settings], lineterminator="\n")
-
-    def _read_manifest(self, path: Path) -> dict[str, dict[str, str]]:
-        if not path.is_file():
-            return {}
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]  # a run that was killed may leave a line cut off
-        rows = {row["file"]: row for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))}
-        self._refuse_other_run(path, rows)
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
-        return rows
+        self.manifest.append(rows, self.columns)
 
     def _refuse_other_run(self, path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
         planned = {item["file"]: item for item in self.plan}

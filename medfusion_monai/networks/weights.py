@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ def save_atomically(state: Any, path: str | Path) -> None:
     # A file object, because torch writes a path's name into the file.
     with renamed_when_whole(path) as partial, open(partial, "wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
         forget_checksum(path)
 
 
@@ -69,7 +66,6 @@ def save_safetensors(network: nn.Module, path: str | Path, metadata: Mapping[str
         partial.chmod(mode)
         with open(partial, "r+b") as file:
             _sort_metadata(file)
-            os.fsync(file.fileno())
         forget_checksum(path)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monai.bundle import ConfigParser
 
+from medfusion_monai.configs import calling
 from medfusion_monai.errors import first_cause, short_message
 
 NEEDS = {"networks": ("settings",), "room": ("machine", "settings", "data", "networks")}
@@ -51,13 +51,10 @@ def check_all() -> None:
 
 def running_parser() -> ConfigParser:
     """Give the parser that is evaluating the expression which called this."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            return parser
-        frame = frame.f_back
-    raise RuntimeError("to be called from an expression of a config")
+    parser = calling(ConfigParser)
+    if parser is None:
+        raise RuntimeError("to be called from an expression of a config")
+    return parser
 
 
 def run_checks(parser: ConfigParser, tell: bool = False) -> list[Outcome]:

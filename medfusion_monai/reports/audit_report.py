@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
-from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.reports.blocks import Block, Cell, Column, Document, Group, Section, Table
 from medfusion_monai.reports.contents import document
 from medfusion_monai.reports.draft import SHOWS_REAL_IMAGES
-from medfusion_monai.reports.html import as_html
-from medfusion_monai.reports.markdown import as_markdown
-from medfusion_monai.reports.report import finite
+from medfusion_monai.reports.report import finite, write_files
 from medfusion_monai.reports.tables import DASH, Measure, count_cell, figure_cell, number, plain
 
 HOW_COPIES_ARE_FOUND = (
@@ -50,21 +46,7 @@ def write_audit(results: Mapping[str, Any], pictures: Mapping[str, Image], outpu
         ValueError: it cannot be written.
     """
     results = finite(results)
-    report = audit_document(results)
-    encoded = {name: _png(picture) for name, picture in pictures.items()}
-    html = as_html(report, {name: (png, pictures[name].size) for name, png in encoded.items()})
-    files: dict[str, str | bytes] = {
-        "audit.json": json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "audit.md": as_markdown(report),
-        **encoded,
-        "audit.html": html.replace("report.json", "audit.json"),  # the footer names the file of other reports
-    }
-    try:
-        for name, content in files.items():
-            with renamed_when_whole(Path(output) / name) as file:
-                file.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise ValueError(f"cannot write the audit into {output}: {error}; name a folder that can be written") from error
+    write_files("audit", audit_document(results), results, pictures, output)
 
 
 def read_audit(folder: str | Path) -> dict[str, Any]:
@@ -270,9 +252,3 @@ def _membership_section(audit: Mapping[str, Any]) -> Section:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
-
-
-def _png(picture: Image) -> bytes:
-    buffer = BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -24,15 +24,18 @@ from medfusion_monai.reports.style import CSS
 
 # Should anything ever slip through the escaping, the browser still loads and runs nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-FOOTER = "Written by Medfusion for MONAI; report.json holds the same figures. Research software: not for diagnosis."
+FOOTER = "Written by Medfusion for MONAI; {} holds the same figures. Research software: not for diagnosis."
 
 
-def as_html(document: Document, pictures: Mapping[str, tuple[bytes, tuple[int, int]]]) -> str:
+def as_html(
+    document: Document, pictures: Mapping[str, tuple[bytes, tuple[int, int]]], figures: str = "report.json"
+) -> str:
     """Render a report.
 
     Args:
         document: the report.
         pictures: from a picture's file name to the bytes of its PNG and its width and height.
+        figures: name of the file with the same figures.
     """
     title = escape(document.title)
     body = [f"<h1>{title}</h1>"]
@@ -58,7 +61,7 @@ def as_html(document: Document, pictures: Mapping[str, tuple[bytes, tuple[int, i
 <main>
 {chr(10).join(body)}
 </main>
-<footer>{escape(FOOTER)}</footer>
+<footer>{escape(FOOTER.format(figures))}</footer>
 </body>
 </html>
 """

@@ -39,27 +39,44 @@ def write_report(results: Mapping[str, Any], pictures: Mapping[str, Image], outp
     """
     _check_pictures(results, pictures)
     results = finite(results)
-    report = document(results)
-    encoded = {name: _png(picture) for name, picture in pictures.items()}
+    write_files("report", document(results), results, pictures, output)
+
+
+def write_files(
+    name: str, report: Document, results: Mapping[str, Any], pictures: Mapping[str, Image], output: str | Path
+) -> None:
+    """Write ``NAME.html``, ``NAME.md``, ``NAME.json``, the pictures and the plots of a report into a folder.
+
+    Args:
+        name: of the files, and in the message of an error.
+        report: what the first two show.
+        results: the figures, ready for JSON.
+        pictures: from file name to picture.
+        output: the folder, made where it is missing.
+
+    Raises:
+        ValueError: for a folder that cannot be written, and for a disk that is full.
+    """
+    encoded = {file: _png(picture) for file, picture in pictures.items()}
+    html = as_html(report, {file: (png, pictures[file].size) for file, png in encoded.items()}, f"{name}.json")
     files = {
-        "report.json": _bytes(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n"),
-        "report.md": _bytes(as_markdown(report)),
+        f"{name}.json": _bytes(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n"),
+        f"{name}.md": _bytes(as_markdown(report)),
         **encoded,
         **_plots(report),
-        # Last: whoever finds it finds all of the report.
-        "report.html": _bytes(as_html(report, {name: (png, pictures[name].size) for name, png in encoded.items()})),
+        f"{name}.html": _bytes(html),  # last: whoever finds it finds all of the report
     }
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            with renamed_when_whole(output / name) as file:
-                file.write_bytes(content)
+        for file, content in files.items():
+            with renamed_when_whole(output / file) as partial:
+                partial.write_bytes(content)
     except DiskFullError:
         raise
     except OSError as error:
         raise ValueError(
-            f"cannot write the report into {output}: {error}; name a folder that can be written"
+            f"cannot write the {name} into {output}: {error}; name a folder that can be written"
         ) from error
 
 

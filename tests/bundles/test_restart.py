@@ -14,6 +14,7 @@ import pytest
 import torch
 from monai.bundle import run
 from monai.handlers import LrScheduleHandler
+from states import assert_same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import medfusion_monai.bundle
@@ -47,22 +48,6 @@ def logged(folder):
             for event in events.Scalars(name):
                 values[name, event.step].append(event.value)
     return values
-
-
-def assert_same(actual, expected, where):
-    """Compare nested states bit for bit."""
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(actual, expected), where
-    elif isinstance(expected, dict):
-        assert actual.keys() == expected.keys(), where
-        for key, value in expected.items():
-            assert_same(actual[key], value, f"{where}.{key}")
-    elif isinstance(expected, list):
-        assert len(actual) == len(expected), where
-        for index, value in enumerate(expected):
-            assert_same(actual[index], value, f"{where}[{index}]")
-    else:
-        assert actual == expected, where
 
 
 def assert_same_end(stopped, whole):

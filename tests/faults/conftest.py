@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from states import assert_same
 
 from medfusion_monai.data import prepare_phantoms
 from medfusion_monai.metrics.phantoms.features import train_phantom_features
@@ -256,22 +257,6 @@ def moments(count, seed=0):
     return [(index + draw.random()) / count for index in range(count)]
 
 
-def same(actual, expected, where=""):
-    """Compare nested states bit for bit."""
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(actual, expected), where
-    elif isinstance(expected, dict):
-        assert actual.keys() == expected.keys(), where
-        for key, value in expected.items():
-            same(actual[key], value, f"{where}.{key}")
-    elif isinstance(expected, list):
-        assert len(actual) == len(expected), where
-        for index, value in enumerate(expected):
-            same(actual[index], value, f"{where}[{index}]")
-    else:
-        assert actual == expected, where
-
-
 WEIGHTS = ("models/autoencoder.pt", "models/model.pt", "runs/checkpoints/autoencoder_best.pt")
 CHECKPOINTS = tuple(f"runs/checkpoints/{phase}_training.pt" for phase in ("autoencoder", "diffusion"))
 
@@ -280,7 +265,7 @@ def same_training(folder, expected):
     """Compare weights, averaged weights, optimizers, best values and positions; look for leftovers."""
     for name in (*WEIGHTS, *CHECKPOINTS):
         states = [torch.load(place / name, weights_only=True) for place in (folder, expected)]
-        same(*states, where=name)
+        assert_same(*states, where=name)
     assert (folder / "models/model.json").read_text() == (expected / "models/model.json").read_text()
     no_leftovers(folder, ["models", "runs", "runs/checkpoints", "runs/pictures"])
 
@@ -297,7 +282,7 @@ def same_report(folder, expected):
     reports = [json.loads((place / "report/report.json").read_text()) for place in (folder, expected)]
     for report in reports:
         report.pop("repeat", None)  # versions and the command
-    same(*reports, where="report")
+    assert_same(*reports, where="report")
     assert (folder / "report/report.html").stat().st_size > 1000
     no_leftovers(folder, ["report"])
 

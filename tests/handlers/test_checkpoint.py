@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
 from monai.transforms import RandFlipd
+from states import assert_same
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -77,22 +78,6 @@ def make_run(path, stop_at=None, width=4, start_weights=0, epochs=EPOCHS, **keyw
 def run_until_stopped(path, stop_at, **keywords):
     with pytest.raises(PowerCutError):
         make_run(path, stop_at, **keywords).trainer.run()
-
-
-def assert_same(actual, expected, where="state"):
-    """Compare nested states bit for bit."""
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(actual, expected), where
-    elif isinstance(expected, dict):
-        assert actual.keys() == expected.keys(), where
-        for key, value in expected.items():
-            assert_same(actual[key], value, f"{where}.{key}")
-    elif isinstance(expected, list):
-        assert len(actual) == len(expected), where
-        for index, value in enumerate(expected):
-            assert_same(actual[index], value, f"{where}[{index}]")
-    else:
-        assert actual == expected, where
 
 
 @pytest.fixture(scope="module")

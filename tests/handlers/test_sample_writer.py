@@ -12,7 +12,7 @@ from monai.transforms import LoadImage
 
 from medfusion_monai.data import sampling_plan
 from medfusion_monai.files import DiskFullError
-from medfusion_monai.handlers import SampleWriter
+from medfusion_monai.handlers import SampleWriter, row_list
 
 
 @pytest.fixture
@@ -225,9 +225,9 @@ def test_manifest_that_the_disk_has_no_room_for_is_named(writer, monkeypatch):
     ours = writer()
     write(ours, [0, 1])
 
-    def full(*args):
+    def full(*args, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(ours, "_table", full)
+    monkeypatch.setattr(row_list.csv, "DictWriter", full)
     with pytest.raises(DiskFullError, match=r"there is no room for \S+manifest\.csv"):
         write(ours, [2, 3])
