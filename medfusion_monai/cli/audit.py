@@ -42,7 +42,7 @@ def add_audit(subparsers: Any) -> None:
 def _audit(arguments: argparse.Namespace) -> int:
     from medfusion_monai.audit.model import load_audited_model
     from medfusion_monai.reports.audit import Audit
-    from medfusion_monai.reports.audit_report import conclusions
+    from medfusion_monai.reports.audit_sections import conclusions
 
     if bool(arguments.bundle) != bool(arguments.model_file):
         raise ValueError("--bundle and --model-file belong together: give both, or none for an audit of images alone")

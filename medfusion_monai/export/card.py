@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import medfusion_monai
-from medfusion_monai.reports.audit_report import audit_document
 from medfusion_monai.reports.blocks import Block, Callout, Cell, Column, Commands, Document, Group, Section, Table
 from medfusion_monai.reports.contents import document
 from medfusion_monai.reports.markdown import as_markdown
 from medfusion_monai.reports.tables import plain
+from medfusion_monai.reports.written import measured_weights
 
 MEASURED = ("features", "fidelity", "reconstructions", "steering")
 """Parts of a report that go into the card: figures, no pictures, commands, or names of data sets."""
 
-PRIVATE = ("Image sets", "Closest pairs", "Pictures", "To repeat this")
-"""Sections of an audit that stay with the hospital: they are about single images, files and folders."""
+PRIVATE = ("Closest pairs",)
+"""Sections of an audit that stay with the hospital: they are about single images."""
 
 LIMITS = (
     "A generative model can reproduce training images, above all when it was trained on few: compare samples with the "
@@ -64,41 +63,6 @@ class CardFacts(NamedTuple):
     options: Mapping[str, Any]
     report: Mapping[str, Any] | None = None
     audit: Mapping[str, Any] | None = None
-
-
-def read_object(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        ValueError: for a file that is missing or holds something else.
-    """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}. Name another file") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object. Name another file")
-    return found
-
-
-def read_measured(path: str | Path, weights_sha256: str) -> dict[str, Any]:
-    """Read a report or an audit of weights.
-
-    Args:
-        path: ``report.json`` or ``audit.json``.
-        weights_sha256: checksum of the weights that are exported.
-
-    Raises:
-        ValueError: for a file that cannot be read, or one that names other weights.
-    """
-    measured = read_object(path)
-    found = _measured_weights(measured)
-    if found not in (None, weights_sha256):
-        raise ValueError(
-            f"{path} is of other weights (SHA-256 {found[:12] if found else ''}...) than those that are exported "
-            f"({weights_sha256[:12]}...): give the report of these, or leave it out"
-        )
-    return measured
 
 
 def model_card(facts: CardFacts) -> str:
@@ -187,13 +151,13 @@ def _metrics(report: Mapping[str, Any] | None) -> list[Block]:
 def _audit(audit: Mapping[str, Any] | None) -> list[Block]:
     if audit is None:
         return [Callout(NOT_AUDITED)]
-    found = audit_document({key: value for key, value in audit.items() if key != "pictures"})
+    found = document({"title": "", "sets": [], "warnings": audit.get("warnings"), "audit": audit["audit"]})
     return _blocks(found._replace(sections=[part for part in found.sections if part.title not in PRIVATE]), audit)
 
 
 def _blocks(found: Document, measured: Mapping[str, Any]) -> list[Block]:
     """Give warnings, sentences, tables and callouts of a report, without headings, pictures and commands."""
-    unbound: list[Block] = [] if _measured_weights(measured) else [Callout(UNBOUND)]
+    unbound: list[Block] = [] if measured_weights(measured) else [Callout(UNBOUND)]
     parts = [block for section in found.sections for block in section.blocks]
     told = [block for block in parts if isinstance(block, str | Callout | Table)]
     return [*unbound, *map(Callout, found.warnings), *found.summary, *told]
@@ -207,13 +171,6 @@ def _networks(facts: CardFacts) -> Table:
     trained = facts.info.get("version")
     rows.append([Cell("trained by medfusion_monai"), Cell(plain(trained) if trained else "not known")])
     return Table("Weights are averaged over the training, in float32", columns, [Group("", rows)], [])
-
-
-def _measured_weights(measured: Mapping[str, Any]) -> str | None:
-    found: Any = measured
-    for key in ("repeat", "checksums", "model.pt"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return None if found is None else str(found)
 
 
 def _in_shell(text: str) -> str:

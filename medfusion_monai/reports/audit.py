@@ -33,7 +33,7 @@ from medfusion_monai.data.image_set import open_image_set
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.intervals import Figure
 from medfusion_monai.networks.weights import file_sha256
-from medfusion_monai.reports.audit_report import write_audit
+from medfusion_monai.reports.audit_sections import audit_warnings
 from medfusion_monai.reports.checks import check_device, refuse_inside
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.pictures import picture_of_rows
@@ -141,8 +141,8 @@ class Audit:
         self.draft.note("checksums", **{DATALIST_NAME: file_sha256(datalist)})
         if self.model is not None:
             self.draft.note("checksums", **{"model.pt": self.model.sha256})
-        write_audit(results, self.draft.pictures, self.output)
-        return results
+        self.draft.add_warnings(*audit_warnings(results))
+        return self.draft.write(self.output, "audit")
 
     @property
     def class_names(self) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medfusion_monai.reports.audit_sections import audit_sections, conclusions
 from medfusion_monai.reports.blocks import (
     Block,
     Callout,
@@ -54,19 +55,21 @@ def document(results: Mapping[str, Any]) -> Document:
     Args:
         results: what ``report.json`` holds; ``title`` and ``sets`` are needed, every other part is optional.
     """
+    audit = results.get("audit")
     sections = [
         _sets_section(results),
         _fidelity_section(results),
         _reconstructions_section(results),
         _sweep_section(results),
         _steering_section(results),
+        *(audit_sections(audit) if audit else []),
         Section("Pictures", [_picture(item) for item in results.get("pictures") or []]),
         _repeat_section(results),
     ]
     return Document(
         plain(results["title"]),
         [plain(text) for text in results.get("warnings") or []],
-        [plain(text) for text in results.get("summary") or []],
+        [*(conclusions(audit) if audit else []), *(plain(text) for text in results.get("summary") or [])],
         [section for section in sections if section.blocks],
     )
 

@@ -52,9 +52,9 @@ class Draft:
         """Add to what is needed to repeat the report: ``checksums``, ``seeds`` or ``settings``."""
         self.results["repeat"][part] |= values
 
-    def write(self, output: str | Path) -> dict[str, Any]:
-        """Write the report's files into a folder and give its figures."""
+    def write(self, output: str | Path, name: str = "report") -> dict[str, Any]:
+        """Write the report's files, ``NAME.html`` and others, into a folder and give its figures."""
         if self.pictures:
             self.results.setdefault("summary", []).append(SHOWS_REAL_IMAGES)
-        write_report(self.results, self.pictures, output)
+        write_report(self.results, self.pictures, output, name)
         return self.results

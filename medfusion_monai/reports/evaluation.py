@@ -16,7 +16,14 @@ from torch import Tensor
 from medfusion_monai import pretrained
 from medfusion_monai.data import read_datalist, sampling_plan
 from medfusion_monai.data.datalist import REFERENCE, find_datalist
-from medfusion_monai.data.image_form import ImageFacts, ImageForm, exact_form, inspect_set, refuse_changed
+from medfusion_monai.data.image_form import (
+    ImageFacts,
+    ImageForm,
+    content_sha256,
+    exact_form,
+    inspect_set,
+    refuse_changed,
+)
 from medfusion_monai.data.image_set import MANIFEST, ImageSet, default_reference, open_image_set
 from medfusion_monai.data.splits import DataError
 from medfusion_monai.diffusion import LatentDiffusionSampler, spaced_timesteps
@@ -33,6 +40,7 @@ from medfusion_monai.reports.measured import Measured, measure_set
 from medfusion_monai.reports.published import published_reconstructions
 from medfusion_monai.reports.reconstructions import reconstruction_picture, table_rows
 from medfusion_monai.reports.sweep import sweep_rows
+from medfusion_monai.reports.written import read_audit
 
 logger = logging.getLogger(__name__)
 
@@ -271,6 +279,30 @@ class Evaluation:
         if self.generated and seeds:
             train, test = self._open("training"), self._open("test")
             add_steering(self.draft, train, test, self._load, self.generated, seeds, self.device)
+
+    def add_audit(self, audit_file: str | Path | None, model_file: str | Path) -> None:
+        """Take over an audit of these weights: its figures and warnings, not its pictures.
+
+        Args:
+            audit_file: ``audit.json`` of ``medfusion audit``; None leaves this part out.
+            model_file: the weights.
+
+        Raises:
+            ValueError: for a file that holds no audit, or one of other weights.
+        """
+        if audit_file is None:
+            return
+        audit = read_audit(audit_file, file_sha256(model_file))
+        self.draft.results["audit"] = audit["audit"]
+        self.draft.note("checksums", **{Path(audit_file).name: file_sha256(audit_file)})
+        self.draft.add_warnings(*audit["warnings"])
+        [audited] = [item for item in audit["sets"] if item["name"] == "generated"]
+        ours = {content_sha256(facts) for images, _, facts in self.sample_sets if images.name == OURS}
+        if ours - {audited["content_sha256"]}:
+            self.draft.add_warnings(
+                "The audit is of other generated images than those of this report: run medfusion audit with the same "
+                "samples."
+            )
 
     def add_sweep(
         self,

@@ -22,41 +22,28 @@ from medfusion_monai.reports.plot import svg_file
 NOT_FINITE = "the computation gave no finite number"
 
 
-def write_report(results: Mapping[str, Any], pictures: Mapping[str, Image], output: str | Path) -> None:
-    """Write ``report.html``, ``report.md``, ``report.json``, the pictures and the plot of a sweep into a folder.
+def write_report(
+    results: Mapping[str, Any], pictures: Mapping[str, Image], output: str | Path, name: str = "report"
+) -> None:
+    """Write ``NAME.html``, ``NAME.md``, ``NAME.json``, the pictures and the plot of a sweep into a folder.
 
     The HTML needs no other file and loads nothing. Numbers that are not finite become None, with a note.
 
     Args:
         results: the figures: ``title`` and ``sets``; optional are ``summary``, ``warnings``, ``reference``,
             ``features``, ``fidelity``, ``published``, ``reconstructions``, ``published_reconstructions``, ``sweep``,
-            ``steering``, ``pictures`` and ``repeat``, each shown where it is there.
+            ``steering``, ``audit``, ``pictures`` and ``repeat``, each shown where it is there.
         pictures: from file name, as in ``results["pictures"]``, to picture.
         output: the folder, made where it is missing; files of an earlier report in it are replaced.
+        name: of the files.
 
     Raises:
-        ValueError: for a folder that cannot be written, and for pictures that are not those of the results.
+        ValueError: for a folder that cannot be written, a disk that is full, and pictures that are not those of the
+            results.
     """
     _check_pictures(results, pictures)
     results = finite(results)
-    write_files("report", document(results), results, pictures, output)
-
-
-def write_files(
-    name: str, report: Document, results: Mapping[str, Any], pictures: Mapping[str, Image], output: str | Path
-) -> None:
-    """Write ``NAME.html``, ``NAME.md``, ``NAME.json``, the pictures and the plots of a report into a folder.
-
-    Args:
-        name: of the files, and in the message of an error.
-        report: what the first two show.
-        results: the figures, ready for JSON.
-        pictures: from file name to picture.
-        output: the folder, made where it is missing.
-
-    Raises:
-        ValueError: for a folder that cannot be written, and for a disk that is full.
-    """
+    report = document(results)
     encoded = {file: _png(picture) for file, picture in pictures.items()}
     html = as_html(report, {file: (png, pictures[file].size) for file, png in encoded.items()}, f"{name}.json")
     files = {

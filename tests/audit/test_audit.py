@@ -10,7 +10,7 @@ from medfusion_monai.audit import load_guard
 from medfusion_monai.cli import main
 from medfusion_monai.configs import read_configs
 from medfusion_monai.networks.weights import save_weights
-from medfusion_monai.reports.audit_report import audit_sections, read_audit
+from medfusion_monai.reports.written import read_audit
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 TINY = {
@@ -115,17 +115,28 @@ def test_report_is_html_markdown_and_json_with_pictures_of_the_pairs(audited):
     assert f"below {results['audit']['threshold']:.3f}" in text
 
 
-def test_audit_that_was_written_gives_sections_for_another_report(audited, tmp_path):
-    titles = [section.title for section in audit_sections(read_audit(audited[0]))]
-    assert titles == [
+def test_report_has_the_sections_of_an_audit(audited):
+    lines = (audited[0] / "audit.md").read_text().splitlines()
+    assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == [
+        "Image sets",
         "Copies",
         "Closest pairs",
         "The set as a whole",
         "Membership from the denoising loss",
         "What this audit cannot see",
+        "Pictures",
+        "To repeat this",
     ]
+
+
+def test_audit_is_read_again_for_the_weights_that_it_is_of(audited, tmp_path):
+    file, results = audited[0] / "audit.json", audited[1]
+    assert read_audit(file, results["repeat"]["checksums"]["model.pt"]) == results
+    with pytest.raises(ValueError, match=r"audit\.json is of other weights"):
+        read_audit(file, "0" * 64)
+    (tmp_path / "report.json").write_text("{}")
     with pytest.raises(ValueError, match="holds no audit"):
-        read_audit(tmp_path)
+        read_audit(tmp_path / "report.json", "0" * 64)
 
 
 def test_report_names_no_patient_and_no_place(audited):

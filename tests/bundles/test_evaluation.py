@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from medfusion_monai.cli import main
 from medfusion_monai.data import read_datalist, read_image
 from medfusion_monai.errors import first_cause
 from medfusion_monai.metrics.features import load_extractor
@@ -27,6 +28,15 @@ def features(tmp_path_factory):
     path = tmp_path_factory.mktemp("features") / "features.pt"
     train_phantom_features("cxr", path, num_images=32, steps=4)
     return f"phantoms:{path}"
+
+
+@pytest.fixture(scope="module")
+def audit(dataset_dir, samples_dir, tmp_path_factory):
+    """What ``medfusion audit`` finds in the samples, without weights."""
+    folder = tmp_path_factory.mktemp("audit")
+    places = ["--dataset-dir", str(dataset_dir), "--samples", str(samples_dir), "--output", str(folder)]
+    assert main(["audit", *places, "--no-pictures"]) == 0
+    return json.loads((folder / "audit.json").read_text())
 
 
 @pytest.fixture
@@ -94,6 +104,43 @@ def test_generated_images_are_compared_overall_and_by_class(evaluate, samples_di
         "samples.png",
         "neighbours_1.png",
     }
+
+
+def test_report_takes_over_an_audit_of_the_same_samples(evaluate, audit, samples_dir, features, tmp_path):
+    file = tmp_path / "audit.json"
+    file.write_text(json.dumps(audit | {"warnings": ["Look at the leaks."]}))
+    common = {"samples_dir": str(samples_dir), "features": features, "replicates": 0, "splits": "validation"}
+    results = evaluate(audit_file=str(file), **common)
+    assert results["audit"] == audit["audit"]
+    assert results["warnings"] == ["Look at the leaks."]
+    text = (tmp_path / "report.md").read_text()
+    assert "How many of the generated images are copies is not told: withheld" in text
+    for title in ("Copies", "The set as a whole", "What this audit cannot see"):
+        assert f"## {title}\n" in text
+
+
+def test_audit_of_other_samples_is_said_to_be_that(evaluate, audit, samples_dir, features, tmp_path):
+    [generated] = [item for item in audit["sets"] if item["name"] == "generated"]
+    other = [{**generated, "content_sha256": "0" * 64}]
+    (tmp_path / "audit.json").write_text(json.dumps(audit | {"sets": other}))
+    common = {"samples_dir": str(samples_dir), "features": features, "replicates": 0, "splits": "validation"}
+    results = evaluate(audit_file=str(tmp_path / "audit.json"), **common)
+    assert any("of other generated images" in warning for warning in results["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"repeat": {"checksums": {"model.pt": "0" * 64}}}, r"audit\.json is of other weights \(SHA-256 000000000000"),
+        ({"audit": None}, r"audit\.json holds no audit: run medfusion audit"),
+    ],
+)
+def test_audit_of_other_weights_and_files_that_are_none_are_refused(evaluate, audit, tmp_path, change, words):
+    (tmp_path / "audit.json").write_text(json.dumps(audit | change))
+    with pytest.raises(Exception) as caught:  # noqa: PT011  the bundle runner wraps it
+        evaluate(audit_file=str(tmp_path / "audit.json"))
+    assert re.search(words, str(first_cause(caught.value)))
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_sweep_measures_each_number_of_steps_and_goes_on(evaluate, features, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 import pytest
 
 from medfusion_monai.export.card import CardFacts, model_card
-from medfusion_monai.reports.blocks import Cell, Column, Commands, Document, Group, Picture, Section, Table
+from medfusion_monai.reports.blocks import Cell, Column, Group, Section, Table
 
 INFO = {
     "class_names": ["healthy", "ill"],
@@ -105,27 +105,26 @@ def test_report_without_figures_is_not_measured():
     assert "Not measured" in section(model_card(FACTS._replace(report={"title": "A report"})), "Metrics")
 
 
-def fake_audit(results):
-    """Gives sections as `medfusion audit` does, some of them about single images."""
-    assert "pictures" not in results
+@pytest.fixture
+def audited(monkeypatch):
+    """The section of a card with an audit whose sections are partly about single images."""
     sections = [
-        Section("Image sets", ["planted_set"]),
         Section(
             "Copies", ["How copies are found.", Table("Rates", [Column("Copies")], [Group("", [[Cell("7")]])], [])]
         ),
         Section("Closest pairs", ["planted_pair"]),
-        Section("Pictures", [Picture("planted.png", "planted", "planted")]),
         Section("What this audit cannot see", ["Parts of images."]),
-        Section("To repeat this", [Commands("planted", ["planted"])]),
     ]
-    return Document("Audit", ["Few held-out images."], ["7 of 100 are copies."], sections)
-
-
-@pytest.fixture
-def audited(monkeypatch):
-    """The section of a card with an audit."""
-    monkeypatch.setattr("medfusion_monai.export.card.audit_document", fake_audit)
-    audit = {"audit": {}, "pictures": [{}], "repeat": {"checksums": {"model.pt": "ab" * 32}}}
+    monkeypatch.setattr("medfusion_monai.reports.contents.audit_sections", lambda audit: sections)
+    monkeypatch.setattr("medfusion_monai.reports.contents.conclusions", lambda audit: ["7 of 100 are copies."])
+    audit = {
+        "audit": {"rows": []},
+        "warnings": ["Few held-out images."],
+        "summary": ["planted_summary"],
+        "sets": [{"name": "planted_set"}],
+        "pictures": [{"file": "planted.png"}],
+        "repeat": {"checksums": {"model.pt": "ab" * 32}, "commands": ["planted"]},
+    }
     return section(model_card(FACTS._replace(audit=audit)), "Privacy audit")
 
 

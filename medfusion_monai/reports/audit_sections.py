@@ -1,18 +1,11 @@
-"""From the figures of an audit to its report, which says first what they do not show."""
+"""From the figures of an audit to sections of a report, which say what they do not show."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from PIL.Image import Image
-
-from medfusion_monai.reports.blocks import Block, Cell, Column, Document, Group, Section, Table
-from medfusion_monai.reports.contents import document
-from medfusion_monai.reports.draft import SHOWS_REAL_IMAGES
-from medfusion_monai.reports.report import finite, write_files
+from medfusion_monai.reports.blocks import Block, Cell, Column, Group, Section, Table
 from medfusion_monai.reports.tables import DASH, Measure, count_cell, figure_cell, number, plain
 
 HOW_COPIES_ARE_FOUND = (
@@ -32,51 +25,6 @@ _RATE = Measure("copy_rate", "Copy rate", 2, scale=100.0)
 _SHARE = Measure("authenticity", "Authentic", 1, scale=100.0)
 _Z = Measure("z", "z", 2)
 _AUC = (Measure("auc", "AUC", 3), Measure("tpr_at_1_fpr", "True positives at 1% false positives (%)", 1, scale=100.0))
-
-
-def write_audit(results: Mapping[str, Any], pictures: Mapping[str, Image], output: str | Path) -> None:
-    """Write ``audit.html``, ``audit.md``, ``audit.json`` and the pictures into a folder.
-
-    Args:
-        results: what ``Audit.run`` gathers.
-        pictures: by file name, as in ``results["pictures"]``.
-        output: the folder, which is there.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
-    results = finite(results)
-    write_files("audit", audit_document(results), results, pictures, output)
-
-
-def read_audit(folder: str | Path) -> dict[str, Any]:
-    """Read the figures of an audit, for ``audit_sections`` in another report.
-
-    Args:
-        folder: what ``medfusion audit --output`` named.
-
-    Raises:
-        ValueError: it holds no audit.
-    """
-    path = Path(folder) / "audit.json"
-    try:
-        audit = json.loads(path.read_text(encoding="utf-8"))["audit"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no audit ({error}): run medfusion audit and name its --output") from error
-    if not isinstance(audit, dict):
-        raise ValueError(f"{path} holds no audit: run medfusion audit and name its --output")
-    return audit
-
-
-def audit_document(results: Mapping[str, Any]) -> Document:
-    """Turn the results of an audit into its report."""
-    parts = audit_sections(results["audit"])
-    rest = document({key: value for key, value in results.items() if key != "audit"})
-    summary = [*conclusions(results["audit"]), *([SHOWS_REAL_IMAGES] if results.get("pictures") else [])]
-    sets = [section for section in rest.sections if section.title == "Image sets"]
-    others = [section for section in rest.sections if section.title != "Image sets"]
-    warnings = [*rest.warnings, *audit_warnings(results)]
-    return Document(rest.title, warnings, summary, [*sets, *parts, *others])
 
 
 def audit_sections(audit: Mapping[str, Any]) -> list[Section]:
