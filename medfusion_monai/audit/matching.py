@@ -13,8 +13,8 @@ from medfusion_monai.audit.fingerprints import FLIPS, Prints, coarse, flipped
 from medfusion_monai.metrics.neighbours import nearest_neighbours
 
 MEASURES = ("pixels", "structure", "features")
-GUARD_MEASURES = MEASURES[:2]
-"""Those that need no network."""
+JUDGES = MEASURES[:2]
+"""Those that the score is made of. Features are told beside it: they found no copy more, and more that were none."""
 CANDIDATES = 8
 """Nearest images by coarse pixels, and as many by features, that are looked at closely."""
 SCALE_NEIGHBOURS = 5
@@ -74,18 +74,18 @@ class Matcher:
     @property
     def measures(self) -> tuple[str, ...]:
         """Names of the distances, in order."""
-        return MEASURES if self.training.features is not None else GUARD_MEASURES
+        return MEASURES if self.training.features is not None else JUDGES
 
     @torch.no_grad()
     def match(self, queries: Prints) -> Matches:
         """Find the nearest training image of each query; every query by itself.
 
         The score of a query x is the smallest, over training images t, of the geometric mean of d(x, t) / s(x) over
-        the measures: pixels (root mean square difference at the best shift), structure (1 - mean local correlation
-        there), and Euclidean distance of features. s(x) is the mean distance of x to its nearest held-out images by
-        the same measure, so that an image that looks like all others is not taken for a copy: dividing by the
-        distances to neighbours is the idea of Carlini et al. 2023. They take training images for neighbours, which
-        hides the copies of an image that is repeated among them.
+        two measures: pixels (root mean square difference at the best shift) and structure (1 - mean local correlation
+        there); Euclidean distance of features is told beside them. s(x) is the mean distance of x to its nearest
+        held-out images by the same measure, so that an image that looks like all others is not taken for a copy:
+        dividing by the distances to neighbours is the idea of Carlini et al. 2023. They take training images for
+        neighbours, which hides the copies of an image that is repeated among them.
 
         Held-out images can be queries too: images of the query's own patient do not count as its neighbours.
         """
@@ -101,7 +101,7 @@ class Matcher:
         distances = self.training.distances(queries, self.axes, places)
         nearest = self.held_out.distances(queries, self.axes, around)
         scales = nearest.topk(SCALE_NEIGHBOURS, dim=1, largest=False).values.mean(dim=1).clamp(min=1e-6)  # (M, K)
-        scores, chosen = _geometric_mean(distances / scales[:, None]).min(dim=1)
+        scores, chosen = _geometric_mean((distances / scales[:, None])[..., : len(JUDGES)]).min(dim=1)
         rows = torch.arange(len(scores))
         return Matches(scores, places[rows, chosen], distances[rows, chosen], scales, distances.amin(dim=1))
 

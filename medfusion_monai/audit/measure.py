@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medfusion_monai.audit.fingerprints import FLIPS, Prints, coarse, each_once
 from medfusion_monai.audit.guard import CopyGuard
-from medfusion_monai.audit.matching import GUARD_MEASURES, SCALE_NEIGHBOURS, Matcher, Matches
+from medfusion_monai.audit.matching import JUDGES, SCALE_NEIGHBOURS, Matcher, Matches
 from medfusion_monai.audit.sets import AuditedSet
 from medfusion_monai.audit.statistics import (
     FALSE_ALARMS,
@@ -112,7 +112,7 @@ def make_guard(
     known = training.select(each_once(training))._replace(features=None)
     seen = held_out.select(copies.kept)._replace(features=None)
     scores = copies.held_out.scores
-    if len(copies.measures) > len(GUARD_MEASURES):
+    if len(copies.measures) > len(JUDGES):
         scores = Matcher(known, seen, flips).match(seen).scores
     return CopyGuard(known.fine, seen.fine, calibrate(scores), size, flips)
 
@@ -207,6 +207,18 @@ def closest_pairs(copies: Copies, number: int = 8) -> list[int]:
     return copies.generated.scores.argsort(stable=True)[:number].tolist()
 
 
+def near_by_measure(copies: Copies) -> dict[str, int]:
+    """Count the generated images that one measure alone puts nearer to a training image than it does held-out ones.
+
+    Each measure has a threshold of its own, at the same rate of false alarms as the score of all.
+    """
+    held_out, generated = (found.nearest / found.scales for found in (copies.held_out, copies.generated))
+    return {
+        name: int((generated[:, index] < calibrate(held_out[:, index]).threshold).sum())
+        for index, name in enumerate(copies.measures)
+    }
+
+
 def describe_copies(copies: Copies | None, flips: str) -> dict[str, Any]:
     """Give what a report says of the rule by which copies are found."""
     told: dict[str, Any] = {"flips": flips, "orientations": len(FLIPS[flips]), "wanted_rate": FALSE_ALARMS}
@@ -215,6 +227,7 @@ def describe_copies(copies: Copies | None, flips: str) -> dict[str, Any]:
     told |= {"measures": list(copies.measures), "leaked": int(copies.leaked.sum())}
     if copies.calibration is not None:
         told |= copies.calibration._asdict()
+        told["near_by_measure"] = near_by_measure(copies)
         told["median_held_out"] = float(copies.held_out.scores.median())
         told["median_generated"] = float(copies.generated.scores.median()) if len(copies.generated.scores) else None
     return told

@@ -10,9 +10,9 @@ from medfusion_monai.reports.tables import DASH, Measure, count_cell, figure_cel
 
 HOW_COPIES_ARE_FOUND = (
     "Each image is compared with all training images, at 64 x 64 pixels, regardless of brightness, contrast and small "
-    "shifts, by {measures}. Its score is the smallest geometric mean of these distances to one training image, each "
-    "divided by the mean distance to the five nearest held-out images: about 1 for an image that is no nearer to the "
-    "training images than to others, near 0 for a copy."
+    "shifts, by pixels and local structure. Its score is the smallest geometric mean of both distances to one training "
+    "image, each divided by the mean distance to the five nearest held-out images: about 1 for an image that is no "
+    "nearer to the training images than to others, near 0 for a copy."
 )
 LIMITS = (
     "No audit proves that nothing is memorised. Seen are copies of whole images among those that were generated, "
@@ -118,14 +118,18 @@ def _copies_section(audit: Mapping[str, Any]) -> Section:
         )
     blocks: list[Block] = []
     if audit.get("measures"):
-        words = {"pixels": "pixels", "structure": "local structure", "features": "features"}
-        blocks.append(HOW_COPIES_ARE_FOUND.format(measures=" and ".join(words[name] for name in audit["measures"])))
+        blocks.append(HOW_COPIES_ARE_FOUND)
     if audit.get("threshold") is not None:
         blocks.append(
             f"An image is a copy if its score is below {audit['threshold']:.3f}. That is so for at most "
             f"{_percent(audit['rate'])} of images like the {audit['held_out']:,} held-out ones, which no training has "
             f"seen; their median is {audit['median_held_out']:.3f}, that of the generated images "
             f"{audit['median_generated']:.3f}."
+        )
+        alone = ", ".join(f"{name} {count:,}" for name, count in audit["near_by_measure"].items())
+        blocks.append(
+            f"By one distance alone, with a threshold of its own at the same rate, so many are as near: {alone}. They "
+            "are looked at, not counted: smooth images come near to others by structure or features alone."
         )
     blocks.append(Table("Copies of training images, with 95% intervals", columns, [Group("", rows)], notes))
     return Section("Copies", blocks)

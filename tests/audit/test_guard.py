@@ -115,7 +115,6 @@ def test_guard_beside_features_has_the_threshold_of_an_audit_without(alike, prin
     copies = find_copies(training, held_out, unknown(others[:1], features[2]), torch.zeros(len(alike[1])).bool())
     found = make_guard(training, held_out, copies, (64, 64), "horizontal")
     assert found.calibration.threshold == pytest.approx(guard.calibration.threshold, rel=1e-5)
-    assert copies.calibration.threshold != pytest.approx(guard.calibration.threshold, rel=1e-3)
 
 
 def test_guard_is_made_of_fingerprints_alone(guard):

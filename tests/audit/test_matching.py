@@ -68,7 +68,8 @@ def test_score_is_the_geometric_mean_of_distances_over_those_to_held_out_images(
     matcher = Matcher(prints(training, features=features[0]), prints(held_out, features=features[1]), "none")
     found = matcher.match(unknown(others[:5], features[2][:5]))
     assert found.distances.shape == (5, 3)
-    assert torch.allclose(found.scores, (found.distances / found.scales).log().mean(dim=1).exp())
+    judged = (found.distances / found.scales)[:, :2]  # pixels and structure; features are told beside them
+    assert torch.allclose(found.scores, judged.log().mean(dim=1).exp())
     around = torch.cdist(features[2][:5, 0], features[1][:, 0]).sort(dim=1).values[:, :SCALE_NEIGHBOURS]
     assert torch.allclose(found.scales[:, 2], around.mean(dim=1), atol=1e-5)
     nearest = torch.cdist(features[2][:5, 0], features[0][:, 0]).amin(dim=1)

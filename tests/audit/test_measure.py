@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medfusion_monai.audit.measure import copy_rows, find_copies, set_figures
+from medfusion_monai.audit.measure import copy_rows, describe_copies, find_copies, near_by_measure, set_figures
 from medfusion_monai.audit.sets import AuditedSet
 from medfusion_monai.data.image_form import ImageFacts
 from medfusion_monai.data.image_set import ImageSet
@@ -40,6 +40,21 @@ def test_copies_among_generated_images_are_counted(copies, sets):
     assert row["copy_rate"]["low"] < row["copy_rate"]["value"] < row["copy_rate"]["high"]
     assert row["expected_false_alarms"] == pytest.approx(60 / 101)
     assert copies.found()[:10].all()
+
+
+def test_each_measure_alone_has_a_threshold_of_its_own(sets, alike):
+    """Features that put the last five generated images upon training images, whose pixels do not."""
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(len(each.fine), 1, 4, generator=generator) for each in sets]
+    features[2][-5:] = features[0][50:55]
+    given = [each._replace(features=vectors) for each, vectors in zip(sets, features, strict=True)]
+    found = find_copies(*given, none_equal(alike[1]), "none")
+    assert 10 <= int(found.found().sum()) <= 12
+    near = near_by_measure(found)
+    assert set(near) == {"pixels", "structure", "features"}
+    assert 10 <= near["pixels"] <= 12
+    assert 5 <= near["features"] <= 7
+    assert describe_copies(found, "none")["near_by_measure"] == near
 
 
 def test_held_out_image_that_is_in_training_is_a_leak_and_does_not_lower_the_threshold(sets, alike, copies, prints):
