@@ -56,7 +56,7 @@ def tiny(bundle):
     return sys.modules[bundle.__module__].TINY
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Have one process sum in the order of the two, which have one thread each: another order may tip a rounding."""
     before = torch.get_num_threads()
