@@ -8,12 +8,14 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 from PIL import Image, PngImagePlugin
@@ -93,6 +95,8 @@ class SampleWriter(Sampler[list[int]]):
         self.manifest = RowList(output_dir, MANIFEST, rank)
         self.refusals = Refusals(output_dir, guard, rank)
         self.bar: tqdm | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[int] | None = None
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -137,29 +141,45 @@ class SampleWriter(Sampler[list[int]]):
     def attach(self, engine: Engine) -> None:
         """Write after every batch of an evaluator."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.settle)
 
     def __call__(self, engine: Any) -> None:
-        """Write the images of a batch and then their lines of the manifest.
+        """Start to write the images of a batch and then their lines of the manifest, once the batch before is written.
+
+        The next batch is sampled meanwhile.
 
         Raises:
-            ValueError: if an image has values that are not finite; nothing of its batch is written.
+            ValueError: as of ``settle``.
         """
         batch: dict[str, Any] = engine.state.batch
-        images: Tensor = engine.state.output[Keys.PRED].float().cpu()
+        sampled: Tensor = engine.state.output[Keys.PRED].float()
+        images, copied = sampled.to("cpu", non_blocking=True), None
+        if sampled.is_cuda:
+            copied = torch.cuda.Event()
+            copied.record()
         rows = [
             {"file": file, "label": int(label), "class_name": class_name, "seed": int(seed), **self.settings}
             for file, label, class_name, seed in zip(*(batch[name] for name in ITEM_COLUMNS), strict=True)
         ]
-        _refuse_non_finite(images, rows)
-        kept = self.refusals.sift(images, rows)
-        for index in kept:
-            self._write(images[index], rows[index])
-        self._note([rows[index] for index in kept])
-        if self.rank == 0:
-            self._advance(len(rows))
+        self.settle()
+        self._pending = self._thread.submit(self._write_batch, images, copied, rows)
+
+    def settle(self) -> None:
+        """Wait for the batch that is being written.
+
+        Raises:
+            ValueError: if an image of it has values that are not finite, which leaves all of the batch unwritten, or
+                if the disk is full.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            count = pending.result()
+            if self.rank == 0:
+                self._advance(count)
 
     def report(self) -> None:
         """Sort the lines of all processes into one manifest and log what stands in the folder."""
+        self.settle()
         if self.bar is not None:
             self.bar.close()
         for rows in gather(self.written):  # not by the files, which another host may see late
@@ -168,6 +188,17 @@ class SampleWriter(Sampler[list[int]]):
         if self.rank == 0:
             self.manifest.make_one(self.written, self.columns)
             logger.info("%d images and %s are in %s", len(self.plan) - refused, MANIFEST, self.output_dir)
+
+    def _write_batch(self, images: Tensor, copied: torch.cuda.Event | None, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Write images (B, C, H, W) and their lines, and give B; runs in a thread of its own."""
+        if copied is not None:
+            copied.synchronize()
+        _refuse_non_finite(images, rows)
+        kept = self.refusals.sift(images, rows)
+        for index in kept:
+            self._write(images[index], rows[index])
+        self._note([rows[index] for index in kept])
+        return len(rows)
 
     def _advance(self, count: int) -> None:
         """Move the bar, as if the other processes had written as many images."""

@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from monai.transforms import LoadImage
 
 from medfusion_monai.data import sampling_plan
 from medfusion_monai.files import DiskFullError
-from medfusion_monai.handlers import SampleWriter, row_list
+from medfusion_monai.handlers import SampleWriter, row_list, sample_writer
 
 
 @pytest.fixture
@@ -29,13 +30,18 @@ def writer(tmp_path):
     return make
 
 
-def write(writer, indices, images=None):
+def hand_over(writer, indices, images=None):
     """Hand the writer a batch as an evaluator does."""
     items = [writer.plan[index] for index in indices]
     batch = {name: [item[name] for item in items] for name in items[0]}
     if images is None:
         images = torch.stack([torch.full((1, 4, 6), index / 10) for index in indices])
     writer(SimpleNamespace(state=SimpleNamespace(batch=batch, output={"pred": images})))
+
+
+def write(writer, indices, images=None):
+    hand_over(writer, indices, images)
+    writer.settle()
 
 
 def write_all(writer):
@@ -57,6 +63,32 @@ def test_manifest_grows_by_the_lines_of_a_batch(writer):
     assert first.count(b"\n") == 3
     assert grown.startswith(first)
     assert grown.count(b"\n") == 5
+
+
+def test_next_batch_is_sampled_while_one_is_written(writer, monkeypatch):
+    ours, begun, go_on, write_png = writer(), threading.Event(), threading.Event(), sample_writer.write_png
+
+    def slowly(*args):
+        begun.set()
+        assert go_on.wait(30)
+        write_png(*args)
+
+    monkeypatch.setattr(sample_writer, "write_png", slowly)
+    hand_over(ours, [0, 1])
+    assert begun.wait(30)
+    assert "manifest.csv" not in contents(ours.output_dir)
+    go_on.set()
+    hand_over(ours, [2, 3])
+    ours.report()
+    assert list(writer()) == []
+
+
+def test_problem_of_a_batch_is_raised_before_the_next_is_written(writer):
+    ours = writer()
+    hand_over(ours, [0, 1], torch.full((2, 1, 4, 6), torch.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        hand_over(ours, [2, 3])
+    assert contents(ours.output_dir) == {}
 
 
 def test_report_sorts_the_manifest(writer):
