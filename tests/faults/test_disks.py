@@ -50,21 +50,13 @@ def test_disk_that_fills_up_while_latents_are_kept(commands, whole, compare, tab
         compare.training(folder, whole[0])
 
 
-def test_disk_that_fills_up_while_samples_are_written(commands, whole, compare, table, disk, prepared, tmp_path):
+@pytest.mark.parametrize(("name", "number"), [(".png.", 4), ("/manifest.csv", 2)])
+def test_disk_that_fills_up_while_samples_are_written(
+    name, number, commands, whole, compare, table, disk, prepared, tmp_path
+):
     folder = prepared("models", into=disk(tmp_path / "disk", 16))
     with table.attempt(FULL.format("while samples are written")) as attempt:
-        line = commands.refused("inference", folder, [full_at("open", ".png.", folder, 4)])
-        assert "there is no room for" in line
-        attempt["sees"] = table.sentence(line, folder)
-        (folder / "filler").unlink()
-        commands.run("inference", folder)
-        compare.files(folder / "samples", whole[0] / "samples")
-
-
-def test_disk_that_fills_up_while_the_manifest_grows(commands, whole, compare, table, disk, prepared, tmp_path):
-    folder = prepared("models", into=disk(tmp_path / "disk", 16))
-    with table.attempt(FULL.format("while samples are written")) as attempt:
-        line = commands.refused("inference", folder, [full_at("open", "/manifest.csv", folder, 2)])
+        line = commands.refused("inference", folder, [full_at("open", name, folder, number)])
         assert "there is no room for" in line
         attempt["sees"] = table.sentence(line, folder)
         (folder / "filler").unlink()
