@@ -49,7 +49,7 @@ class OurTraining:
         self.network, self.precision = network, precision_name(dtype)
         self.micro_batch = micro_batch or settings.get("micro_batch_size")
         unet = lay_out(network.unet, laid_out(size, device, dtype))
-        schedule = NoiseSchedule().to(device)
+        schedule = NoiseSchedule(prediction_type=settings["prediction_type"]).to(device)
         self.step = DiffusionStep(self.micro_batch, dtype)
         self.average = AveragedWeights(unet) if averages else None
         self.trainer = SupervisedTrainer(
@@ -58,12 +58,12 @@ class OurTraining:
             train_data_loader=[],
             network=unet,
             optimizer=torch.optim.AdamW(unet.parameters(), lr=settings["diffusion_lr"], fused=True),
-            loss_function=DiffusionLoss(schedule),
+            loss_function=DiffusionLoss(schedule, settings["diffusion_loss"], settings["loss_weighting"]),
             prepare_batch=DiffusionPrepareBatch(network.autoencoder, schedule),
             iteration_update=self.step,
             decollate=False,
             non_blocking=True,
-            train_handlers=[StopOnNonFiniteLoss(unet, settings["max_grad_norm"])],
+            train_handlers=[StopOnNonFiniteLoss(unet, settings["max_grad_norm"], wait=device.type != "cuda")],
         )
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from study.arms import ARMS, BASELINE, GUIDANCE_SCALES, Arm, choose_arms
-from study.evaluation import CHECK, FAST, Judge, clean_error
+from study.evaluation import CHECK, FAST, SHIPPED, Judge, clean_error
 from study.material import Material, load_material, read_recipe, train_autoencoder
 from study.store import Store
 from study.summary import best_arm, markdown, summarise, verdict_table
@@ -84,15 +84,15 @@ def plan_text(arguments: argparse.Namespace, arms: list[Arm]) -> str:
     call = CALL_SECONDS * arguments.samples
     fast, check = 20 * call + MEASURING_SECONDS, 50 * call + MEASURING_SECONDS
     guidance = 2 * len(GUIDANCE_SCALES) * (40 * call + MEASURING_SECONDS)
-    each = len(arms) * (arguments.seconds + fast) + fast + guidance
+    each = len(arms) * (arguments.seconds + 2.5 * fast) + fast + guidance
     minutes = (len(arguments.seeds) * each + len(arms) * check) / 60
     scales = ", ".join(f"{scale:g}" for scale in GUIDANCE_SCALES)
     return (
         f"{len(arms)} arms, {len(arguments.seeds)} seeds, {arguments.seconds:g} processor seconds each (about "
         f"{arguments.seconds / STEP_SECONDS:.0f} steps); about {minutes:.0f} min on one core, phase one apart:\n"
         + "\n".join(f"  {arm.name:10} {arm.words}" for arm in arms)
-        + f"\n  all sampled by {FAST}, of the first seed by {CHECK} too; the baseline with raw weights as well; the "
-        f"baseline and the best other arm with guidance {scales}"
+        + f"\n  all sampled by {FAST}, those that can by {SHIPPED}, of the first seed by {CHECK} too; the baseline "
+        f"with raw weights as well; the baseline and the best other arm with guidance {scales}"
     )
 
 
@@ -139,6 +139,9 @@ class Study:
         for seed in seeds:
             for arm in arms:
                 self.run_arm(arm, seed, steps[arm.name])
+        for seed in seeds:
+            for arm in [arm for arm in arms if NoiseSchedule(**arm.schedule).variance_preserving]:
+                self.evaluate(arm, seed, "averaged", self.weights(arm, seed, steps[arm.name]), SHIPPED)
         best = best_arm(evaluations(self.store))
         for seed in seeds:
             for arm in [arm for arm in arms if arm.name in (BASELINE, best)]:

@@ -16,6 +16,11 @@ MEMORY_HINT = (
     "there was not enough memory ({}): lower the batch size, num_workers or cache_num, or free what other programs "
     "hold; the same command goes on from what was saved"
 )
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+READ_ONLY_HINT = (
+    "a file cannot be written or read ({}): give the folder back its permission, or name another one; the same command "
+    "goes on from what was saved"
+)
 DISK_HINT = "the disk is full ({}): make room and run the same command again; what was written before is kept"
 WORKER_HINT = (
     "a worker that reads data was ended from outside ({}), often for lack of memory: lower num_workers; the same "
@@ -43,6 +48,8 @@ def short_message(error: BaseException) -> str:
         return WORKER_HINT.format(message or type(error).__name__)
     if isinstance(error, OSError) and error.errno in DISK_FULL and not isinstance(error, DiskFullError):
         return DISK_HINT.format(message)
+    if isinstance(error, OSError) and not isinstance(error, ValueError) and error.errno in READ_ONLY:
+        return READ_ONLY_HINT.format(message)
     if is_lack_of_memory(error):
         return MEMORY_HINT.format((message or type(error).__name__).splitlines()[0])
     return message

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".run.lock"
 BUSY = (errno.EWOULDBLOCK, errno.EACCES)
-LEFTOVER = re.compile(r"\.+.+\.(pt|json|csv|png|gz|npy|sha256|html|md|svg|safetensors)(\.\d+)+")
+LEFTOVER = re.compile(r"\.+.+\.(pt|json|csv|png|gz|npy|npz|features|sha256|html|md|svg|safetensors)(\.\d+)+")
 """Names that ``renamed_when_whole`` gives to files that are being written."""
 
 _held: dict[Path, int] = {}  # to file descriptors: a forked process can close these without side effects

@@ -37,6 +37,7 @@ TINY = {
 @pytest.fixture(scope="session")
 def tool():
     """The module ``tools/build_bundles.py``."""
+    os.environ.setdefault("MONAI_META_SCHEMA", str(SCHEMA))
     spec = importlib.util.spec_from_file_location("build_bundles", ROOT / "tools" / "build_bundles.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -56,6 +56,15 @@ MEMORY_ERRORS = [
 ]
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_folder_that_became_read_only_is_told_with_what_to_do(number):
+    message = short_message(OSError(number, os.strerror(number), "runs/x.png"))
+    assert os.strerror(number) in message
+    assert "runs/x.png" in message
+    assert "the same command goes on" in message
+    assert short_message(DiskFullError(errno.ENOSPC, "there is no room for x")) == "there is no room for x"
+
+
 @pytest.mark.parametrize("error", MEMORY_ERRORS, ids=lambda error: type(error).__name__)
 def test_lack_of_memory_is_told_with_what_to_do(error):
     message = short_message(error)

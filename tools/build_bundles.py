@@ -34,7 +34,7 @@ from medfusion_monai.networks.checksums import CHECKSUMS, checksums_text
 from medfusion_monai.networks.weights import check_listed, file_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMA = Path(os.environ.get("MONAI_META_SCHEMA", ROOT / "../shared/reference/meta_schema_20240725.json"))
+SCHEMA = Path(os.environ.get("MONAI_META_SCHEMA", "meta_schema_20240725.json"))
 LARGE_BYTES = 25_000_000
 FILES = (
     "LICENSE",

@@ -1,4 +1,4 @@
-"""How good the images of one training are, by samplers that add no noise of their own."""
+"""How good the images of one training are, by two samplers that add no noise of their own and the bundles' one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,12 +23,14 @@ from medfusion_monai.metrics.similarity import ms_ssim, ssim
 from medfusion_monai.networks import UNet
 from study.material import BATCH, Material, decode
 
-FAST, CHECK = "unipc_20", "ddim_50"
+FAST, CHECK, SHIPPED = "unipc_20", "ddim_50", "ddim_30_noise"
 SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     FAST: lambda denoiser, noise, schedule: samplers.unipc_sample(denoiser, noise, schedule, 20, "logsnr"),
     CHECK: lambda denoiser, noise, schedule: samplers.ddim_sample(denoiser, noise, schedule, 50, eta=0.0),
 }
-"""The arms are judged by the first; the second, of the first seed, tells whether that is the sampler's doing."""
+"""The arms are judged by the first; the second, of the first seed, tells whether that is the sampler's doing.
+
+The third, ``SHIPPED``, is that of ``inference.yaml``, with fresh noise at each step: it tells what a user would see."""
 LOG_SNR = (4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 """Noise levels of the error of the clean latents; the data's own have unit variance."""
 REPLICATES = 100
@@ -64,7 +66,22 @@ class Judge:
     ) -> tuple[Tensor, Tensor]:
         """Sample images (N, C, H, W) in [0, 1] and give their labels (N,)."""
         labels, seeds = self.plan(seed)
-        noise = randn(self.material.latent_shape, generators(seeds))
+        sources = generators(seeds)
+        noise = randn(self.material.latent_shape, sources)
+        if sampler == SHIPPED:
+            latents = [
+                samplers.ddim_sample(
+                    guided_denoiser(unet, part, guidance_scale),
+                    start,
+                    schedule,
+                    30,
+                    1.0,
+                    partial(randn, self.material.latent_shape, own),
+                    "logsnr",
+                )
+                for part, start, own in zip(labels.split(BATCH), noise.split(BATCH), batched(sources), strict=True)
+            ]
+            return decode(self.material.autoencoder, torch.cat(latents)), labels
         latents = [
             SAMPLERS[sampler](guided_denoiser(unet, part, guidance_scale), start, schedule)
             for part, start in zip(labels.split(BATCH), noise.split(BATCH), strict=True)
@@ -132,6 +149,11 @@ class Judge:
             "real": {**count, **self.measure(held_out.images, labels)},
             "reconstructed": {**count, **alike, **self.measure(restored, labels)},
         }
+
+
+def batched(sources: Sequence[Any]) -> list[Sequence[Any]]:
+    """Give parts of a list, as long as the batches."""
+    return [sources[start : start + BATCH] for start in range(0, len(sources), BATCH)]
 
 
 @torch.no_grad()

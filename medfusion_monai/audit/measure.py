@@ -117,14 +117,23 @@ def make_guard(
     return CopyGuard(known.fine, seen.fine, calibrate(scores), size, flips)
 
 
-def copy_rows(copies: Copies | None, generated: AuditedSet, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Give rows of the table of copies: all images, then those of each class of the real ones."""
+def copy_rows(
+    copies: Copies | None, training: int, generated: AuditedSet, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Give rows of the table of copies: all images, then those of each class of the real ones.
+
+    Args:
+        copies: of ``find_copies``.
+        training: number of training images.
+        generated: the generated images.
+        class_names: in label order.
+    """
     names = [name for name in class_names if len(class_names) > 1 and generated.images.class_names]
     rows = []
     for name in [None, *names]:
         chosen = generated.images.indices(name) if name is not None else list(range(len(generated.images.items)))
         row: dict[str, Any] = {"class_name": name, "count": len(chosen)}
-        problem = _problem_of_rate(copies, len(chosen), name)
+        problem = _problem_of_rate(copies, training, len(chosen), name)
         if problem or copies is None or copies.calibration is None:
             row["copy_rate"] = Figure(None, note=problem).as_dict()
         else:
@@ -138,10 +147,12 @@ def copy_rows(copies: Copies | None, generated: AuditedSet, class_names: Sequenc
     return rows
 
 
-def _problem_of_rate(copies: Copies | None, count: int, name: str | None) -> str:
+def _problem_of_rate(copies: Copies | None, training: int, count: int, name: str | None) -> str:
     """Say why a rate of copies is withheld; empty if it is not."""
     if copies is None or copies.calibration is None:
         return f"withheld: fewer than {LEAST} held-out images, so that no threshold can be calibrated"
+    if training < LEAST:
+        return f"withheld: {training} training images; where a model has seen fewer than {LEAST} no rate is told"
     if count == 0:
         return f"no generated image of the class {name}: nothing can be concluded about it"
     if count < LEAST:
@@ -227,7 +238,8 @@ def describe_copies(copies: Copies | None, flips: str) -> dict[str, Any]:
     told |= {"measures": list(copies.measures), "leaked": int(copies.leaked.sum())}
     if copies.calibration is not None:
         told |= copies.calibration._asdict()
-        told["near_by_measure"] = near_by_measure(copies)
+        if len(copies.generated.scores) >= LEAST:
+            told["near_by_measure"] = near_by_measure(copies)
         told["median_held_out"] = float(copies.held_out.scores.median())
         told["median_generated"] = float(copies.generated.scores.median()) if len(copies.generated.scores) else None
     return told

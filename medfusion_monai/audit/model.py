@@ -16,6 +16,7 @@ from medfusion_monai.bundle import check_image_size, load_model
 from medfusion_monai.configs import build, read_configs
 from medfusion_monai.diffusion.randomness import derive_seed
 from medfusion_monai.metrics.intervals import Figure
+from medfusion_monai.networks.model_info import read_model_info
 from medfusion_monai.networks.weights import WeightsError, file_sha256
 
 NEEDS_MODEL = "needs the model's weights: give --bundle and --model-file"
@@ -31,6 +32,7 @@ class Model(NamedTuple):
         image_size: height and width.
         preprocessing: reads an item of the datalist.
         sha256: of the weights file.
+        training_images: ``fingerprint`` of the images that it was trained on; None if nothing says so.
     """
 
     network: Any
@@ -39,6 +41,7 @@ class Model(NamedTuple):
     image_size: tuple[int, int]
     preprocessing: Callable[[Mapping[str, Any]], Any]
     sha256: str
+    training_images: str | None = None
 
 
 def load_audited_model(
@@ -64,7 +67,7 @@ def load_audited_model(
     network, class_names = build(parser, "network_def"), list(build(parser, "class_names"))
     height, width = build(parser, "image_size")
     check_image_size([height, width], network.autoencoder.downsampling_factor)
-    load_model(network, model_file, class_names=class_names, image_size=[height, width])
+    load_model(network, model_file, **build(parser, "model_settings"))
     return Model(
         network,
         build(parser, "schedule"),
@@ -72,6 +75,7 @@ def load_audited_model(
         (height, width),
         build(parser, "preprocessing"),
         file_sha256(model_file),
+        (read_model_info(model_file) or {}).get("training_images"),
     )
 
 

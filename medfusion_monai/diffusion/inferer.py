@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -16,6 +17,7 @@ from medfusion_monai.diffusion.randomness import generators, randn
 from medfusion_monai.diffusion.samplers import ddim_sample, dpm_solver_sample, unipc_sample
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
+from medfusion_monai.memory import BatchTooLargeError, is_out_of_memory, largest_that_fits
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.precision import DTYPES, autocast
@@ -109,14 +111,37 @@ class LatentDiffusionSampler(Inferer):
             seeds: one a sample; drawn from the global random state if None.
             args: ignored, for the interface of MONAI's inferers.
             kwargs: ignored likewise.
+
+        Raises:
+            BatchTooLargeError: if they do not fit into the memory, with the largest number that was measured to.
         """
         if seeds is None:
             seeds = [int(seed) for seed in torch.randint(2**62, inputs.shape[:1])]
+        try:
+            return self._sample(inputs, network, seeds)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+        # Not before the error is gone, which holds all that filled the memory.
+        raise self._too_large(inputs, network, seeds, reason)
+
+    @torch.no_grad()
+    def _sample(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int]) -> Tensor:
         latents = self.sample_latents(inputs, network, seeds)
         parts = latents.split(self.decode_batch_size or len(latents))
         with autocast(inputs.device, self.dtype):
             images = [network.autoencoder.decode_stage_2_outputs(part).float() for part in parts]
         return (torch.cat(images) * 0.5 + 0.5).clamp(0.0, 1.0)
+
+    def _too_large(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int], reason: str) -> BatchTooLargeError:
+        short = copy.copy(self)  # a step needs as much memory as all of them
+        short.sampler, short.eta, short.num_inference_steps = "ddim", 0.0, 1
+        fits = largest_that_fits(lambda count: short._sample(inputs[:count], network, seeds[:count]), len(inputs))
+        advice = f"{fits} were measured to fit: give --batch_size {fits}" if fits else "not even one fits"
+        return BatchTooLargeError(
+            f"{len(inputs)} images at a time do not fit into the memory of {inputs.device}; {advice} ({reason})"
+        )
 
     @torch.no_grad()
     def sample_latents(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int]) -> Tensor:

@@ -28,4 +28,7 @@ def generators(seeds: Iterable[int]) -> list[np.random.Generator]:
 def randn(shape: Sequence[int], sources: Sequence[np.random.Generator], device: torch.device | str = "cpu") -> Tensor:
     """Draw standard normal values (len(sources), *shape), float32, each sample from its own generator."""
     values = np.stack([source.standard_normal(tuple(shape), dtype=np.float32) for source in sources])
-    return torch.from_numpy(values).to(device, non_blocking=True)
+    noise = torch.from_numpy(values)
+    if torch.device(device).type == "cuda":
+        noise = noise.pin_memory()  # a copy of other memory would wait for all that the GPU has to do
+    return noise.to(device, non_blocking=True)

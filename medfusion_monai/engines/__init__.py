@@ -10,13 +10,13 @@ from medfusion_monai.engines.latent_encoding import (
 )
 from medfusion_monai.engines.latents import measure_latent_statistics
 from medfusion_monai.engines.lr import warmup_decay
-from medfusion_monai.engines.memory import BatchTooLargeError
 from medfusion_monai.engines.prepare_batch import (
     AutoencoderPrepareBatch,
     DiffusionPrepareBatch,
     ReconstructionPrepareBatch,
     SamplingPrepareBatch,
 )
+from medfusion_monai.memory import BatchTooLargeError
 
 __all__ = [
     "AutoencoderPrepareBatch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from medfusion_monai.engines.memory import is_out_of_memory
 from medfusion_monai.errors import first_cause
+from medfusion_monai.memory import is_out_of_memory
 from medfusion_monai.preflight.checks import running_parser
 from medfusion_monai.preflight.machine import free_memory, gib, status_bytes
 
@@ -47,7 +47,7 @@ class Trial:
 def check_memory(resume: bool = True, ckpt_dir: str | Path | None = None) -> str:
     """Try a step of each phase of the config that is being run; for its ``checks``.
 
-    A run that goes on from a checkpoint in ``ckpt_dir`` has shown that its steps fit, and is not tried.
+    A phase that goes on from a checkpoint in ``ckpt_dir`` has shown that its steps fit, and is not tried.
 
     Args:
         resume: whether the run goes on from a checkpoint that is there.
@@ -56,17 +56,26 @@ def check_memory(resume: bool = True, ckpt_dir: str | Path | None = None) -> str
     Raises:
         ValueError: saying what a step needs, what is free, and the largest batch that would fit.
     """
-    if resume and ckpt_dir is not None and any(Path(ckpt_dir).glob("*_training.pt")):
+    begun = [phase for phase in PHASES.values() if resume and ckpt_dir is not None and _is_begun(ckpt_dir, phase)]
+    if len(begun) == len(PHASES):
         return "a run that goes on: not tried"
-    words = try_steps(running_parser())
+    words = try_steps(running_parser(), begun)
     logger.info("trial step: %s", words)
     return words
 
 
-def try_steps(parser: ConfigParser) -> str:
+def _is_begun(ckpt_dir: str | Path, phase: str) -> bool:
+    return any(Path(ckpt_dir).glob(f"{phase}_training.pt"))
+
+
+def try_steps(parser: ConfigParser, begun: Collection[str] = ()) -> str:
     """Try a step of each phase with other networks than the config's own, whose random numbers stay as they are.
 
     On CUDA the whole step is made. On a CPU it is measured on few images and extrapolated.
+
+    Args:
+        parser: of the config.
+        begun: phases that are not tried.
 
     Raises:
         ValueError: for the phases whose steps do not fit.
@@ -75,7 +84,7 @@ def try_steps(parser: ConfigParser) -> str:
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _quiet():
         double = _double(parser, device)
         free = free_memory(device) + (resident() or 0 if device.type == "cpu" else 0)
-        words, problems = _try_phases(double, device, free)
+        words, problems = _try_phases(double, device, free, begun)
     del double
     _release(device)
     if problems:
@@ -85,13 +94,15 @@ def try_steps(parser: ConfigParser) -> str:
     return f"{', '.join(words)}, of {gib(free)} that {device} has free"
 
 
-def _try_phases(parser: ConfigParser, device: torch.device, free: float) -> tuple[list[str], list[str]]:
+def _try_phases(
+    parser: ConfigParser, device: torch.device, free: float, begun: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
     """Give what each phase needs, and what is wrong with those that do not fit."""
     words: list[str] = []
     problems: list[str] = []
     for part, phase in PHASES.items():
         try:
-            trial = try_step(parser, part, phase, device, free) if part in parser else None
+            trial = try_step(parser, part, phase, device, free) if part in parser and phase not in begun else None
         except ValueError as error:  # a step that measures by itself what would fit
             problems.append(f"{phase}_batch_size: {error}")
             continue
@@ -104,7 +115,12 @@ def _try_phases(parser: ConfigParser, device: torch.device, free: float) -> tupl
 
 def _refusal(trial: Trial, free: float, device: torch.device) -> str:
     key = f"{trial.phase}_batch_size"
-    advice = f"--{key} {trial.fits} would fit" if trial.fits else "not even one image fits: choose smaller networks"
+    if not trial.fits:
+        advice = "not even one image fits: choose smaller networks"
+    elif trial.phase == "diffusion":
+        advice = f"--micro_batch_size {trial.fits} would fit, with the same results"
+    else:
+        advice = f"--{key} {trial.fits} would fit"
     return (
         f"{key} {trial.batch_size}: a step needs {gib(trial.needed)}, {device} has {gib(free)} free; {advice}, or free "
         "memory that other programs hold"
@@ -151,7 +167,8 @@ def try_step(parser: ConfigParser, part: str, phase: str, device: torch.device, 
     if device.type == "cuda":
         return _on_cuda(step, phase, batch_size, device, free)
     micro_batch = parser.get_parsed_content("micro_batch_size") if "micro_batch_size" in parser else None
-    return _on_cpu(step, phase, batch_size, micro_batch or batch_size, free)
+    at_once = min(micro_batch or batch_size, batch_size) if phase == "diffusion" else batch_size
+    return _on_cpu(step, phase, batch_size, at_once, free)
 
 
 def _batch(parser: ConfigParser, part: str, images: int) -> dict[str, Any]:

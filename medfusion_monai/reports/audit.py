@@ -25,8 +25,17 @@ from medfusion_monai.audit.measure import (
     set_figures,
 )
 from medfusion_monai.audit.model import NEEDS_MODEL, Model, membership_of
-from medfusion_monai.audit.sets import AuditedSet, RealImages, open_held_out, open_training, take_prints
+from medfusion_monai.audit.sets import (
+    NO_CONCLUSION,
+    AuditedSet,
+    AuditError,
+    RealImages,
+    open_held_out,
+    open_training,
+    take_prints,
+)
 from medfusion_monai.bundle import check_counts, check_folders
+from medfusion_monai.data import fingerprint
 from medfusion_monai.data.datalist import DATALIST_NAME, find_datalist
 from medfusion_monai.data.image_form import ImageFacts, common_form, content_sha256, inspect_set
 from medfusion_monai.data.image_set import open_image_set
@@ -42,6 +51,11 @@ logger = logging.getLogger(__name__)
 
 LATENTS = "latents"
 """The features that come with the model itself."""
+
+UNKNOWN_TRAINING = (
+    "No file says which images the model was trained on: that they are the training images of this data set, whoever "
+    "ran the audit answers for. With others it finds no copies, whatever there are."
+)
 
 
 class Audit:
@@ -98,6 +112,7 @@ class Audit:
             "training": open_training(dataset_dir, names),
             "held-out": open_held_out(dataset_dir, names),
         }
+        self._check_training_images()
         self.samples = open_image_set("generated", samples_dir)
         refuse_inside(output, {"generated": samples_dir})
         check_folders([output])
@@ -121,7 +136,7 @@ class Audit:
         results["audit"] = {
             **describe_copies(copies, self.flips),
             "features": self.extractor.describe() if self.extractor else None,
-            "rows": copy_rows(copies, generated, self.class_names),
+            "rows": copy_rows(copies, len(self.real["training"].images.items), generated, self.class_names),
             "repeats": repeats_in(self.sets["training"]),
             "leaks": self._leaks(copies, equal),
             **set_figures(self.sets["training"], held_out, generated, kept, self.seed),
@@ -141,8 +156,20 @@ class Audit:
         self.draft.note("checksums", **{DATALIST_NAME: file_sha256(datalist)})
         if self.model is not None:
             self.draft.note("checksums", **{"model.pt": self.model.sha256})
+        if self.model is None or self.model.training_images is None:
+            self.draft.add_warnings(UNKNOWN_TRAINING)
         self.draft.add_warnings(*audit_warnings(results))
         return self.draft.write(self.output, "audit")
+
+    def _check_training_images(self) -> None:
+        """Raise an AuditError if the model was trained on other images than those of the data set."""
+        trained_on = self.model.training_images if self.model else None
+        found = fingerprint(self.real["training"].images.items)
+        if trained_on not in (None, found):
+            raise AuditError(
+                f"{self.dataset_dir}: the model was trained on other images, or by other labels, than those of its "
+                f"split 'training' (fingerprint {found}, model.json says {trained_on}).\nNo audit: {NO_CONCLUSION}."
+            )
 
     @property
     def class_names(self) -> list[str]:

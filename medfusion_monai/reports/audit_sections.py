@@ -126,6 +126,7 @@ def _copies_section(audit: Mapping[str, Any]) -> Section:
             f"seen; their median is {audit['median_held_out']:.3f}, that of the generated images "
             f"{audit['median_generated']:.3f}."
         )
+    if audit.get("near_by_measure"):
         alone = ", ".join(f"{name} {count:,}" for name, count in audit["near_by_measure"].items())
         blocks.append(
             f"By one distance alone, with a threshold of its own at the same rate, so many are as near: {alone}. They "
@@ -139,6 +140,7 @@ def _closest_section(audit: Mapping[str, Any]) -> Section:
     if not audit["closest"]:
         return Section("Closest pairs", [])
     measures = list(audit["closest"][0]["ratios"])
+    withheld = audit["rows"][0]["copy_rate"]["value"] is None
     columns = [Column("Generated image"), Column("Training image", kind="number"), Column("Score", kind="number")]
     columns += [Column(f"By {name}", kind="number") for name in measures] + [Column("Copy")]
     rows = [
@@ -147,7 +149,7 @@ def _closest_section(audit: Mapping[str, Any]) -> Section:
             count_cell(pair["training"]),
             Cell(number(pair["score"], 3)),
             *(Cell(number(pair["ratios"][name], 3)) for name in measures),
-            Cell("" if audit.get("threshold") is None else "yes" if pair["copy"] else "no"),
+            Cell("" if withheld else "yes" if pair["copy"] else "no"),
         ]
         for pair in audit["closest"]
     ]

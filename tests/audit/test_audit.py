@@ -1,6 +1,7 @@
 """``medfusion audit``: a data set and samples in, a report out, or a sentence that says what cannot be concluded."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from medfusion_monai.audit import load_guard
 from medfusion_monai.cli import main
 from medfusion_monai.configs import read_configs
+from medfusion_monai.data import fingerprint, read_datalist
+from medfusion_monai.networks.model_info import write_model_info
 from medfusion_monai.networks.weights import save_weights
 from medfusion_monai.reports.written import read_audit
 
@@ -151,6 +154,33 @@ def test_guard_of_the_audit_refuses_the_copies(audited, alike, others):
     assert guard.check(torch.cat([alike[0][:4], others[:4]])).copies.tolist() == [True] * 4 + [False] * 4
 
 
+def test_model_of_other_images_is_not_audited(audited, data, samples, tmp_path, capsys):
+    model = tmp_path / "model.pt"
+    shutil.copy(audited[0].parent / "models" / "model.pt", model)
+    info = {"training_images": fingerprint(read_datalist(data, "training"))}
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
+    options = ["--bundle", str(BUNDLE), "--model-file", str(model), *settings, "--membership-images=0", "--no-pictures"]
+    write_model_info(model, info)
+    code, results = run(data, samples, tmp_path / "out", *options)
+    assert code == 0
+    assert not any("No file says which images" in warning for warning in results["warnings"])
+    write_model_info(model, {"training_images": "0" * 16})
+    code, results = run(data, samples, tmp_path / "other", *options)
+    assert (code, results) == (2, None)
+    assert "the model was trained on other images" in capsys.readouterr().err
+
+
+def test_model_of_another_prediction_type_is_not_audited(audited, data, samples, tmp_path, capsys):
+    model = tmp_path / "model.pt"
+    shutil.copy(audited[0].parent / "models" / "model.pt", model)
+    write_model_info(model, {"prediction_type": "epsilon"})
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
+    options = ["--bundle", str(BUNDLE), "--model-file", str(model), *settings]
+    code, results = run(data, samples, tmp_path / "out", *options)
+    assert (code, results) == (2, None)
+    assert "prediction_type epsilon, this run has v_prediction" in capsys.readouterr().err
+
+
 def test_pictures_can_be_left_out(data, samples, tmp_path):
     code, results = run(data, samples, tmp_path, "--no-pictures")
     assert code == 0
@@ -158,6 +188,7 @@ def test_pictures_can_be_left_out(data, samples, tmp_path):
     assert not (tmp_path / "closest.png").exists()
     assert "shows real images" not in (tmp_path / "audit.md").read_text()
     assert "needs the model's weights" in results["audit"]["membership"]["auc"]["note"]
+    assert any("No file says which images" in warning for warning in results["warnings"])
 
 
 def test_missing_training_set_ends_with_what_is_needed_and_no_number(samples, tmp_path, capsys):

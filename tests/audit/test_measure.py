@@ -33,7 +33,7 @@ def copies(sets, alike):
 
 
 def test_copies_among_generated_images_are_counted(copies, sets):
-    row = copy_rows(copies, audited(sets[2]), ["a", "b"])[0]
+    row = copy_rows(copies, 120, audited(sets[2]), ["a", "b"])[0]
     assert row["count"] == 60
     assert 10 <= row["copies"] <= 12  # 1% of false alarms is expected
     assert row["copy_rate"]["value"] == row["copies"] / 60
@@ -82,7 +82,7 @@ def test_repeated_training_image_does_not_hide_its_copies(alike, sets, prints):
 
 def test_rate_of_each_class_has_its_own_row_and_few_images_no_number(copies, sets):
     labels = [0] * 55 + [1] * 5
-    rows = copy_rows(copies, audited(sets[2], labels, ["a", "b"]), ["a", "b", "c"])
+    rows = copy_rows(copies, 120, audited(sets[2], labels, ["a", "b"]), ["a", "b", "c"])
     assert [row["class_name"] for row in rows] == [None, "a", "b", "c"]
     assert [row["count"] for row in rows] == [60, 55, 5, 0]
     assert rows[1]["copy_rate"]["value"] >= 10 / 55
@@ -96,10 +96,16 @@ def test_few_held_out_images_withhold_the_rate(sets, alike):
     found = find_copies(sets[0], few, sets[2], none_equal(few.fine))
     assert found.calibration is None
     assert not found.found().any()
-    row = copy_rows(found, audited(sets[2]), [])[0]
+    row = copy_rows(found, 120, audited(sets[2]), [])[0]
     assert row["copy_rate"]["value"] is None
     assert "copies" not in row
     assert "no threshold can be calibrated" in row["copy_rate"]["note"]
+
+
+def test_few_training_images_withhold_the_rate(copies, sets):
+    row = copy_rows(copies, 49, audited(sets[2]), [])[0]
+    assert row["copy_rate"]["value"] is None
+    assert "49 training images" in row["copy_rate"]["note"]
 
 
 def test_figures_of_the_set_tell_copies_from_new_images(sets, alike, unknown, others):

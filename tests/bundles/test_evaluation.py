@@ -143,6 +143,12 @@ def test_audit_of_other_weights_and_files_that_are_none_are_refused(evaluate, au
     assert not (tmp_path / "report.json").exists()
 
 
+def test_weights_of_another_prediction_are_refused(evaluate):
+    with pytest.raises(Exception) as caught:  # noqa: PT011  the bundle runner wraps it
+        evaluate(prediction_type="epsilon")
+    assert "prediction_type v_prediction, this run has epsilon" in str(first_cause(caught.value))
+
+
 def test_sweep_measures_each_number_of_steps_and_goes_on(evaluate, features, tmp_path, monkeypatch):
     settings = {"sweep_steps": [2, 3], "sweep_samples": 3, "features": features, "replicates": 0}
     first = evaluate(**settings)["sweep"]["rows"]
@@ -157,7 +163,7 @@ def test_sweep_measures_each_number_of_steps_and_goes_on(evaluate, features, tmp
 
 
 @pytest.mark.parametrize(
-    "change", [{"prediction_type": "v_prediction"}, {"unet_norm_groups": 4}, {"guidance_scale": 2.0}, {"seed": 1}]
+    "change", [{"prediction_type": "epsilon"}, {"unet_norm_groups": 4}, {"guidance_scale": 2.0}, {"seed": 1}]
 )
 def test_sweep_of_other_settings_is_sampled_again(change, evaluate, lively, features):
     settings = {"sweep_steps": [2], "sweep_samples": 3, "features": features, "replicates": 0, "splits": "validation"}

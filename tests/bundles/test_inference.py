@@ -242,7 +242,7 @@ def set_info(models, **changes):
     ("changed", "words"),
     [
         ({"class_names": ["cardiomegaly", "no_cardiomegaly"]}, ["class_names", "['no_cardiomegaly', 'cardiomegaly']"]),
-        ({"prediction_type": "sample"}, ["prediction_type", "epsilon", "sample"]),
+        ({"prediction_type": "sample"}, ["prediction_type", "v_prediction", "sample"]),
         ({"schedule#schedule": "cosine"}, ["alphas_cumprod"]),
     ],
 )

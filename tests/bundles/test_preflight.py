@@ -75,6 +75,14 @@ def test_unreadable_image_is_found_in_the_sample(check, dataset_dir, tmp_path):
     assert first.name in table
 
 
+def test_place_of_latents_that_cannot_be_written_is_found(check, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, table, _ = check(latents_dir=str(tmp_path / "file"))
+    assert code == 2
+    assert row(table, "data: folders")[0] == "problem"
+    assert str(tmp_path / "file") in table
+
+
 def test_mistyped_key_is_named_with_the_nearest(check):
     code, _, error = check(difusion_steps=3)
     assert code == 2
@@ -134,9 +142,9 @@ def test_trial_step_changes_nothing_of_the_training(bundle, settings, tmp_path, 
     tried, ends, states = [], [], []
     try_step, try_steps = memory.try_step, memory.try_steps
 
-    def watched(parser):
+    def watched(parser, begun):
         states.append(torch.random.get_rng_state())
-        words = try_steps(parser)
+        words = try_steps(parser, begun)
         states.append(torch.random.get_rng_state())
         return words
 
@@ -153,7 +161,9 @@ def test_trial_step_changes_nothing_of_the_training(bundle, settings, tmp_path, 
         assert all(torch.equal(first[key], second[key]) for key in second)
 
 
-def test_run_that_goes_on_is_not_tried_again(bundle, settings, monkeypatch):
+def test_phase_that_goes_on_is_not_tried_again(bundle, settings, monkeypatch):
     bundle("train_autoencoder", **(settings | {"trial_step": False}))
-    monkeypatch.setattr(memory, "try_steps", lambda parser: pytest.fail("tried"))
+    begun_phases = []
+    monkeypatch.setattr(memory, "try_steps", lambda parser, begun: begun_phases.append(begun) or "1 GiB")
     bundle("train_autoencoder", **settings)
+    assert begun_phases == [["autoencoder"]]

@@ -389,7 +389,7 @@ def test_weights_come_with_what_they_were_trained_with(trained, dataset_dir):
     assert info["class_names"] == ["no_cardiomegaly", "cardiomegaly"]
     assert info["class_shares"] == [labels.count(0) / len(labels), labels.count(1) / len(labels)]
     assert (info["image_size"], info["image_channels"], info["latent_channels"]) == ([32, 32], 1, 8)
-    assert info["prediction_type"] == "epsilon"
+    assert info["prediction_type"] == "v_prediction"
     assert "/" not in text
     assert not any(item["patient"] in text for item in datalist["training"])
 

@@ -14,6 +14,7 @@ from medfusion_monai.diffusion import (
     unipc_sample,
 )
 from medfusion_monai.diffusion.randomness import generators, randn
+from medfusion_monai.memory import BatchTooLargeError
 from medfusion_monai.networks import NO_LABEL, Autoencoder, Medfusion, UNet
 
 SEEDS = [11, 22, 33, 44]
@@ -37,6 +38,20 @@ def sampler(**settings):
 
 def test_it_is_an_inferer_of_monai():
     assert isinstance(sampler(), Inferer)
+
+
+def test_batch_that_does_not_fit_is_refused_with_the_largest_that_was_measured_to(network, monkeypatch):
+    decode = network.autoencoder.decode_stage_2_outputs
+
+    def at_most_two(latents):
+        if len(latents) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nMuch more")
+        return decode(latents)
+
+    monkeypatch.setattr(network.autoencoder, "decode_stage_2_outputs", at_most_two)
+    with pytest.raises(BatchTooLargeError, match=r"4 images at a time .* --batch_size 2 \(CUDA out of memory\.\)"):
+        sampler(sampler="unipc")(LABELS, network, SEEDS)
+    assert len(sampler(sampler="unipc")(LABELS[:2], network, SEEDS[:2])) == 2
 
 
 def test_images_have_their_shape_and_range_and_are_not_all_clipped(network):

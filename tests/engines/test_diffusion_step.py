@@ -12,10 +12,10 @@ from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.distributed import data_parallel
 from medfusion_monai.engines import DiffusionPrepareBatch
 from medfusion_monai.engines.diffusion_step import DiffusionStep
-from medfusion_monai.engines.memory import BatchTooLargeError
 from medfusion_monai.handlers import AveragedWeights, StopOnNonFiniteLoss
 from medfusion_monai.handlers.guards import NonFiniteLossError
 from medfusion_monai.losses import DiffusionLoss
+from medfusion_monai.memory import BatchTooLargeError
 from medfusion_monai.networks import Autoencoder, UNet
 
 

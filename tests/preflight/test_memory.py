@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,7 +107,8 @@ def test_refusal_names_key_sizes_and_what_would_fit():
     trial = memory.Trial("diffusion", 32, 31 * 2**30, 14)
     words = memory._refusal(trial, 15.2 * 2**30, torch.device("cuda", 0))
     assert words.startswith("diffusion_batch_size 32: a step needs 31.0 GiB, cuda:0 has 15.2 GiB free; ")
-    assert "--diffusion_batch_size 14 would fit" in words
+    assert "--micro_batch_size 14 would fit, with the same results" in words
+    assert "--autoencoder_batch_size 3 would fit" in memory._refusal(memory.Trial("autoencoder", 8, 9.0, 3), 1.0, CPU)
     assert "not even one image fits" in memory._refusal(memory.Trial("diffusion", 32, 9.0, 0), 1.0, CPU)
 
 
@@ -123,6 +125,35 @@ def test_problems_of_all_phases_are_told(monkeypatch):
     assert problems[1] == "diffusion_batch_size: 8 at a time were measured to fit"
 
 
-def test_run_that_goes_on_is_not_tried(tmp_path):
+def test_phases_that_go_on_are_not_tried(tmp_path, monkeypatch):
+    tried = []
+
+    def try_steps(parser, begun):
+        tried.append(begun)
+        return "1 GiB"
+
+    monkeypatch.setattr(memory, "running_parser", lambda: None)
+    monkeypatch.setattr(memory, "try_steps", try_steps)
     (tmp_path / "autoencoder_training.pt").touch()
+    assert memory.check_memory(True, tmp_path) == "1 GiB"
+    assert memory.check_memory(False, tmp_path) == "1 GiB"
+    (tmp_path / "diffusion_training.pt").touch()
     assert "not tried" in memory.check_memory(True, tmp_path)
+    assert tried == [["autoencoder"], []]
+
+
+@pytest.mark.parametrize(("phase", "expected"), [("autoencoder", 8), ("diffusion", 3)])
+def test_micro_batches_are_those_of_phase_two_alone(phase, expected, monkeypatch):
+    values = {"trainer": SimpleNamespace(state=SimpleNamespace()), "sampler": SimpleNamespace(batch_size=8)}
+
+    class Parser:
+        def __contains__(self, key):
+            return key == "micro_batch_size"
+
+        def get_parsed_content(self, key):
+            return 3 if key == "micro_batch_size" else values[key.partition("#")[2]]
+
+    found = []
+    monkeypatch.setattr(memory, "_on_cpu", lambda step, phase, batch_size, at_once, free: found.append(at_once))
+    memory.try_step(Parser(), "part", phase, CPU, 1.0)
+    assert found == [expected]

@@ -21,7 +21,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY)
 
 
-def largest_that_fits(attempt: Callable[[int], None], too_many: int) -> int:
+def largest_that_fits(attempt: Callable[[int], object], too_many: int) -> int:
     """Halve a number of images until an attempt with it passes.
 
     Args:
@@ -45,7 +45,7 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _passes(attempt: Callable[[int], None], count: int) -> bool:
+def _passes(attempt: Callable[[int], object], count: int) -> bool:
     free_memory()
     try:
         attempt(count)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from medfusion_monai.engines import memory
-from medfusion_monai.engines.memory import is_out_of_memory, largest_that_fits
+from medfusion_monai import memory
+from medfusion_monai.memory import is_out_of_memory, largest_that_fits
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
