@@ -1,0 +1,123 @@
+"""Compare the images of the shipped sampler with those of the published one: Fréchet distance and the label's property.
+
+Both sample the same labels from the same seeds with the same weights of a demo, in its precision. The reference are the
+demo's training images. Intervals are 95%: of the Fréchet distance by resampling, of shares by Clopper and Pearson.
+
+    python benchmarks/sampler_quality.py --demo runs/demo/cxr --json FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfusion_monai.audit.statistics import share_figure
+from medfusion_monai.bundle import load_model
+from medfusion_monai.configs import build, read_configs
+from medfusion_monai.data import read_datalist, read_image
+from medfusion_monai.data.phantoms import family_of_classes
+from medfusion_monai.diffusion import derive_seed
+from medfusion_monai.metrics.features import load_extractor
+from medfusion_monai.metrics.fidelity import measure_fidelity
+from medfusion_monai.metrics.phantoms import class_agreement
+
+PUBLISHED = {"sampler": "ddim", "num_inference_steps": 150, "spacing": "linspace", "eta": 1.0, "precision": "float32"}
+UNIPC = {"sampler": "unipc", "num_inference_steps": 30, "spacing": "logsnr", "eta": 0.0}
+SAMPLERS: Mapping[str, Mapping[str, Any]] = {"published": PUBLISHED, "shipped": {}, "unipc": UNIPC}
+"""By name, what is changed of the bundle's own settings."""
+FIGURES = ("fid", "precision", "recall")
+
+
+def main() -> None:
+    """Print a row for each sampler and guidance, and write the figures."""
+    arguments = parse()
+    class_names = build(read_configs(arguments.bundle, ["inference.yaml"]), "class_names")
+    folder = arguments.demo / "data"
+    real = [item["image"] for item in read_datalist(folder, "training", class_names)]
+    extractor = load_extractor(f"phantoms:{arguments.demo / 'features.pt'}")
+    reference = features(extractor, torch.from_numpy(np.stack([read_image(path) for path in real])))
+    rows = []
+    for guidance_scale in arguments.guidance:
+        for name in arguments.samplers:
+            settings = SAMPLERS[name] | ({} if guidance_scale is None else {"guidance_scale": guidance_scale})
+            start = time.monotonic()
+            images, labels, used = sample(arguments, settings)
+            row = {"name": name, **used, "count": len(images), "seconds": round(time.monotonic() - start, 1)}
+            row |= judge(images, labels, reference, extractor, class_names)
+            rows.append(row)
+            print(text_of(row), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, required=True, help="folder that medfusion demo wrote")
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/medfusion_cxr"), help="folder of the bundle")
+    parser.add_argument("--samples", type=int, default=512, help="the classes take turns")
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
+    parser.add_argument("--guidance", type=float, nargs="+", default=[None], help="the bundle's by default")
+    parser.add_argument("--batch", type=int, default=32, help="images at a time")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    return parser.parse_args()
+
+
+def sample(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Sample images (N, C, H, W) in [0, 1]; give their labels (N,) and what they were sampled with too."""
+    parser = read_configs(arguments.bundle, ["inference.yaml", "demo.yaml"], settings)
+    network, inferer = build(parser, "network"), build(parser, "inferer")
+    load_model(network, arguments.demo / "models" / "model.pt", **build(parser, "model_settings"))
+    labels = torch.arange(arguments.samples) % len(build(parser, "class_names"))
+    seeds = [derive_seed("sampler quality", number) for number in range(arguments.samples)]
+    parts = [
+        inferer(labels[start : start + arguments.batch], network, seeds[start : start + arguments.batch])
+        for start in range(0, arguments.samples, arguments.batch)
+    ]
+    names = ("sampler", "num_inference_steps", "spacing", "eta", "guidance_scale")
+    used = {name: getattr(inferer, name) for name in names}
+    return torch.cat(parts), labels, used | {"dtype": str(inferer.dtype).removeprefix("torch.")}
+
+
+@torch.no_grad()
+def features(extractor: Any, images: Tensor) -> Tensor:
+    """Give features (N, D) of images (N, C, H, W) in [0, 1]."""
+    return torch.cat([extractor(part) for part in images.split(50)])
+
+
+def judge(
+    images: Tensor, labels: Tensor, reference: Tensor, extractor: Any, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Measure images (N, C, H, W): fidelity, and the share of each label whose measured property fits it."""
+    found = measure_fidelity(reference, features(extractor, images), replicates=100)
+    row: dict[str, Any] = {name: found[name].as_dict() for name in FIGURES}
+    family = family_of_classes(class_names)
+    for label, name in enumerate(class_names):
+        own = images[labels == label]
+        share = class_agreement(own.numpy(), [label] * len(own), family)[label]
+        row[f"agreement, {name}"] = share_figure(round(share * len(own)), len(own)).as_dict()
+    return row
+
+
+def text_of(row: Mapping[str, Any]) -> str:
+    """Write a row as a line."""
+    head = f"{row['name']}: {row['sampler']} {row['num_inference_steps']} {row['spacing']}, eta {row['eta']:g}, "
+    head += f"guidance {row['guidance_scale']:g}, {row['dtype']}, {row['count']} images in {row['seconds']} s"
+    figures = [
+        f"  {name} {figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+        for name, figure in row.items()
+        if isinstance(figure, Mapping)
+    ]
+    return "\n".join([head, *figures])
+
+
+if __name__ == "__main__":
+    main()
