@@ -46,6 +46,7 @@ from medfusion_monai.reports.audit_sections import audit_warnings
 from medfusion_monai.reports.checks import check_device, refuse_inside
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.pictures import picture_of_rows
+from medfusion_monai.run_lock import take_folders
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class Audit:
         self.samples = open_image_set("generated", samples_dir)
         refuse_inside(output, {"generated": samples_dir})
         check_folders([output])
+        take_folders([output])
         self.extractor = self._make_extractor(features)
         self.draft = Draft(
             "Memorisation audit",

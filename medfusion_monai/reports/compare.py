@@ -19,6 +19,7 @@ from medfusion_monai.reports.checks import check_device, check_names, check_seed
 from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured, measure_set
+from medfusion_monai.run_lock import take_folders
 
 
 def compare(
@@ -75,6 +76,7 @@ def compare(
     opened |= {name: open_image_set(name, folder) for name, folder in images.items()}
     refuse_inside(output, {"reference": reference, **images})
     check_folders([output])
+    take_folders([output])
     extractor = load_extractor(features).to(device)
     if inception_score and not hasattr(extractor, "features_and_logits"):
         raise ValueError(f"the Inception score needs the features inception, not {features}: leave it out")
