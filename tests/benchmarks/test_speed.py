@@ -23,7 +23,7 @@ TINY = {
     "diffusion_batch_size": 4,
     "diffusion_lr": 1e-2,
     "prediction_type": "v_prediction",
-    "diffusion_loss": "l2",
+    "diffusion_loss": "l1",
     "loss_weighting": "none",
     "max_grad_norm": 1.0,
     "batch_size": 2,
