@@ -27,6 +27,8 @@ OWN_KEYS = (
     "autoencoder_steps",
     "diffusion_steps",
     "guidance_scale",
+    "sampler",
+    "eta",
 )
 OWN_LINES = re.compile(r"^# (?:Should reach|Reached).*\n", re.MULTILINE)
 OWN_BLOCK = re.compile(r"^# The modality\n(?:.+\n)*", re.MULTILINE)

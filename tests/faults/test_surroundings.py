@@ -38,7 +38,7 @@ def test_killed_data_worker_is_told_and_the_run_goes_on(phase, commands, whole, 
 def test_batch_that_is_too_large_is_refused_with_one_that_fits(commands, table, tmp_path):
     with table.attempt("a batch too large for the memory") as attempt:
         line = commands.refused("training", tmp_path, diffusion_batch_size=50_000_000)
-        assert re.search(r"--diffusion_batch_size \d+ would fit", line)
+        assert re.search(r"--micro_batch_size \d+ would fit", line)
         attempt["sees"] = re.sub(r"\d[\d.]*( [GM]iB)", r"N\1", table.sentence(line, tmp_path))
 
 
@@ -46,7 +46,7 @@ def test_limit_of_the_process_counts_as_memory(commands, table, tmp_path):
     with table.attempt("a batch too large for the limit of the process (`ulimit -v`)") as attempt:
         limit = ("memory_limit", {"mib": 900})
         line = commands.refused("training", tmp_path, [limit], diffusion_batch_size=100_000)
-        assert re.search(r"--diffusion_batch_size \d+ would fit", line)
+        assert re.search(r"--micro_batch_size \d+ would fit", line)
         attempt["sees"] = re.sub(r"\d[\d.]*( [GM]iB)", r"N\1", table.sentence(line, tmp_path))
 
 
@@ -67,7 +67,7 @@ def test_memory_that_runs_short_while_training_loses_nothing(mib, commands, whol
 def test_value_that_is_no_number_stops_before_the_weights(step, commands, whole, compare, table, before_phase_two):
     folder = before_phase_two()
     with table.attempt("a value of a batch is not a number") as attempt:
-        line = commands.refused("training", folder, [("not_a_number", {"step": step})])
+        line = commands.refused("training", folder, [("not_a_number", {"step": step})], trial_step=False)
         assert re.search(r"training stopped at step \d+: the loss is nan", line)
         attempt["sees"] = re.sub(r"step \d+", "step N", table.sentence(line, folder))
         commands.run("training", folder)
