@@ -138,7 +138,11 @@ class LatentDiffusionSampler(Inferer):
         short = copy.copy(self)  # a step needs as much memory as all of them
         short.sampler, short.eta, short.num_inference_steps = "ddim", 0.0, 1
         fits = largest_that_fits(lambda count: short._sample(inputs[:count], network, seeds[:count]), len(inputs))
-        advice = f"{fits} were measured to fit: give --batch_size {fits}" if fits else "not even one fits"
+        advice = (
+            f"{fits} were measured to fit: sample with --batch_size {fits}"
+            if fits
+            else "not even one does: free what other programs hold, or make the networks narrower"
+        )
         return BatchTooLargeError(
             f"{len(inputs)} images at a time do not fit into the memory of {inputs.device}; {advice} ({reason})"
         )
