@@ -97,7 +97,7 @@ def test_two_processes_train_both_phases_as_one_with_twice_the_batch(alone, toge
     for phase in ("autoencoder", "diffusion"):
         file = f"runs/checkpoints/{phase}_training.pt"
         one, two = load(alone / file)["objects"], load(tmp_path / file)["objects"]
-        assert two["best"]["best"] == pytest.approx(one["best"]["best"], abs=1e-5)
+        assert two["best"]["best"] == pytest.approx(one["best"]["best"], rel=1e-4)  # large steps enlarge roundings
         assert median_difference(one["network"], two["network"]) < 1e-6
         other = "discriminators" if phase == "autoencoder" else "ema"
         one, two = (state[other].get("module", state[other]) for state in (one, two))

@@ -49,7 +49,9 @@ def test_batch_that_does_not_fit_is_refused_with_the_largest_that_was_measured_t
         return decode(latents)
 
     monkeypatch.setattr(network.autoencoder, "decode_stage_2_outputs", at_most_two)
-    with pytest.raises(BatchTooLargeError, match=r"4 images at a time .* sample with --batch_size 2 \(CUDA out of memory\.\)"):
+    with pytest.raises(
+        BatchTooLargeError, match=r"4 images at a time .* sample with --batch_size 2 \(CUDA out of memory\.\)"
+    ):
         sampler(sampler="unipc")(LABELS, network, SEEDS)
     assert len(sampler(sampler="unipc")(LABELS[:2], network, SEEDS[:2])) == 2
 
