@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/medfusion demo --bundle bundles/medfusion_$(BUNDLE) --output runs/demo/$(BUNDLE)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

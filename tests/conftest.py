@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -63,9 +64,7 @@ def two_processes() -> Callable[..., list[Any]]:
     """Call a function with rank 0 and with rank 1 in two connected processes, and give what each returns or raises."""
 
     def run(function: Callable[[int], Any], connect: bool = True, timeout: float = 120.0) -> list[Any]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = _free_port()
         context = multiprocessing.get_context("fork")
         pipes, processes = [], []
         for rank in range(2):
@@ -88,6 +87,19 @@ def two_processes() -> Callable[..., list[Any]]:
     return run
 
 
+def _free_port() -> int:
+    """Give a port below those that the system hands out by itself, which it could give away before it is used."""
+    first = 20_000 + os.getpid() % 1_000 * 10  # other runs of these tests look elsewhere
+    for port in range(first, first + 1_000):
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("there is no free port")
+
+
 def _work(function: Callable[[int], Any], rank: int, port: int, pipe: Any, connect: bool) -> None:
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in variables.items()})
@@ -99,3 +111,18 @@ def _work(function: Callable[[int], Any], rank: int, port: int, pipe: Any, conne
     except Exception as error:
         outcome = first_cause(error)
     pipe.send_bytes(pickle.dumps(outcome))
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken by as many workers
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish():
+    """Leave what is imported out of all garbage collections to come: they would look at millions of objects."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
