@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from medfusion_monai.data.folder_use import alone, hold
 from medfusion_monai.data.latent_identity import differences, identity_digits
+from medfusion_monai.errors import is_lack_of_memory
 from medfusion_monai.files import DISK_FULL, renamed_when_whole
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ class LatentStore(Dataset):
             try:
                 self._shards[number] = self._open(number)
             except (OSError, ValueError, EOFError) as error:
+                if is_lack_of_memory(error):
+                    raise
                 raise ValueError(
                     f"latents {self._path(number)} are gone or damaged ({error}): run the same command again, it makes "
                     "them anew"

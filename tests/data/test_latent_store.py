@@ -389,3 +389,15 @@ def test_transforms_are_described_by_what_is_plain_in_them():
     assert "abs" in facts.values()
     assert describe_transforms(abs) == {"0 builtin_function_or_method": "abs"}
     json.dumps(facts)
+
+
+def test_shard_for_which_there_is_no_memory_is_not_said_to_be_damaged(tmp_path, monkeypatch):
+    store = fill(open_store(tmp_path))
+
+    def refuse(number):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(store, "_open", refuse)
+    with pytest.raises(OSError, match="Cannot allocate memory") as caught:
+        store[0]
+    assert not isinstance(caught.value, ValueError)
