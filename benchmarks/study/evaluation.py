@@ -25,12 +25,14 @@ from study.material import BATCH, Material, decode
 
 FAST, CHECK, SHIPPED = "unipc_20", "ddim_50", "ddim_30_noise"
 SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
-    FAST: lambda denoiser, noise, schedule: samplers.unipc_sample(denoiser, noise, schedule, 20, "logsnr"),
-    CHECK: lambda denoiser, noise, schedule: samplers.ddim_sample(denoiser, noise, schedule, 50, eta=0.0),
+    FAST: lambda denoiser, noise, schedule, draw: samplers.unipc_sample(denoiser, noise, schedule, 20, "logsnr"),
+    CHECK: lambda denoiser, noise, schedule, draw: samplers.ddim_sample(denoiser, noise, schedule, 50, eta=0.0),
+    SHIPPED: lambda denoiser, noise, schedule, draw: samplers.ddim_sample(
+        denoiser, noise, schedule, 30, 1.0, draw, "logsnr"
+    ),
 }
-"""The arms are judged by the first; the second, of the first seed, tells whether that is the sampler's doing.
-
-The third, ``SHIPPED``, is that of ``inference.yaml``, with fresh noise at each step: it tells what a user would see."""
+"""The arms are judged by the first; the second, of the first seed, tells whether that is the sampler's doing; the third
+is that of ``inference.yaml``, with fresh noise at each step: what a user would see."""
 LOG_SNR = (4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 """Noise levels of the error of the clean latents; the data's own have unit variance."""
 REPLICATES = 100
@@ -66,26 +68,10 @@ class Judge:
     ) -> tuple[Tensor, Tensor]:
         """Sample images (N, C, H, W) in [0, 1] and give their labels (N,)."""
         labels, seeds = self.plan(seed)
-        sources = generators(seeds)
-        noise = randn(self.material.latent_shape, sources)
-        if sampler == SHIPPED:
-            latents = [
-                samplers.ddim_sample(
-                    guided_denoiser(unet, part, guidance_scale),
-                    start,
-                    schedule,
-                    30,
-                    1.0,
-                    partial(randn, self.material.latent_shape, own),
-                    "logsnr",
-                )
-                for part, start, own in zip(labels.split(BATCH), noise.split(BATCH), batched(sources), strict=True)
-            ]
-            return decode(self.material.autoencoder, torch.cat(latents)), labels
-        latents = [
-            SAMPLERS[sampler](guided_denoiser(unet, part, guidance_scale), start, schedule)
-            for part, start in zip(labels.split(BATCH), noise.split(BATCH), strict=True)
-        ]
+        latents = []
+        for part, own in zip(labels.split(BATCH), torch.tensor(seeds).split(BATCH), strict=True):
+            draw = partial(randn, self.material.latent_shape, generators(own.tolist()))
+            latents.append(SAMPLERS[sampler](guided_denoiser(unet, part, guidance_scale), draw(), schedule, draw))
         return decode(self.material.autoencoder, torch.cat(latents)), labels
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float | None]:
@@ -149,11 +135,6 @@ class Judge:
             "real": {**count, **self.measure(held_out.images, labels)},
             "reconstructed": {**count, **alike, **self.measure(restored, labels)},
         }
-
-
-def batched(sources: Sequence[Any]) -> list[Sequence[Any]]:
-    """Give parts of a list, as long as the batches."""
-    return [sources[start : start + BATCH] for start in range(0, len(sources), BATCH)]
 
 
 @torch.no_grad()

@@ -56,16 +56,13 @@ def check_memory(resume: bool = True, ckpt_dir: str | Path | None = None) -> str
     Raises:
         ValueError: saying what a step needs, what is free, and the largest batch that would fit.
     """
-    begun = [phase for phase in PHASES.values() if resume and ckpt_dir is not None and _is_begun(ckpt_dir, phase)]
+    folder = Path(ckpt_dir) if resume and ckpt_dir is not None else None
+    begun = [phase for phase in PHASES.values() if folder is not None and (folder / f"{phase}_training.pt").is_file()]
     if len(begun) == len(PHASES):
         return "a run that goes on: not tried"
     words = try_steps(running_parser(), begun)
     logger.info("trial step: %s", words)
     return words
-
-
-def _is_begun(ckpt_dir: str | Path, phase: str) -> bool:
-    return any(Path(ckpt_dir).glob(f"{phase}_training.pt"))
 
 
 def try_steps(parser: ConfigParser, begun: Collection[str] = ()) -> str:
