@@ -29,9 +29,9 @@ from medfusion_monai.audit.statistics import data_copying, nearer_to_training, s
 from medfusion_monai.data import draw_chest_phantom
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
 from medfusion_monai.diffusion.randomness import derive_seed
-from medfusion_monai.engines import measure_latent_statistics
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.networks.weights import file_sha256, save_atomically
+from medfusion_monai.training import measure_latent_statistics
+from medfusion_monai.weights.state_dict import file_sha256, save_atomically
 
 SIDE = 32
 IMAGES = 500

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
-from medfusion_monai.engines import DiffusionPrepareBatch
-from medfusion_monai.engines.diffusion_step import DiffusionStep
 from medfusion_monai.handlers import AveragedWeights, StopOnNonFiniteLoss
 from medfusion_monai.kernels import choose_channels_last, lay_out
 from medfusion_monai.losses import DiffusionLoss
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.precision import autocast, choose_precision, precision_name
+from medfusion_monai.training import DiffusionPrepareBatch
+from medfusion_monai.training.diffusion_step import DiffusionStep
 
 
 def laid_out(size: Size, device: torch.device, dtype: torch.dtype) -> bool:

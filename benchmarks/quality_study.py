@@ -29,7 +29,7 @@ from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.handlers.image_grid import grid_of_rows, save_picture
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.phantoms.features import train_phantom_features
-from medfusion_monai.networks.weights import save_atomically
+from medfusion_monai.weights.state_dict import save_atomically
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "medfusion_cxr"
 PHANTOMS = "phantoms"

@@ -32,11 +32,11 @@ from medfusion_monai.data.flips import check_flips
 from medfusion_monai.data.readable import check_policy
 from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.distributed import report_failure
-from medfusion_monai.engines import measure_latent_statistics
 from medfusion_monai.errors import first_cause, short_message
 from medfusion_monai.networks import Autoencoder
-from medfusion_monai.networks.model_info import check_model_info
-from medfusion_monai.networks.weights import WeightsError, file_sha256, load_weights, save_weights
+from medfusion_monai.training import measure_latent_statistics
+from medfusion_monai.weights.model_info import check_model_info
+from medfusion_monai.weights.state_dict import WeightsError, file_sha256, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 

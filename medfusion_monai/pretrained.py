@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.networks.weights import WeightsError, file_sha256
+from medfusion_monai.weights.state_dict import WeightsError, file_sha256
 
 FOLDER_VARIABLE = "MEDFUSION_WEIGHTS"
 DEFAULT_FOLDER = "~/.cache/medfusion/weights"

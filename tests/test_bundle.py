@@ -12,8 +12,8 @@ from medfusion_monai.bundle import check_settings, load_model, model_settings
 from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.errors import first_cause
 from medfusion_monai.networks import WeightsError
-from medfusion_monai.networks.model_info import write_model_info
-from medfusion_monai.networks.weights import save_weights
+from medfusion_monai.weights.model_info import write_model_info
+from medfusion_monai.weights.state_dict import save_weights
 
 
 def settings(**schedule):

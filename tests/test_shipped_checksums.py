@@ -11,8 +11,8 @@ import pytest
 from torch import nn
 
 from medfusion_monai.networks import WeightsError
-from medfusion_monai.networks.model_info import read_model_info, write_model_info
-from medfusion_monai.networks.weights import load_weights, save_safetensors, save_weights
+from medfusion_monai.weights.model_info import read_model_info, write_model_info
+from medfusion_monai.weights.state_dict import load_weights, save_safetensors, save_weights
 
 ROOT = Path(__file__).parents[1]
 

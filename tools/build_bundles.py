@@ -30,8 +30,8 @@ from packaging.utils import canonicalize_name
 
 import medfusion_monai
 from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.networks.checksums import CHECKSUMS, checksums_text
-from medfusion_monai.networks.weights import check_listed, file_sha256
+from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text
+from medfusion_monai.weights.state_dict import check_listed, file_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = Path(os.environ.get("MONAI_META_SCHEMA", "meta_schema_20240725.json"))

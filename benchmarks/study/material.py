@@ -15,7 +15,7 @@ from torch import Tensor
 from medfusion_monai.configs import build, read_configs
 from medfusion_monai.data import read_datalist
 from medfusion_monai.networks import Autoencoder
-from medfusion_monai.networks.weights import file_sha256, load_weights, save_atomically
+from medfusion_monai.weights.state_dict import file_sha256, load_weights, save_atomically
 
 CONFIGS = ("train.yaml", "demo.yaml")
 BATCH = 64

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from medfusion_monai.data import SeededDataset, StreamSampler
 from medfusion_monai.diffusion import NoiseSchedule, derive_seed
-from medfusion_monai.engines import DiffusionPrepareBatch, warmup_decay
 from medfusion_monai.handlers import AveragedWeights
 from medfusion_monai.losses import DiffusionLoss
 from medfusion_monai.networks import UNet
+from medfusion_monai.training import DiffusionPrepareBatch, warmup_decay
 from study.arms import BASELINE, Arm
 from study.material import Material
 

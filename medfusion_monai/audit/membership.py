@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from medfusion_monai.diffusion.randomness import derive_seed, generators, randn
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.engines.prepare_batch import to_network
 from medfusion_monai.metrics.intervals import Figure, bootstrap_weights, figure_within
 from medfusion_monai.metrics.label_steering import areas_under_curve
+from medfusion_monai.training.prepare_batch import to_network
 
 TIMESTEPS = (10, 25, 50, 100, 150, 200)
 """Of 1000: those at which losses told most in ``benchmarks/canaries.py``; later there is nothing of the image left."""

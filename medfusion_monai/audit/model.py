@@ -16,8 +16,8 @@ from medfusion_monai.bundle import check_image_size, load_model
 from medfusion_monai.configs import build, read_configs
 from medfusion_monai.diffusion.randomness import derive_seed
 from medfusion_monai.metrics.intervals import Figure
-from medfusion_monai.networks.model_info import read_model_info
-from medfusion_monai.networks.weights import WeightsError, file_sha256
+from medfusion_monai.weights.model_info import read_model_info
+from medfusion_monai.weights.state_dict import WeightsError, file_sha256
 
 NEEDS_MODEL = "needs the model's weights: give --bundle and --model-file"
 

@@ -19,7 +19,7 @@ from medfusion_monai.export.formats import Format, format_named
 from medfusion_monai.export.model import open_model
 from medfusion_monai.export.parts import Part, parts_of
 from medfusion_monai.networks.unet import NO_LABEL
-from medfusion_monai.networks.weights import file_sha256
+from medfusion_monai.weights.state_dict import file_sha256
 
 FACTS = "sampler.json"
 TOLERANCE = 1.0e-4

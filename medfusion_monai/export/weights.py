@@ -13,10 +13,10 @@ import medfusion_monai
 from medfusion_monai.bundle import check_folders
 from medfusion_monai.export.card import CardFacts, model_card
 from medfusion_monai.export.model import TrainedModel, open_model
-from medfusion_monai.networks.checksums import CHECKSUMS, checksums_text
-from medfusion_monai.networks.model_info import METADATA_KEY, model_info_path, read_model_info, write_model_info
-from medfusion_monai.networks.weights import file_sha256, save_safetensors
 from medfusion_monai.reports.written import read_measured, read_object
+from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text
+from medfusion_monai.weights.model_info import METADATA_KEY, model_info_path, read_model_info, write_model_info
+from medfusion_monai.weights.state_dict import file_sha256, save_safetensors
 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"

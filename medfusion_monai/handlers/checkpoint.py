@@ -18,8 +18,8 @@ from medfusion_monai.checks import is_whole
 from medfusion_monai.data.stream import StreamSampler
 from medfusion_monai.distributed import gather
 from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.networks.model_info import write_model_info
-from medfusion_monai.networks.weights import file_sha256, save_atomically, save_weights
+from medfusion_monai.weights.model_info import write_model_info
+from medfusion_monai.weights.state_dict import file_sha256, save_atomically, save_weights
 
 logger = logging.getLogger(__name__)
 

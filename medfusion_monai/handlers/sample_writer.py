@@ -29,7 +29,7 @@ from medfusion_monai.distributed import from_first, gather
 from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.handlers.refusals import Guard, Refusals
 from medfusion_monai.handlers.row_list import RowList
-from medfusion_monai.networks.weights import file_sha256
+from medfusion_monai.weights.state_dict import file_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from medfusion_monai.data.images import BAR_FROM
 from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.metrics.features import FeatureExtractor
-from medfusion_monai.networks.weights import file_sha256
+from medfusion_monai.weights.state_dict import file_sha256
 
 FORMAT = "medfusion features 1"
 DIGEST_BYTES = 32

@@ -21,7 +21,7 @@ from torchvision import models
 
 from medfusion_monai import pretrained
 from medfusion_monai.metrics.phantoms.features import SIZE, load_phantom_network
-from medfusion_monai.networks.weights import WeightsError
+from medfusion_monai.weights.state_dict import WeightsError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

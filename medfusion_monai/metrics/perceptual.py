@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medfusion_monai import pretrained
 from medfusion_monai.losses.perceptual import build_lpips
-from medfusion_monai.networks.weights import WeightsError
+from medfusion_monai.weights.state_dict import WeightsError
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}
 """The known weights file of each backbone, a key of ``pretrained.KNOWN``."""

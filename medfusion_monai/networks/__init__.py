@@ -6,7 +6,7 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.monai_adapters import MonaiAutoencoder, MonaiUNet
 from medfusion_monai.networks.published import load_published
 from medfusion_monai.networks.unet import NO_LABEL, UNet
-from medfusion_monai.networks.weights import WeightsError
+from medfusion_monai.weights.state_dict import WeightsError
 
 __all__ = [
     "NO_LABEL",

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
-from medfusion_monai.networks.weights import WeightsError
+from medfusion_monai.weights.state_dict import WeightsError
 
 STORAGE_TYPES = {
     "FloatStorage": torch.float32,

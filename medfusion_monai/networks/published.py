@@ -15,7 +15,7 @@ from medfusion_monai.networks.autoencoder import Autoencoder
 from medfusion_monai.networks.lightning_file import read_state_dict
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import UNet
-from medfusion_monai.networks.weights import WeightsError
+from medfusion_monai.weights.state_dict import WeightsError
 
 Network = TypeVar("Network", Autoencoder, UNet)
 Weights = Mapping[str, Tensor]

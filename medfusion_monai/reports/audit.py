@@ -41,12 +41,12 @@ from medfusion_monai.data.image_form import ImageFacts, common_form, content_sha
 from medfusion_monai.data.image_set import open_image_set
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.intervals import Figure
-from medfusion_monai.networks.weights import file_sha256
 from medfusion_monai.reports.audit_sections import audit_warnings
 from medfusion_monai.reports.checks import check_device, refuse_inside
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.pictures import picture_of_rows
 from medfusion_monai.run_lock import take_folders
+from medfusion_monai.weights.state_dict import file_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,6 @@ from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.perceptual import BACKBONES
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
-from medfusion_monai.networks.weights import WeightsError, file_sha256
 from medfusion_monai.precision import precision_name
 from medfusion_monai.reports.checks import RESERVED, check_kinds
 from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
@@ -41,6 +40,7 @@ from medfusion_monai.reports.published import published_reconstructions
 from medfusion_monai.reports.reconstructions import reconstruction_picture, table_rows
 from medfusion_monai.reports.sweep import sweep_rows
 from medfusion_monai.reports.written import read_audit
+from medfusion_monai.weights.state_dict import WeightsError, file_sha256
 
 logger = logging.getLogger(__name__)
 

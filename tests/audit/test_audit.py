@@ -11,9 +11,9 @@ from medfusion_monai.audit import load_guard
 from medfusion_monai.cli import main
 from medfusion_monai.configs import read_configs
 from medfusion_monai.data import fingerprint, read_datalist
-from medfusion_monai.networks.model_info import write_model_info
-from medfusion_monai.networks.weights import save_weights
 from medfusion_monai.reports.written import read_audit
+from medfusion_monai.weights.model_info import write_model_info
+from medfusion_monai.weights.state_dict import save_weights
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 TINY = {

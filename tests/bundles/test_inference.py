@@ -15,7 +15,7 @@ from medfusion_monai.audit.fingerprints import fingerprint
 from medfusion_monai.audit.statistics import Calibration
 from medfusion_monai.bundle import first_cause
 from medfusion_monai.data import read_image
-from medfusion_monai.networks.weights import file_sha256
+from medfusion_monai.weights.state_dict import file_sha256
 
 
 @pytest.fixture

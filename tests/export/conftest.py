@@ -5,7 +5,7 @@ import torch
 
 from medfusion_monai.configs import read_configs
 from medfusion_monai.export import export_bundle
-from medfusion_monai.networks.weights import save_weights
+from medfusion_monai.weights.state_dict import save_weights
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 TINY = {

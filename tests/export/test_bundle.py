@@ -16,8 +16,8 @@ from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
 from medfusion_monai.diffusion.inferer import Sampler
 from medfusion_monai.export.bundle import sampling_facts
 from medfusion_monai.export.formats import FORMATS, Format
-from medfusion_monai.networks.model_info import write_model_info
-from medfusion_monai.networks.weights import file_sha256
+from medfusion_monai.weights.model_info import write_model_info
+from medfusion_monai.weights.state_dict import file_sha256
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 

@@ -12,8 +12,8 @@ from medfusion_monai.cli import main
 from medfusion_monai.configs import read_configs
 from medfusion_monai.export import export_weights
 from medfusion_monai.networks import WeightsError
-from medfusion_monai.networks.model_info import read_model_info, write_model_info
-from medfusion_monai.networks.weights import file_sha256, load_weights
+from medfusion_monai.weights.model_info import read_model_info, write_model_info
+from medfusion_monai.weights.state_dict import file_sha256, load_weights
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 NAMES = ["README.md", "checksums.sha256", "model.json", "model.safetensors"]

@@ -15,11 +15,11 @@ import plants
 import torch
 import torch.utils.tensorboard
 
-import medfusion_monai.engines
 import medfusion_monai.handlers
 import medfusion_monai.metrics.features
 import medfusion_monai.preflight
 import medfusion_monai.reports.evaluation
+import medfusion_monai.training
 import medfusion_monai.transforms  # noqa: F401
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, guided_denoiser
 from medfusion_monai.diffusion.randomness import generators, randn
 from medfusion_monai.diffusion.samplers import ddim_sample
-from medfusion_monai.engines import DiffusionPrepareBatch
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
+from medfusion_monai.training import DiffusionPrepareBatch
 
 inferers = pytest.importorskip("generative.inferers", reason="needs monai-generative", exc_type=ImportError)
 schedulers = pytest.importorskip("generative.networks.schedulers", reason="needs monai 1.6.0", exc_type=ImportError)

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from medfusion_monai.data import SeededDataset, StreamSampler
 from medfusion_monai.diffusion.randomness import generators, randn
 from medfusion_monai.distributed import gather
-from medfusion_monai.engines import warmup_decay
 from medfusion_monai.handlers import AveragedWeights, BestWeights, StopOnNonFiniteLoss, TrainingCheckpoint
 from medfusion_monai.handlers.checkpoint import CheckpointError
-from medfusion_monai.networks.weights import load_weights
+from medfusion_monai.training import warmup_decay
+from medfusion_monai.weights.state_dict import load_weights
 
 EPOCHS, EPOCH_LENGTH = 3, 4
 SETTINGS = {"seed": 0, "image_size": [8, 8]}

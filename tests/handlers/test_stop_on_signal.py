@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from medfusion_monai.data import SeededDataset, StreamSampler
-from medfusion_monai.engines import warmup_decay
 from medfusion_monai.handlers import (
     AveragedWeights,
     BestWeights,
@@ -24,6 +23,7 @@ from medfusion_monai.handlers import (
     TrainingCheckpoint,
     leave_on_signals,
 )
+from medfusion_monai.training import warmup_decay
 
 EPOCH_LENGTH, EPOCHS = 4, 3
 BOTH = [signal.SIGTERM, signal.SIGUSR1]

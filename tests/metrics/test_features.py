@@ -17,7 +17,7 @@ from medfusion_monai.metrics.features import (
     load_extractor,
 )
 from medfusion_monai.metrics.phantoms.features import PhantomNetwork
-from medfusion_monai.networks.weights import save_weights
+from medfusion_monai.weights.state_dict import save_weights
 
 
 def sha256_of(path):

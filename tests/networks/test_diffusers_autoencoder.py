@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
-from medfusion_monai.networks.weights import WeightsError, file_sha256
+from medfusion_monai.weights.state_dict import WeightsError, file_sha256
 
 diffusers = pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
 

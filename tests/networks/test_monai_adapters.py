@@ -3,9 +3,9 @@ import torch
 from monai.networks.nets import VQVAE, AutoencoderKL, DiffusionModelUNet
 from torch import nn
 
-from medfusion_monai.engines import measure_latent_statistics
 from medfusion_monai.losses import AdversarialLoss, ReconstructionLoss
 from medfusion_monai.networks import NO_LABEL, MonaiAutoencoder, MonaiUNet, PatchDiscriminator
+from medfusion_monai.training import measure_latent_statistics
 
 LABELS = torch.tensor([0, 1, NO_LABEL])
 

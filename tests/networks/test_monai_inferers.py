@@ -14,8 +14,8 @@ from torch import nn
 
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, guided_denoiser
 from medfusion_monai.diffusion.randomness import generators, randn
-from medfusion_monai.engines import DiffusionPrepareBatch
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
+from medfusion_monai.training import DiffusionPrepareBatch
 
 SEEDS = [11, 22, 33]
 LABELS = torch.tensor([0, 1, 1])

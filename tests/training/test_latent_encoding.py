@@ -23,14 +23,14 @@ from medfusion_monai.data import (
     latent_store,
 )
 from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.engines import (
+from medfusion_monai.networks import Autoencoder, UNet
+from medfusion_monai.training import (
     DiffusionPrepareBatch,
     cached_latents,
     diffusion_dataset,
     latent_encoding,
     prepare_latents,
 )
-from medfusion_monai.networks import Autoencoder, UNet
 from medfusion_monai.transforms import ReadImaged
 
 CPU = torch.device("cpu")

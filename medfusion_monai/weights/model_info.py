@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.networks.checksums import forget_checksum
-from medfusion_monai.networks.weights import WeightsError, check_listed, read_safetensors_metadata
+from medfusion_monai.weights.checksums import forget_checksum
+from medfusion_monai.weights.state_dict import WeightsError, check_listed, read_safetensors_metadata
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.engines import AutoencoderPrepareBatch, DiffusionPrepareBatch, SamplingPrepareBatch
 from medfusion_monai.networks import NO_LABEL, Autoencoder
+from medfusion_monai.training import AutoencoderPrepareBatch, DiffusionPrepareBatch, SamplingPrepareBatch
 
 CPU = torch.device("cpu")
 

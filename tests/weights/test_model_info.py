@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from medfusion_monai.networks import WeightsError
-from medfusion_monai.networks.model_info import (
+from medfusion_monai.weights.model_info import (
     METADATA_KEY,
     check_model_info,
     model_info_path,
@@ -15,7 +15,7 @@ from medfusion_monai.networks.model_info import (
     read_model_info,
     write_model_info,
 )
-from medfusion_monai.networks.weights import save_safetensors
+from medfusion_monai.weights.state_dict import save_safetensors
 
 INFO = {
     "class_names": ["gesund", "größer"],

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.networks.checksums import CHECKSUMS, expected_sha256, file_sha256, forget_checksum
+from medfusion_monai.weights.checksums import CHECKSUMS, expected_sha256, file_sha256, forget_checksum
 
 SAFETENSORS = ".safetensors"
 LONGEST_HEADER = 100_000_000

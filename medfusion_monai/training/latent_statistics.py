@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfusion_monai.engines.prepare_batch import to_network
 from medfusion_monai.networks.autoencoder import LatentAutoencoder
+from medfusion_monai.training.prepare_batch import to_network
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from medfusion_monai.networks import WeightsError
-from medfusion_monai.networks.checksums import CHECKSUMS, checksums_text, expected_sha256, forget_checksum
-from medfusion_monai.networks.model_info import read_model_info, write_model_info
-from medfusion_monai.networks.weights import check_listed, load_weights, save_safetensors, save_weights
+from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text, expected_sha256, forget_checksum
+from medfusion_monai.weights.model_info import read_model_info, write_model_info
+from medfusion_monai.weights.state_dict import check_listed, load_weights, save_safetensors, save_weights
 
 OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
@@ -117,7 +117,7 @@ def test_checksum_is_forgotten_before_the_new_file_takes_its_place(models, monke
         forget_checksum(path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medfusion_monai.networks.weights.forget_checksum", kill)
+    monkeypatch.setattr("medfusion_monai.weights.state_dict.forget_checksum", kill)
     before = (models / "model.pt").read_bytes()
     with pytest.raises(KeyboardInterrupt):
         save_weights(nn.Linear(2, 3), models / "model.pt")

@@ -1,22 +1,22 @@
 """Trainers and what they are made of."""
 
-from medfusion_monai.engines.autoencoder_trainer import AutoencoderTrainer
-from medfusion_monai.engines.diffusion_step import DiffusionStep
-from medfusion_monai.engines.latent_encoding import (
+from medfusion_monai.memory import BatchTooLargeError
+from medfusion_monai.training.autoencoder_trainer import AutoencoderTrainer
+from medfusion_monai.training.diffusion_step import DiffusionStep
+from medfusion_monai.training.latent_encoding import (
     CachedLatents,
     cached_latents,
     diffusion_dataset,
     prepare_latents,
 )
-from medfusion_monai.engines.latents import measure_latent_statistics
-from medfusion_monai.engines.lr import warmup_decay
-from medfusion_monai.engines.prepare_batch import (
+from medfusion_monai.training.latent_statistics import measure_latent_statistics
+from medfusion_monai.training.learning_rate import warmup_decay
+from medfusion_monai.training.prepare_batch import (
     AutoencoderPrepareBatch,
     DiffusionPrepareBatch,
     ReconstructionPrepareBatch,
     SamplingPrepareBatch,
 )
-from medfusion_monai.memory import BatchTooLargeError
 
 __all__ = [
     "AutoencoderPrepareBatch",

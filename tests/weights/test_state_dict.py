@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from medfusion_monai.networks import WeightsError
-from medfusion_monai.networks.weights import (
+from medfusion_monai.weights.state_dict import (
     file_sha256,
     load_weights,
     read_safetensors_metadata,
@@ -105,7 +105,7 @@ def test_safetensors_that_cannot_be_written_leave_the_old_file_and_nothing_else(
         target.write_bytes(b"half of it")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("medfusion_monai.networks.weights.save_file", fail_halfway)
+    monkeypatch.setattr("medfusion_monai.weights.state_dict.save_file", fail_halfway)
     with pytest.raises(WeightsError, match=r"model\.safetensors cannot be written: .*No space left.*Make room"):
         save_safetensors(make_network(), path)
     assert path.read_bytes() == before

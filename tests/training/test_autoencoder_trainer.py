@@ -6,10 +6,10 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
-from medfusion_monai.engines import AutoencoderPrepareBatch, AutoencoderTrainer
 from medfusion_monai.handlers import StopOnNonFiniteLoss
 from medfusion_monai.losses import AdversarialLoss, ReconstructionLoss
 from medfusion_monai.networks import Autoencoder, PatchDiscriminator
+from medfusion_monai.training import AutoencoderPrepareBatch, AutoencoderTrainer
 
 RECONSTRUCTION_TERMS = {"pixel", "ssim", "pixel_low", "ssim_low", "kl"}
 ADVERSARIAL_TERMS = {"adversarial", "adversarial_weight", "discriminator"}

@@ -10,13 +10,13 @@ from torch import nn
 
 from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.distributed import data_parallel
-from medfusion_monai.engines import DiffusionPrepareBatch
-from medfusion_monai.engines.diffusion_step import DiffusionStep
 from medfusion_monai.handlers import AveragedWeights, StopOnNonFiniteLoss
 from medfusion_monai.handlers.guards import NonFiniteLossError
 from medfusion_monai.losses import DiffusionLoss
 from medfusion_monai.memory import BatchTooLargeError
 from medfusion_monai.networks import Autoencoder, UNet
+from medfusion_monai.training import DiffusionPrepareBatch
+from medfusion_monai.training.diffusion_step import DiffusionStep
 
 
 def make_unet():

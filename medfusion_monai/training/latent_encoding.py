@@ -23,8 +23,8 @@ from medfusion_monai.data.flips import FlippedDataset, for_each_variant
 from medfusion_monai.data.latent_identity import differences, latent_identity
 from medfusion_monai.data.latent_store import LatentStore
 from medfusion_monai.distributed import from_first, together
-from medfusion_monai.engines.prepare_batch import to_network
 from medfusion_monai.networks.autoencoder import LatentAutoencoder
+from medfusion_monai.training.prepare_batch import to_network
 
 logger = logging.getLogger(__name__)
 
