@@ -1,7 +1,7 @@
 # make demo   train a bundle on generated images before your eyes (BUNDLE=cxr)
 # make test   run the tests;  make check   tests, linter, types
 # make test-generative   run the tests with monai-generative, in .venv-generative
-# make bundles   build the wheel and a zip per bundle into dist (WEIGHTS="--weights-url https://HOST/FOLDER")
+# make bundles   build the wheel and a zip per bundle into dist (OPTIONS="--folders", "--weights-url https://HOST/FOLDER")
 # Each sets up .venv by itself on a machine that has git, make and Python 3.10 or newer.
 PYTHON ?= python3
 BUNDLE ?= cxr
@@ -32,7 +32,7 @@ lint: $(VENV)/installed
 check: test lint
 
 bundles: $(VENV)/installed
-	$(BIN)/python tools/build_bundles.py --output dist $(WEIGHTS)
+	$(BIN)/python tools/build_bundles.py --output dist $(OPTIONS)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
 """Plant canaries in a training set, train a small model on it, and measure whether the audit finds what it copies.
 
 Every image carries a code of 24 bits of its own in two of its corners. Whether a generated image is a copy of a
-training image is told by its code alone, which the audit does not know of: all bits but one at most have to be right.
+training image is decided by its code alone, of which the audit knows nothing: at most one bit may be wrong.
 
     python benchmarks/canaries.py --output DIR --json FILE
 
@@ -112,7 +112,7 @@ def draw_codes(count: int, rng: np.random.Generator) -> Tensor:
 
 
 def cells(image: Tensor) -> Iterator[Tensor]:
-    """Give the squares (..., 2, 2) of the code of images (..., 32, 32): top left, then bottom right."""
+    """Return the squares (..., 2, 2) of the code of images (..., 32, 32): top left, then bottom right."""
     height, width = ROWS * CELL, COLUMNS * CELL
     for top, left in ((1, 1), (SIDE - height - 1, SIDE - width - 1)):
         for row in range(ROWS):
@@ -133,14 +133,14 @@ def read_codes(images: Tensor) -> Tensor:
 
 
 def copied(images: Tensor, known: Coded) -> Tensor:
-    """Tell by the code which distinct image each of some images is a copy of; -1 for none."""
+    """Return the distinct image of which each of some images is a copy by its code; -1 for none."""
     wrong = (read_codes(images)[:, None] != known.codes).sum(dim=2)
     least, place = wrong.min(dim=1)
     return place.masked_fill(least > WRONG_BITS, -1)
 
 
 def body_is_copied(images: Tensor, places: Tensor, known: Coded) -> Tensor:
-    """Tell of images that have a code of a training image whether the rest of them is that image too."""
+    """Return for images with the code of a training image whether the rest of them is that image too."""
     outside = torch.ones(SIDE, SIDE, dtype=torch.bool)
     for square in cells(outside):
         square.fill_(False)
@@ -240,7 +240,7 @@ class Bench:
         return Medfusion(autoencoder, averaged).eval()
 
     def step(self, unet: UNet, latents: Tensor, labels: Tensor, step: int) -> Tensor:
-        """Give the loss of a step, whose batch and noise are drawn by its number."""
+        """Return the loss of a step, whose batch and noise are drawn by its number."""
         rng = np.random.default_rng(derive_seed("canaries", self.seed, step))
         chosen = torch.from_numpy(rng.integers(len(latents), size=32))
         noise = torch.from_numpy(rng.standard_normal((32, *latents.shape[1:]), dtype=np.float32))
@@ -252,7 +252,7 @@ class Bench:
 
     @torch.no_grad()
     def encode(self, autoencoder: Autoencoder, images: Tensor) -> Tensor:
-        """Give unit-variance latents, the most likely ones."""
+        """Return unit-variance latents, the most likely ones."""
         parts = [autoencoder.normalize(autoencoder.encode(part * 2 - 1).mean) for part in images.split(100)]
         return torch.cat(parts)
 
@@ -275,7 +275,7 @@ class Bench:
 
     @torch.no_grad()
     def prints(self, images: Tensor, extractor: LatentFeatures, patient: int | None = None) -> Prints:
-        """Give fingerprints of images, each of a patient of its own unless one is given."""
+        """Return fingerprints of images, each of a patient of its own unless one is given."""
         columns = [torch.cat([extractor(flipped(part, axes)) for part in images.split(100)]) for axes in FLIPS[FLIP]]
         patients = torch.arange(len(images)) if patient is None else torch.full((len(images),), patient)
         return Prints(fingerprint(images), torch.stack(columns, dim=1), patients)
@@ -369,7 +369,7 @@ class Bench:
         return {name: share_figure(int(each.sum()), len(each)).as_dict() for name, each in alarms.items()}
 
     def membership(self, name: str, network: Medfusion) -> dict[str, Any]:
-        """Tell training images by their loss: all distinct ones, by their times, and by timestep."""
+        """Recognise training images by their loss: all distinct ones, by their times, and by timestep."""
         coded = self.sets[name]
 
         def losses(images: Coded) -> Tensor:
@@ -380,8 +380,8 @@ class Bench:
         usual = torch.tensor([step in TIMESTEPS for step in GRID])
 
         def figures(chosen: Tensor, steps: Tensor) -> dict[str, Any]:
-            told = membership_figures(*membership_scores(members[chosen][:, steps], others[:, steps]))
-            return {key: figure.as_dict() for key, figure in told.items()}
+            found = membership_figures(*membership_scores(members[chosen][:, steps], others[:, steps]))
+            return {key: figure.as_dict() for key, figure in found.items()}
 
         everyone = torch.ones(len(members), dtype=torch.bool)
         return {

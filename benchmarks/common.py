@@ -29,7 +29,7 @@ class Size:
 
     Attributes:
         name: ``full`` as published, ``demo`` as in ``demo.yaml``.
-        settings: the keys of the configs; those of inference win where both files have one.
+        settings: the keys of training, sampler included, and what ``inference.yaml`` sets beside them.
     """
 
     name: str
@@ -51,8 +51,9 @@ def read_size(name: str) -> Size:
     """Read the chest bundle's own configs, so that what is measured cannot drift from what is trained."""
     files = ["train.yaml", "inference.yaml"] + (["demo.yaml"] if name == "demo" else [])
     settings: dict[str, Any] = {}
-    for file in files:
-        settings |= yaml.safe_load((CONFIGS / file).read_text())
+    for file in files:  # null in inference: as the weights say, which is as they were trained
+        read = yaml.safe_load((CONFIGS / file).read_text())
+        settings |= {key: value for key, value in read.items() if value is not None or key not in settings}
     return Size(name, settings)
 
 

@@ -109,7 +109,7 @@ def _matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[
 
 
 def _convolution(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], float]:
-    """Give one of the UNet's own shapes: 3x3, 512 channels of 16x16."""
+    """Return one of the UNet's own shapes: 3x3, 512 channels of 16x16."""
     count, channels, side = (256 if device.type == "cuda" else 4), 512, 16
     layer = nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype).to(
         memory_format=torch.channels_last

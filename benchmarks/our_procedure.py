@@ -77,7 +77,7 @@ class OurTraining:
 
 
 class OurSampling:
-    """Sampling by the bundles' inferer, with the settings of ``inference.yaml``.
+    """Sampling by the bundles' inferer, with its settings.
 
     Args:
         network: both networks.

@@ -1,6 +1,6 @@
 """Compare recipes of phase two for equal compute: train each for the same time, sample, and measure the images.
 
-Kill it at any time; the same command goes on. Everything that is finished is a file in --output. The compute of an
+Kill it at any time; the same command resumes. Everything that is finished is a file in --output. The compute of an
 arm is counted in processor seconds of one thread, which on a core of its own are seconds of the clock: the median
 step of each arm is measured once, all arms in turn, and each arm gets as many steps as fit.
 """
@@ -97,7 +97,7 @@ def plan_text(arguments: argparse.Namespace, arms: list[Arm]) -> str:
 
 
 def prepare_data(data: str, output: Path) -> Path:
-    """Give the folder of the data set; draw the phantoms if they are asked for and not there."""
+    """Return the folder of the data set; draw the phantoms if they are asked for and not there."""
     if data != PHANTOMS:
         return Path(data)
     prepare_phantoms(output / "data")
@@ -164,7 +164,7 @@ class Study:
             self.evaluate(arm, seed, kind, weights, FAST)
 
     def weights(self, arm: Arm, seed: int, steps: int) -> dict[str, dict[str, Tensor]]:
-        """Give the weights of an arm, ``averaged`` and for the baseline ``raw``, trained if they are not there."""
+        """Return the weights of an arm, ``averaged`` and for the baseline ``raw``, trained if they are not there."""
         path = self.store.folder / "weights" / f"{arm.name}.seed{seed}.steps{steps}.pt"
         name = f"{arm.name}.seed{seed}.training"
         if path.is_file() and self.store.read(name) is not None:
@@ -180,7 +180,7 @@ class Study:
         return kept
 
     def network(self, arm: Arm, state: dict[str, Tensor]) -> Any:
-        """Give the network of an arm with these weights."""
+        """Return the network of an arm with these weights."""
         network = make_unet(arm, self.material.recipe)
         network.load_state_dict(state)
         return network.eval().requires_grad_(False)
@@ -206,7 +206,7 @@ class Study:
 
 
 def evaluations(store: Store) -> list[dict[str, Any]]:
-    """Give the evaluations of a study so far."""
+    """Return the evaluations of a study so far."""
     return [record for record in store.records() if record["kind"] == "evaluation"]
 
 

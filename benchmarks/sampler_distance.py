@@ -18,8 +18,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from medfusion_monai.bundle import load_model
-from medfusion_monai.configs import build, read_configs
+from medfusion_monai import load
 from medfusion_monai.diffusion import (
     NoiseSchedule,
     ddim_sample,
@@ -42,13 +41,10 @@ YARDSTICK: tuple[str, Spacing, int] = ("ddim", "linspace", 150)
 def main() -> None:
     """Print a table of distances, and the fewest steps with which each sampler is as near as the yardstick."""
     arguments = parse()
-    names = ["inference.yaml", *arguments.overlays]
-    parser = read_configs(arguments.bundle, names, dict(pair.split("=", 1) for pair in arguments.set))
-    network, schedule = build(parser, "network_def"), build(parser, "schedule")
-    load_model(network, arguments.model_file, **build(parser, "model_settings"))
-    shape, classes = build(parser, "inferer").latent_shape, len(build(parser, "class_names"))
-    labels = torch.arange(arguments.samples).remainder(classes)
-    noise = randn(shape, generators(derive_seed("distance", number) for number in range(arguments.samples)))
+    model = load(arguments.model_file, "cpu")
+    labels = torch.arange(arguments.samples).remainder(len(model.class_names))
+    sources = generators(derive_seed("distance", number) for number in range(arguments.samples))
+    noise = randn(model.network.latent_shape, sources)
     others: list[tuple[str, Spacing, int]] = [
         (sampler, spacing, steps)
         for sampler in arguments.samplers
@@ -58,8 +54,8 @@ def main() -> None:
     plan: list[tuple[str, Spacing, int]] = [("ddim", "linspace", 20), ("ddim", "linspace", 50), YARDSTICK, *others]
     rows: list[dict[str, Any]] = []
     for guidance_scale in arguments.guidance:
-        denoiser = guided_denoiser(network.unet, labels, guidance_scale)
-        rows += measure(denoiser, noise, schedule, plan, guidance_scale)
+        denoiser = guided_denoiser(model.network.unet, labels, guidance_scale)
+        rows += measure(denoiser, noise, model.schedule, plan, guidance_scale)
     if arguments.json:
         facts = {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
         arguments.json.write_text(json.dumps({**facts, "samples": arguments.samples, "rows": rows}, indent=1) + "\n")
@@ -69,9 +65,6 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-file", type=Path, required=True, help="models/model.pt of a training")
-    parser.add_argument("--bundle", type=Path, default=Path("bundles/medfusion_cxr"), help="folder of the bundle")
-    parser.add_argument("--overlays", nargs="*", default=["demo.yaml"], help="configs merged after inference.yaml")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the training")
     parser.add_argument("--samples", type=int, default=32, help="the classes take turns")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5])
     parser.add_argument("--samplers", nargs="+", default=["dpm_solver", "unipc"], choices=list(SAMPLERS))

@@ -19,29 +19,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medfusion_monai import load
 from medfusion_monai.audit.statistics import share_figure
-from medfusion_monai.bundle import load_model
-from medfusion_monai.configs import build, read_configs
 from medfusion_monai.data import read_datalist, read_image
 from medfusion_monai.data.phantoms import family_of_classes
 from medfusion_monai.diffusion import derive_seed
+from medfusion_monai.kernels import make_ready
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.fidelity import measure_fidelity
 from medfusion_monai.metrics.phantoms import class_agreement
+from medfusion_monai.model import make_sampler
+from medfusion_monai.precision import choose_precision
 
 PUBLISHED = {"sampler": "ddim", "num_inference_steps": 150, "spacing": "linspace", "eta": 1.0, "precision": "float32"}
 UNIPC = {"sampler": "unipc", "num_inference_steps": 30, "spacing": "logsnr", "eta": 0.0}
 SAMPLERS: Mapping[str, Mapping[str, Any]] = {"published": PUBLISHED, "shipped": {}, "unipc": UNIPC}
-"""By name, what is changed of the bundle's own settings."""
+"""By name, what differs from what the weights say, and from the precision that the bundle chooses."""
 FIGURES = ("fid", "precision", "recall")
 
 
 def main() -> None:
     """Print a row for each sampler and guidance, and write the figures."""
     arguments = parse()
-    class_names = build(read_configs(arguments.bundle, ["inference.yaml"]), "class_names")
-    folder = arguments.demo / "data"
-    real = [item["image"] for item in read_datalist(folder, "training", class_names)]
+    class_names = load(arguments.demo, "cpu").class_names
+    real = [item["image"] for item in read_datalist(arguments.demo / "data", "training", class_names)]
     extractor = load_extractor(f"phantoms:{arguments.demo / 'features.pt'}")
     reference = features(extractor, torch.from_numpy(np.stack([read_image(path) for path in real])))
     rows = []
@@ -62,34 +63,33 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, required=True, help="folder that medfusion demo wrote")
-    parser.add_argument("--bundle", type=Path, default=Path("bundles/medfusion_cxr"), help="folder of the bundle")
     parser.add_argument("--samples", type=int, default=512, help="the classes take turns")
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
-    parser.add_argument("--guidance", type=float, nargs="+", default=[None], help="the bundle's by default")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[None], help="the weights' own by default")
     parser.add_argument("--batch", type=int, default=32, help="images at a time")
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser.parse_args()
 
 
 def sample(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Sample images (N, C, H, W) in [0, 1]; give their labels (N,) and what they were sampled with too."""
-    parser = read_configs(arguments.bundle, ["inference.yaml", "demo.yaml"], settings)
-    network, inferer = build(parser, "network"), build(parser, "inferer")
-    load_model(network, arguments.demo / "models" / "model.pt", **build(parser, "model_settings"))
-    labels = torch.arange(arguments.samples) % len(build(parser, "class_names"))
-    seeds = [derive_seed("sampler quality", number) for number in range(arguments.samples)]
+    """Sample images (N, C, H, W) in [0, 1]; return their labels (N,) and what they were sampled with too."""
+    model, count, batch = load(arguments.demo, "cpu"), arguments.samples, arguments.batch
+    choices = {name: value for name, value in settings.items() if name != "precision"}
+    dtype = choose_precision(settings.get("precision", "auto"), model.device)
+    inferer = make_sampler(model, **choices, dtype=dtype)
+    make_ready(model.network, model.device, dtype)
+    labels = torch.arange(count) % len(model.class_names)
+    seeds = [derive_seed("sampler quality", number) for number in range(count)]
     parts = [
-        inferer(labels[start : start + arguments.batch], network, seeds[start : start + arguments.batch])
-        for start in range(0, arguments.samples, arguments.batch)
+        inferer(labels[start : start + batch], model.network, seeds[start : start + batch])
+        for start in range(0, count, batch)
     ]
-    names = ("sampler", "num_inference_steps", "spacing", "eta", "guidance_scale")
-    used = {name: getattr(inferer, name) for name in names}
-    return torch.cat(parts), labels, used | {"dtype": str(inferer.dtype).removeprefix("torch.")}
+    return torch.cat(parts), labels, inferer.settings() | {"dtype": str(dtype).removeprefix("torch.")}
 
 
 @torch.no_grad()
 def features(extractor: Any, images: Tensor) -> Tensor:
-    """Give features (N, D) of images (N, C, H, W) in [0, 1]."""
+    """Return features (N, D) of images (N, C, H, W) in [0, 1]."""
     return torch.cat([extractor(part) for part in images.split(50)])
 
 

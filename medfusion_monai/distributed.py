@@ -22,29 +22,25 @@ Result = TypeVar("Result")
 PATIENCE = timedelta(hours=24)
 
 
-def from_torchrun(name: str) -> int:
-    """Read what torchrun tells its processes: ``RANK``, ``LOCAL_RANK`` or ``WORLD_SIZE``.
-
-    Raises:
-        ValueError: if torchrun did not start this process.
-    """
-    if name not in os.environ:
-        raise ValueError(
-            "multi_gpu.yaml is for processes that torchrun starts: put `torchrun --standalone --nproc_per_node=2 -m "
-            "monai.bundle run` in place of `python -m monai.bundle run`, or leave multi_gpu.yaml out"
-        )
-    return int(os.environ[name])
+def rank() -> int:
+    """Return the number of this process among those that torchrun started; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
 
 
-def local_device() -> torch.device:
-    """Give the GPU of this process, its own among those of the host, or the CPU where there is no GPU.
+def world_size() -> int:
+    """Return the number of processes that torchrun started; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def default_device() -> torch.device:
+    """Return the GPU of this process, its own among those of the host, or the CPU where there is no GPU.
 
     Raises:
         ValueError: if there are more processes on this host than GPUs.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    number, count = from_torchrun("LOCAL_RANK"), torch.cuda.device_count()
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= count:
         raise ValueError(
             f"torchrun started more processes on this host than its {count} GPUs: --nproc_per_node={count}"
@@ -52,25 +48,13 @@ def local_device() -> torch.device:
     return torch.device("cuda", number)
 
 
-def start(world_size: int, device: torch.device | str) -> None:
-    """Bring the processes of a run together; messages below warnings come from the first one only.
+def start(device: torch.device | str) -> None:
+    """Bring the processes that torchrun started together; messages below warnings come from the first one only.
 
     Args:
-        world_size: processes of the config, one without multi_gpu.yaml.
         device: of this process; NCCL connects GPUs, Gloo CPUs.
-
-    Raises:
-        ValueError: if torchrun started another number of processes.
     """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != world_size:
-        raise ValueError(
-            f"torchrun started {started} processes, but world_size is {world_size}: all would do the same work and "
-            "write the same files. Training and inference: merge multi_gpu.yaml, e.g. --config_file "
-            "\"['configs/train.yaml','configs/multi_gpu.yaml']\". Evaluation is for one process: start it with "
-            "`python -m monai.bundle run`"
-        )
-    if world_size == 1 or dist.is_initialized():
+    if world_size() == 1 or dist.is_initialized():
         return
     device = torch.device(device)
     if device.type == "cuda":
@@ -79,6 +63,15 @@ def start(world_size: int, device: torch.device | str) -> None:
     idist.sync()  # ignite's metrics are averaged over all processes from now on
     if idist.get_rank() > 0:
         logging.disable(logging.INFO)
+
+
+def refuse_several() -> None:
+    """Raise a ValueError if torchrun started this process with others: all would do the same work."""
+    if world_size() > 1:
+        raise ValueError(
+            f"torchrun started {world_size()} processes. Evaluation is for one process: start it with "
+            "`python -m monai.bundle run`"
+        )
 
 
 def finish() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,27 @@ def renamed_when_whole(path: str | Path) -> Iterator[Path]:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def make_folders(folders: Sequence[str | Path]) -> None:
+    """Make folders; raise a ValueError if one cannot be made or written."""
+    for folder in map(Path, folders):
+        probe = folder / f".writable.{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"folder {folder} cannot be written ({error.strerror}): choose another one") from error
+
+
+def size_and_time(path: str | Path) -> tuple[int, int] | None:
+    """Return the bytes of a file and when it was changed, in nanoseconds; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 @contextmanager

@@ -37,6 +37,11 @@ def choose_channels_last(
     return torch.device(device).type == "cpu" and dtype is torch.bfloat16 and min(widths) >= WIDE
 
 
+def widths(network: nn.Module) -> list[int]:
+    """Return the output channels of a network's convolutions, but for the last, whose are those of its output."""
+    return [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)][:-1] or [0]
+
+
 def lay_out(network: Network, channels_last: bool) -> Network:
     """Have the weights lie with their channels together, if wished; convolutions then keep their outputs so.
 
@@ -55,6 +60,27 @@ def lay_out_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def make_ready(
+    network: nn.Module,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    channels_last: bool | str = "auto",
+    compiled: bool = False,
+) -> None:
+    """Bring a ``Medfusion`` to where and how it will be sampled.
+
+    Args:
+        network: changed in place.
+        device: where to.
+        dtype: in which it will compute.
+        channels_last: of ``choose_channels_last``.
+        compiled: whether its UNet is compiled.
+    """
+    unet: Any = network.unet
+    lay_out(network.to(device), choose_channels_last(channels_last, device, dtype, widths(unet)))
+    compile_network(unet, compiled, device)
 
 
 def compile_network(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.inferers.inferer import SimpleInferer
+from monai.inferers.inferer import Inferer, SimpleInferer
 from torch import Tensor, nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,16 +61,17 @@ class MixedPrecisionInferer(SimpleInferer):
 
     Args:
         dtype: of ``choose_precision``.
+        inferer: calls the network; None calls it as it is.
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32, inferer: Inferer | None = None) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.inferer = dtype, inferer or SimpleInferer()
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
         """Call ``network(inputs, *args, **kwargs)``, whose output is one tensor."""
         with autocast(inputs.device, self.dtype):
-            return full_precision(network(inputs, *args, **kwargs))
+            return full_precision(self.inferer(inputs, network, *args, **kwargs))
 
 
 def _possible(device: torch.device) -> list[torch.dtype]:

@@ -13,6 +13,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from medfusion_monai.distributed import from_first, rank
+from medfusion_monai.files import make_folders
+
 try:
     import fcntl
 except ImportError:  # no POSIX system
@@ -38,7 +41,7 @@ def refuse_used(folders: Iterable[str | Path]) -> None:
     For the start of a run, long before ``take_folders``. Of several processes the first looks, as the others may come
     when it has taken the folders.
     """
-    if _is_first():
+    if rank() == 0:
         for folder in _distinct(folders):
             if folder not in _held and (folder / LOCK).is_file():
                 file = _lock(folder)
@@ -70,6 +73,17 @@ def take_folders(folders: Iterable[str | Path]) -> None:
             taken.append(folder)
             _write_holder(file)
             _delete_leftovers(folder)
+
+
+def use_folders(folders: Iterable[str | Path]) -> None:
+    """Make folders and keep other runs out of them, in the first process of a run.
+
+    Raises:
+        ValueError: in every process, if a folder cannot be made or another run is there.
+    """
+    wanted = list(folders)
+    from_first(lambda: make_folders(wanted))
+    from_first(lambda: take_folders(wanted))
 
 
 def leave_folders(folders: Iterable[str | Path] | None = None) -> None:
@@ -156,10 +170,6 @@ def _delete_leftovers(folder: Path) -> None:
 
 def _distinct(folders: Iterable[str | Path]) -> list[Path]:
     return sorted({Path(folder).resolve() for folder in folders})
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 atexit.register(leave_folders)  # an error that ends the program leaves nothing behind

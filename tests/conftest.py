@@ -106,7 +106,7 @@ def _work(function: Callable[[int], Any], rank: int, port: int, pipe: Any, conne
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
     try:
         if connect:
-            start(2, "cpu")
+            start("cpu")
         outcome = function(rank)
     except Exception as error:
         outcome = first_cause(error)

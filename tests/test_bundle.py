@@ -1,80 +1,24 @@
-"""What the configs call, without a config."""
+"""What the configs call of MONAI's runner's gaps."""
 
-import json
+import gc
 import re
 
 import pytest
-import torch
-from monai.bundle import run
-from torch import nn
+from monai.bundle import ConfigWorkflow, run
 
-from medfusion_monai.bundle import check_settings, load_model, model_settings
-from medfusion_monai.diffusion import NoiseSchedule
+from medfusion_monai import bundle
 from medfusion_monai.errors import first_cause
-from medfusion_monai.networks import WeightsError
-from medfusion_monai.weights.model_info import write_model_info
-from medfusion_monai.weights.state_dict import save_weights
-
-
-def settings(**schedule):
-    return model_settings(("a", "b"), (64, 64), 1, 8, NoiseSchedule(**schedule))
-
-
-def test_settings_of_a_model_are_the_same_after_a_way_through_json():
-    assert json.loads(json.dumps(settings())) == settings()
-
-
-@pytest.mark.parametrize(
-    ("schedule", "key"),
-    [
-        ({"prediction_type": "v_prediction"}, "prediction_type"),
-        ({"num_train_timesteps": 500}, "num_train_timesteps"),
-        ({"schedule": "linear"}, "alphas_cumprod"),
-        ({"schedule": "cosine"}, "alphas_cumprod"),
-        ({"beta_end": 0.012}, "alphas_cumprod"),
-    ],
-)
-def test_settings_of_a_model_tell_schedules_apart(schedule, key):
-    assert settings()[key] != settings(**schedule)[key]
-
-
-def test_model_of_the_same_settings_is_loaded_for_evaluation(tmp_path):
-    save_weights(nn.Linear(2, 2), tmp_path / "model.pt")
-    write_model_info(tmp_path / "model.pt", settings())
-    network = load_model(nn.Linear(2, 2), tmp_path / "model.pt", **settings())
-    assert torch.equal(network.weight, torch.load(tmp_path / "model.pt", weights_only=True)["weight"])
-    assert not network.training
-
-
-def test_model_of_other_settings_is_refused_unless_nothing_is_expected(tmp_path):
-    save_weights(nn.Linear(2, 2), tmp_path / "model.pt")
-    write_model_info(tmp_path / "model.pt", settings())
-    with pytest.raises(WeightsError, match="prediction_type epsilon, this run has sample"):
-        load_model(nn.Linear(2, 2), tmp_path / "model.pt", **settings(prediction_type="sample"))
-    load_model(nn.Linear(2, 2), tmp_path / "model.pt")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"class_shares": "even"}, "class_shares must be equal"),
-        ({"class_shares": [1.0]}, "received 1 shares"),
-        ({"unreadable": "pass"}, "unreadable must be"),
-    ],
-)
-def test_bad_setting_is_refused(arguments, message):
-    check_settings(1, ["a", "b"], class_shares="equal", unreadable="skip")
-    with pytest.raises(ValueError, match=message):
-        check_settings(1, ["a", "b"], **arguments)
-
 
 CONFIG = """
 imports: [$import medfusion_monai, $import medfusion_monai.bundle]
 diffusion_steps: 3
-train: {trainer: {max_epochs: 2}}
+resume: true
+start: 4
+train: {trainer: {max_epochs: 2, resume: '@resume', start: '@start'}}
 steps: []
-initialize: [$medfusion_monai.bundle.check_overrides()]
-training: [$@steps.append(@diffusion_steps)]
+initialize: [$medfusion_monai.bundle.accept_overrides()]
+training: [$@steps.append(@diffusion_steps), $@seen.append(@train#trainer)]
+seen: []
 """
 
 
@@ -95,7 +39,7 @@ def test_keys_of_the_config_may_be_overridden(overrides, run_config):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"difusion_steps": 5}, r"--difusion_steps \(near: diffusion_steps\): no key of train.yaml"),
+        ({"difusion_steps": 5}, r"--difusion_steps \(near: diffusion_steps\): not a key of this config"),
         ({"totally_unknown": 5, "stepz": 1}, r"--totally_unknown, --stepz \(near: steps"),
     ],
 )
@@ -110,3 +54,49 @@ def test_mistyped_key_in_a_file_of_arguments_is_refused(run_config, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         run_config(args_file=str(tmp_path / "arguments.json"))
     assert "near: diffusion_steps" in str(first_cause(caught.value))
+
+
+def workflow_of(folder, **overrides):
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    (folder / "configs" / "train.yaml").write_text(f"bundle_root: $medfusion_monai.bundle.find_root()\n{CONFIG}")
+    return ConfigWorkflow(str(folder / "configs" / "train.yaml"), workflow_type="train", **overrides)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("false", False), ("False", False), ("true", True), ("null", None), ("Null", None), ("truely", "truely"), (3, 3)],
+)
+def test_values_of_the_command_line_are_read_as_yaml(given, expected, tmp_path):
+    workflow = workflow_of(tmp_path, resume=given, **{"train#trainer#start": given})
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("train#trainer#resume") is expected or expected == given
+    assert workflow.parser.get_parsed_content("resume") == expected
+    assert workflow.parser.get_parsed_content("train#trainer#start") == expected
+
+
+def test_root_is_that_of_the_workflow_that_is_initialized(tmp_path):
+    workflows = [workflow_of(tmp_path / name) for name in "ab"]
+    for workflow, name in zip(reversed(workflows), "ba", strict=True):
+        workflow.initialize()
+        assert workflow.bundle_root == str(tmp_path / name)
+    workflows[0].initialize()
+    assert workflows[0].bundle_root == str(tmp_path / "a")
+
+
+def test_workflow_that_was_refused_is_not_taken_for_a_later_one(tmp_path):
+    refused = workflow_of(tmp_path / "a", difusion_steps=1)
+    with pytest.raises(RuntimeError) as caught:
+        refused.initialize()
+    assert "difusion_steps" in str(first_cause(caught.value))
+    later = workflow_of(tmp_path / "b")
+    later.initialize()
+    assert later.bundle_root == str(tmp_path / "b")
+
+
+def test_without_a_workflow_the_root_is_the_working_directory():
+    gc.collect()
+    assert bundle.find_root() == "."
+
+
+def test_what_lies_beside_a_bundle_is_not_in_it(tmp_path):
+    assert bundle.beside(str(tmp_path / "medfusion_cxr"), "runs") == str(tmp_path / "runs" / "medfusion_cxr")

@@ -110,16 +110,17 @@ def test_processes_part_and_are_on_their_own_again(two_processes):
     assert two_processes(part) == [(2, 1, [rank], 1.0) for rank in range(2)]
 
 
-def test_torchrun_without_its_config_is_refused(monkeypatch):
+def test_work_for_one_process_is_refused_to_several(monkeypatch):
+    distributed.refuse_several()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="torchrun started 2 processes, but world_size is 1.*merge multi_gpu.yaml"):
-        distributed.start(1, "cpu")
+    with pytest.raises(ValueError, match="torchrun started 2 processes. Evaluation is for one process"):
+        distributed.refuse_several()
 
 
-def test_config_without_torchrun_is_refused(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(ValueError, match="torchrun --standalone"):
-        distributed.from_torchrun("RANK")
+def test_process_without_torchrun_is_the_only_one(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
@@ -127,9 +128,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="more processes on this host than its 2 GPUs: --nproc_per_node=2"):
-        distributed.local_device()
+        distributed.default_device()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert distributed.local_device() == torch.device("cuda:1")
+    assert distributed.default_device() == torch.device("cuda:1")
 
 
 def test_error_of_one_process_ends_all_and_is_what_torchrun_shows_last(tmp_path):
@@ -137,8 +138,8 @@ def test_error_of_one_process_ends_all_and_is_what_torchrun_shows_last(tmp_path)
     script.write_text(
         "from medfusion_monai import bundle, distributed\n"
         "bundle.repeat_errors_last()\n"
-        "distributed.start(2, 'cpu')\n"
-        "if distributed.from_torchrun('RANK') == 1:\n"
+        "distributed.start('cpu')\n"
+        "if distributed.rank() == 1:\n"
         "    raise ValueError('this image is no image')\n"
         "distributed.gather(0)\n"
     )

@@ -1,10 +1,9 @@
 """What is given to others: that it is whole, the same each time, and works where there is nothing else."""
 
 import hashlib
-import importlib.util
 import json
 import os
-import shutil
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -13,9 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
-from monai.bundle.scripts import download_large_files
 from PIL import Image
+from tiny_models import copy_of_chest_bundle, small_wheel, tool_named, used_bundle
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted((ROOT / "bundles").glob("medfusion_*"))
@@ -38,10 +36,7 @@ TINY = {
 def tool():
     """The module ``tools/build_bundles.py``."""
     os.environ.setdefault("MONAI_META_SCHEMA", str(SCHEMA))
-    spec = importlib.util.spec_from_file_location("build_bundles", ROOT / "tools" / "build_bundles.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tool_named("build_bundles")
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +50,7 @@ def dist(tool, tmp_path_factory):
 @pytest.fixture
 def bundle(tmp_path):
     """A copy of the chest bundle, without weights."""
-    return Path(
-        shutil.copytree(BUNDLES[0], tmp_path / "medfusion_cxr", ignore=shutil.ignore_patterns("models", "runs"))
-    )
+    return copy_of_chest_bundle(tmp_path)
 
 
 def change(path, **entries):
@@ -76,13 +69,35 @@ def test_zip_holds_the_bundle_s_files_and_nothing_of_a_run(source, dist):
     names = names_in(dist / f"{source.name}_v{version}.zip")
     folder = source.name
     assert {f"{folder}/configs/metadata.json", f"{folder}/docs/data_license.txt", f"{folder}/LICENSE"} <= set(names)
-    assert {name.split("/")[1] for name in names} == {"configs", "docs", "LICENSE"}
+    assert {name.split("/")[1] for name in names} == {
+        "configs",
+        "docs",
+        "LICENSE",
+        "medfusion_monai",
+        "requirements.txt",
+    }
 
 
 def test_wheel_holds_every_module_of_the_tree_and_no_other(dist):
     (wheel,) = dist.glob("*.whl")
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "medfusion_monai").rglob("*.py")}
     assert {name for name in names_in(wheel) if name.endswith(".py")} == modules
+
+
+def test_zip_holds_the_package_as_the_wheel_has_it(tool, dist):
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(next(dist.glob("medfusion_cxr_*.zip"))) as archive:
+        names = [name for name in archive.namelist() if name.startswith("medfusion_cxr/medfusion_monai/")]
+        held = {name.removeprefix("medfusion_cxr/"): archive.read(name) for name in names}
+    assert held == tool.package_in(wheel)
+    assert not any("tests" in name or "__pycache__" in name for name in held)
+
+
+def test_zip_lists_what_the_package_needs(dist, tool):
+    with zipfile.ZipFile(next(dist.glob("medfusion_cxr_*.zip"))) as archive:
+        lines = archive.read("medfusion_cxr/requirements.txt").decode().splitlines()
+    assert "torch>=2.14" in lines
+    assert len(lines) == len(tool.requirements())
 
 
 def test_building_twice_gives_the_same_bytes(tool, dist, tmp_path):
@@ -95,13 +110,13 @@ def test_building_twice_gives_the_same_bytes(tool, dist, tmp_path):
 
 
 def test_zip_does_not_depend_on_times_or_hidden_files(tool, bundle, tmp_path):
-    (first,) = tool.build_zip(bundle, [], tmp_path, None)
+    (first,) = tool.build_zip(tool.parts_of(bundle), {}, tmp_path, None)
     before = first.read_bytes()
     os.utime(bundle / "LICENSE", (1, 1))
     (bundle / "configs" / ".swp").write_text("of an editor")
     (bundle / "runs").mkdir()
     (bundle / "runs" / "log.txt").write_text("of a run")
-    (second,) = tool.build_zip(bundle, [], tmp_path, None)
+    (second,) = tool.build_zip(tool.parts_of(bundle), {}, tmp_path, None)
     assert second.read_bytes() == before
 
 
@@ -125,8 +140,10 @@ def test_what_the_schema_refuses_is_named(tool):
     [
         ({"version": "0.9.0"}, "version 0.9.0 is not in the changelog"),
         ({"pytorch_version": "1.0"}, "torch 1.0, tested with"),
+        ({"numpy_version": ">=2.2"}, "numpy >=2.2, tested with"),
         ({"required_packages_version": {"medfusion-monai": "9.9"}}, "medfusion-monai 9.9, tested with"),
-        ({"required_packages_version": {}}, "does not name medfusion-monai"),
+        ({"required_packages_version": {"medfusion-monai": "9.9"}}, "medfusion-monai is not needed"),
+        ({"required_packages_version": {}}, "einops is missing"),
     ],
 )
 def test_version_that_was_not_tested_is_a_fault(entries, words, tool, bundle):
@@ -155,7 +172,7 @@ def test_nothing_is_built_of_a_bundle_with_a_fault(tool, bundle, tmp_path, capsy
 
 def test_bundle_may_be_the_working_directory(tool, bundle, monkeypatch, tmp_path):
     monkeypatch.chdir(bundle)
-    monkeypatch.setattr(tool, "build_wheel", lambda output: Path(shutil.copy(bundle / "LICENSE", output)))
+    monkeypatch.setattr(tool, "build_wheel", small_wheel)
     assert tool.main(["--output", str(tmp_path / "out"), "--bundles", ".", "--without-weights"]) == 0
     (archive,) = (tmp_path / "out").glob("*.zip")
     assert archive.name.startswith(f"{bundle.name}_v")
@@ -167,36 +184,50 @@ def test_absent_schema_is_said(tool, monkeypatch, tmp_path, capsys):
     assert "not checked against it (set MONAI_META_SCHEMA)" in capsys.readouterr().err
 
 
-@pytest.fixture
-def weighty(bundle, tool, monkeypatch):
-    """The bundle with weights, one file of which is too large for a zip."""
-    monkeypatch.setattr(tool, "LARGE_BYTES", 100)
-    (bundle / "models").mkdir()
-    (bundle / "models" / "model.pt").write_bytes(b"w" * 101)
-    (bundle / "models" / "model.json").write_text("{}")
-    (bundle / "models" / ".model.pt.77").write_bytes(b"half-written")
-    return bundle
+def test_versions_are_those_for_the_oldest_python(tool):
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert f'numpy=={tool.tested_versions()["numpy"]}; python_version < "3.11"' in pins
 
 
-def test_large_weights_need_an_address(weighty, tool, tmp_path, capsys):
-    assert tool.main(["--output", str(tmp_path / "out"), "--bundles", str(weighty)]) == 2
-    assert "model.pt: more than 25 MB" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def borrow(environment):
+    """Let an environment see the packages of this interpreter, but not this tree."""
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
+    # A line of a .pth file is put on the path, but .pth files there, the editable install's, are not followed.
+    (site / "borrowed.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
 
 
-def test_large_weights_lie_beside_the_zip_and_monai_fetches_them_from_their_address(weighty, tool, tmp_path):
-    hosted, here = tmp_path / "hosted", tmp_path / "here"
-    hosted.mkdir()
-    package, copy = tool.build_zip(weighty, tool.model_files(weighty), hosted, hosted.as_uri() + "/")
-    assert "medfusion_cxr/models/model.json" in names_in(package)
-    assert "medfusion_cxr/models/model.pt" not in names_in(package)
+def test_zip_is_complete_in_itself(tool, dist, tmp_path):
+    """Its README's commands work where none of this project is installed."""
+    (wheel,) = dist.glob("*.whl")
+    (package,) = tool.build_zip(tool.parts_of(used_bundle(tmp_path)), tool.package_in(wheel), tmp_path, None)
     with zipfile.ZipFile(package) as archive:
-        archive.extractall(here)
-    (entry,) = yaml.safe_load((here / "medfusion_cxr" / "large_files.yml").read_text())["large_files"]
-    assert entry["hash_val"] == hashlib.sha256(b"w" * 101).hexdigest()
-    assert entry["url"] == copy.as_uri()
-    download_large_files(bundle_path=str(here / "medfusion_cxr"))
-    assert (here / "medfusion_cxr" / "models" / "model.pt").read_bytes() == b"w" * 101
+        archive.extractall(tmp_path / "unzipped")
+    venv.create(tmp_path / "environment", symlinks=True)
+    borrow(tmp_path / "environment")
+    unzipped = tmp_path / "unzipped" / "medfusion_cxr"
+    lines = (unzipped / "docs" / "README.md").read_text().splitlines()
+    here, elsewhere = (line for line in lines if "run inference" in line and "--label" in line)
+    python = [line for line in lines if line.startswith(("import medfusion_monai", "images = mf.load"))]
+    assert elsewhere == "PYTHONPATH=medfusion_cxr " + here.replace("configs/", "medfusion_cxr/configs/")
+    path = os.pathsep.join([str(tmp_path / "environment" / "bin"), os.environ["PATH"]])
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PATH": path}
+
+    def execute(command, folder):
+        result = subprocess.run(
+            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    place = "import medfusion_monai; print(medfusion_monai.__file__, images.shape)"
+    said = execute(shlex.join(["python", "-c", "\n".join([*python, place])]), unzipped)
+    assert said.split()[0] == str(unzipped / "medfusion_monai" / "__init__.py")
+    assert said.partition(" ")[2].strip() == "torch.Size([4, 3, 32, 48])"
+    execute(elsewhere.replace("--num_samples 64", "--num_samples 2"), unzipped.parent)
+    images = sorted((tmp_path / "unzipped" / "samples" / "medfusion_cxr").glob("1_*.png"))
+    assert len(images) == 2
+    with Image.open(images[0]) as picture:
+        assert (picture.mode, picture.size) == ("RGB", (48, 32))
 
 
 @pytest.fixture(params=["packages of this interpreter", pytest.param("everything fetched", marks=pytest.mark.slow)])
@@ -209,9 +240,7 @@ def installed(request, dist, tmp_path):
     if fetched:
         command = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel]
     else:
-        site = Path(sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
-        # A line of a .pth file is put on the path, but .pth files there, the editable install's, are not followed.
-        (site / "borrowed.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+        borrow(environment)
         command = [
             sys.executable,
             "-m",
@@ -250,15 +279,19 @@ def test_wheel_and_unzipped_bundle_train_and_sample_from_a_foreign_folder(name, 
     bundle, modality = tmp_path / "unzipped" / name, name.removeprefix("medfusion_")
     data = ["--output", tmp_path / "data", "--modality", modality, "--num-images", 20, "--size", 32]
     installed("medfusion", "prepare", "phantoms", *data)
-    tiny = [part for key, value in TINY.items() for part in (f"--{key}", value)]
+    sizes = [part for key, value in TINY.items() for part in (f"--{key}", value)]
 
-    def run_bundle(run_id, config, *more):
-        files = str([str(bundle / "configs" / file) for file in (config, "demo.yaml")])
-        installed("python", "-m", "monai.bundle", "run", run_id, "--config_file", files, *tiny, *more)
+    def run_bundle(run_id, *configs_and_more):
+        configs = [str(bundle / "configs" / part) for part in configs_and_more if str(part).endswith(".yaml")]
+        more = [part for part in configs_and_more if not str(part).endswith(".yaml")]
+        installed("python", "-m", "monai.bundle", "run", run_id, "--config_file", str(configs), *more)
 
-    run_bundle("training", "train.yaml", "--dataset_dir", tmp_path / "data")
+    run_bundle("training", "train.yaml", "demo.yaml", *sizes, "--dataset_dir", tmp_path / "data")
     assert (bundle / "models" / "model.pt").is_file()
     run_bundle("inference", "inference.yaml", "--num_samples", 1, "--label", 1)
-    (image,) = (bundle / "eval").glob("*.png")
+    (image,) = (tmp_path / "unzipped" / "samples" / name).glob("*.png")
     with Image.open(image) as picture:
         assert picture.size == (32, 32)
+    assert {path.name for path in bundle.iterdir()} == {
+        "configs", "docs", "LICENSE", "medfusion_monai", "models", "requirements.txt"
+    }  # fmt: skip

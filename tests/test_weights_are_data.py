@@ -6,18 +6,20 @@ import io
 import pickle
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from tiny_models import info_of, tiny
 from torch import nn
 
 import medfusion_monai
-from medfusion_monai.bundle import finish_autoencoder, load_autoencoder, load_model
 from medfusion_monai.data.latent_store import LatentStore
 from medfusion_monai.data.stream import StreamSampler
-from medfusion_monai.export import export_bundle, export_weights
+from medfusion_monai.export import export_programs, export_weights
+from medfusion_monai.export.bundle import parts_of
 from medfusion_monai.handlers import TrainingCheckpoint
 from medfusion_monai.handlers.checkpoint import CheckpointError, previous_of
 from medfusion_monai.losses.perceptual import build_lpips
@@ -27,9 +29,10 @@ from medfusion_monai.metrics.phantoms.features import load_phantom_network
 from medfusion_monai.networks import load_published
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
 from medfusion_monai.pretrained import read_state
+from medfusion_monai.training import AutoencoderTraining, DiffusionTraining
+from medfusion_monai.weights.model_info import write_model_info
 
 PACKAGE = Path(medfusion_monai.__file__).parent
-BUNDLE = Path(__file__).parents[1] / "bundles" / "medfusion_cxr"
 
 RUNS_CODE = {
     "cloudpickle",
@@ -62,7 +65,7 @@ SAFE_KEYWORDS = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pic
 
 
 def full_names(tree):
-    """Give the full names of what a module imports, by the names that it goes by there."""
+    """Return the full names of what a module imports, by the names that it goes by there."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -76,7 +79,7 @@ def full_names(tree):
 
 
 def name_of(node, names):
-    """Give the full name of an expression like ``np.load``, or an empty text."""
+    """Return the full name of an expression like ``np.load``, or an empty text."""
     if isinstance(node, ast.Name):
         return names.get(node.id, node.id)
     if isinstance(node, ast.Attribute):
@@ -208,28 +211,39 @@ def test_armed_file_does_harm_where_it_is_unpickled(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "model"])
 def test_weights_of_a_model(armed, name):
+    path = armed(name)
+    write_model_info(path, info_of(tiny()))
     with pytest.raises(ValueError, match="cannot be read"):
-        load_model(nn.Sequential(nn.Linear(2, 3)), armed(name))
+        medfusion_monai.Model(path).load_weights()
+
+
+def phase(autoencoder_file, best_file=None):
+    """What the ends of a phase use of it."""
+    run = SimpleNamespace(autoencoder_file=Path(autoencoder_file), num_workers=0, device="cpu")
+    best, dataset = SimpleNamespace(path=best_file), SimpleNamespace(images=[0])
+    network = nn.Sequential(nn.Linear(2, 3))
+    return SimpleNamespace(training_run=run, best=best, dataset=dataset, batch_size=1, autoencoder=network)
 
 
 def test_weights_of_phase_one(armed):
     with pytest.raises(ValueError, match="cannot be read"):
-        load_autoencoder(nn.Sequential(nn.Linear(2, 3)), armed("autoencoder.pt"))
+        DiffusionTraining._load_autoencoder(phase(armed("autoencoder.pt")))
 
 
 def test_best_weights_at_the_end_of_phase_one(armed):
     with pytest.raises(ValueError, match="cannot be read"):
-        finish_autoencoder(nn.Sequential(nn.Linear(2, 3)), armed("best.pt"), [], "autoencoder.pt")
+        AutoencoderTraining.finish(phase("autoencoder.pt", armed("best.pt")))
 
 
 def test_weights_that_phase_one_finds_in_its_place_are_replaced(armed, tmp_path, monkeypatch):
     """They are looked at to see whether they are its own."""
-    monkeypatch.setattr("medfusion_monai.bundle.measure_latent_statistics", lambda *_: (0.0, 1.0))
-    network = nn.Sequential(nn.Linear(2, 3))
+    monkeypatch.setattr("medfusion_monai.training.autoencoder.measure_latent_statistics", lambda *_: (0.0, 1.0))
+    ended = phase(armed("autoencoder.pt"), tmp_path / "best.pt")
+    network = ended.autoencoder
     network.set_latent_statistics = lambda *_: None
     torch.save(network.state_dict(), tmp_path / "best.pt")
-    path = armed("autoencoder.pt")
-    finish_autoencoder(network, tmp_path / "best.pt", [], path)
+    AutoencoderTraining.finish(ended)
+    path = ended.training_run.autoencoder_file
     assert torch.equal(torch.load(path, weights_only=True)["0.weight"], network[0].weight)
 
 
@@ -288,12 +302,20 @@ def test_pretrained_state(armed):
         read_state(armed("state.pt"))
 
 
-@pytest.mark.parametrize("export", [export_bundle, export_weights])
+@pytest.mark.parametrize("export", [export_programs, export_weights])
 def test_weights_that_are_exported(armed, export, tmp_path):
-    file_format = {"file_format": "torchscript"} if export is export_bundle else {}
-    tiny = {"autoencoder_channels": [8, 8], "unet_channels": [8, 8], "unet_norm_groups": 8, "image_size": [16, 16]}
+    path = armed("model.pt")
+    write_model_info(path, info_of(tiny()))
     with pytest.raises(ValueError, match="cannot be read"):
-        export(BUNDLE, armed("model.pt"), tmp_path / "out", overrides=tiny, **file_format)
+        export(path, tmp_path / "out")
+
+
+def test_weights_of_a_bundle_that_is_given_to_others(armed, tmp_path):
+    (tmp_path / "models").mkdir()
+    path = armed("models/model.pt")
+    write_model_info(path, info_of(tiny()))
+    with pytest.raises(ValueError, match="cannot be read"):
+        parts_of(tmp_path)
 
 
 def armed_array(target):

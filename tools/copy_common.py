@@ -18,6 +18,7 @@ SOURCE = BUNDLES / "medfusion_cxr"
 OWN_FILES = ("docs/README.md", "docs/data_license.txt")
 OWN_KEYS = (
     "class_names",
+    "untrained",
     "image_size",
     "image_channels",
     "latent_channels",
@@ -27,6 +28,7 @@ OWN_KEYS = (
     "autoencoder_steps",
     "diffusion_steps",
     "guidance_scale",
+    "untrained",
     "sampler",
     "eta",
 )
@@ -61,7 +63,7 @@ def expected_text(name: str, source: str, target: str) -> str:
     """Return the source's text of a file with the target's own parts, where it has as many, in place of the source's.
 
     Args:
-        name: the file's name, which tells its format.
+        name: the file's name, which says its format.
         source: its text in the chest bundle.
         target: its text in another bundle.
     """

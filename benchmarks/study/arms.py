@@ -51,7 +51,7 @@ GUIDANCE_SCALES = (1.5, 2.0, 3.0)
 
 
 def choose_arms(names: list[str] | None) -> list[Arm]:
-    """Give the arms of these names, the baseline always first; all if None.
+    """Return the arms of these names, the baseline always first; all if None.
 
     Raises:
         ValueError: for a name that is no arm.

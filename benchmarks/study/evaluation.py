@@ -32,7 +32,7 @@ SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
     ),
 }
 """The arms are judged by the first; the second, of the first seed, tells whether that is the sampler's doing; the third
-is that of ``inference.yaml``, with fresh noise at each step: what a user would see."""
+is the bundles' own, with fresh noise at each step: what a user would see."""
 LOG_SNR = (4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 """Noise levels of the error of the clean latents; the data's own have unit variance."""
 REPLICATES = 100
@@ -56,7 +56,7 @@ class Judge:
         self.shares = true_shares(material.training.labels, len(self.class_names))
 
     def plan(self, seed: int) -> tuple[Tensor, list[int]]:
-        """Give labels (N,) and seeds of the images that every arm of a seed samples."""
+        """Return labels (N,) and seeds of the images that every arm of a seed samples."""
         plan = sampling_plan(
             self.class_names, None, self.num_samples, seed, class_shares="real", real_shares=self.shares
         )
@@ -95,7 +95,7 @@ class Judge:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Give features (N, D) of images (N, C, H, W) in [0, 1]."""
+        """Return features (N, D) of images (N, C, H, W) in [0, 1]."""
         return torch.cat([self.extractor(part) for part in images.split(BATCH)])
 
     @cached_property
@@ -167,7 +167,7 @@ def clean_error(unet: UNet, schedule: NoiseSchedule, material: Material) -> dict
 
 
 def nearest_timestep(schedule: NoiseSchedule, log_snr: float) -> int:
-    """Give the timestep whose signal-to-noise ratio is nearest to exp(log_snr)."""
+    """Return the timestep whose signal-to-noise ratio is nearest to exp(log_snr)."""
     levels: Sequence[float] = [
         2.0 * math.log(signal / sigma) if signal > 0 else -math.inf
         for signal, sigma in zip(schedule.exact_signal, schedule.exact_sigma, strict=True)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from medfusion_monai.configs import build, read_configs
 from medfusion_monai.data import read_datalist
 from medfusion_monai.networks import Autoencoder
+from medfusion_monai.preflight.config import read_files
 from medfusion_monai.weights.state_dict import file_sha256, load_weights, save_atomically
 
 CONFIGS = ("train.yaml", "demo.yaml")
@@ -60,13 +60,18 @@ class Material(NamedTuple):
 
 
 def read_recipe(bundle: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Give the keys of a bundle's demo that a study needs, so that both stay in step."""
-    parser = read_configs(bundle, CONFIGS, overrides)
+    """Return the keys of a bundle's demo that a study needs, so that both stay in step."""
+    parser = read_files(config_files(bundle), overrides or {})
     return {name: parser.get_parsed_content(name) for name in RECIPE}
 
 
+def config_files(bundle: str | Path) -> list[str]:
+    """Return the paths of the configs of a bundle's demo training."""
+    return [str(Path(bundle).absolute() / "configs" / name) for name in CONFIGS]
+
+
 def train_autoencoder(bundle: str | Path, dataset_dir: Path, folder: Path, steps: int) -> Path:
-    """Train the autoencoder by the bundle's own command, unless that is done, and give its weights.
+    """Train the autoencoder by the bundle's own command, unless that is done, and return the path of its weights.
 
     Raises:
         ValueError: if the training fails; what it said stands above.
@@ -74,7 +79,6 @@ def train_autoencoder(bundle: str | Path, dataset_dir: Path, folder: Path, steps
     weights = folder / "models" / "autoencoder.pt"
     if weights.is_file():
         return weights
-    configs = [str(Path(bundle).absolute() / "configs" / name) for name in CONFIGS]
     interval = next((count for count in (500, 200, 100) if steps % count == 0), steps)
     settings = {
         "dataset_dir": dataset_dir.absolute(),
@@ -83,7 +87,8 @@ def train_autoencoder(bundle: str | Path, dataset_dir: Path, folder: Path, steps
         "autoencoder_steps": steps,
         "autoencoder_val_interval": interval,
     }
-    command = [sys.executable, "-m", "monai.bundle", "run", "train_autoencoder", "--config_file", str(configs)]
+    command = [sys.executable, "-m", "monai.bundle", "run", "train_autoencoder", "--config_file"]
+    command += [str(config_files(bundle))]
     command += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     environment = {"PYTHONWARNINGS": "ignore", **os.environ, "OMP_NUM_THREADS": "1"}
     if subprocess.run(command, check=False, env=environment).returncode:
@@ -95,11 +100,11 @@ def load_material(
     bundle: str | Path, dataset_dir: Path, weights: Path, overrides: Mapping[str, Any] | None = None
 ) -> Material:
     """Read the images and encode them once, or take the moments that were kept beside the weights."""
-    parser = read_configs(bundle, CONFIGS, overrides)
+    parser = read_files(config_files(bundle), overrides or {})
     recipe = read_recipe(bundle, overrides)
-    autoencoder: Autoencoder = build(parser, "autoencoder")
+    autoencoder: Autoencoder = parser.get_parsed_content("autoencoder")
     load_weights(autoencoder, weights).eval().requires_grad_(False)
-    preprocessing = build(parser, "train#preprocessing")
+    preprocessing = parser.get_parsed_content("train#preprocessing")
     splits = {
         name: read_split(dataset_dir, parts, recipe["class_names"], preprocessing)
         for name, parts in {"training": ["training"], "held_out": ["validation", "test"]}.items()
@@ -128,13 +133,13 @@ def read_split(
 
 @torch.no_grad()
 def encode(autoencoder: Autoencoder, images: Tensor) -> Tensor:
-    """Give mean and log-variance (N, 2 * latent_channels, h, w) of the posteriors of images (N, C, H, W) in [0, 1]."""
+    """Return mean and log-variance (N, 2 * latent_channels, h, w) of posteriors of images (N, C, H, W) in [0, 1]."""
     posteriors = [autoencoder.encode(part * 2.0 - 1.0) for part in images.split(BATCH)]
     return torch.cat([torch.cat([posterior.mean, posterior.logvar], dim=1) for posterior in posteriors])
 
 
 @torch.no_grad()
 def decode(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
-    """Give images (N, C, H, W) in [0, 1], rounded as files of 8 bits are, of unit-variance latents (N, C, h, w)."""
+    """Return images (N, C, H, W) in [0, 1], rounded as files of 8 bits are, of unit-variance latents (N, C, h, w)."""
     parts = [autoencoder.decode_stage_2_outputs(part) for part in latents.split(BATCH)]
     return ((torch.cat(parts) * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round() / 255.0

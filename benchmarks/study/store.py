@@ -37,11 +37,11 @@ class Store:
             return
         changed = [name for name in {*there, *wanted} if there.get(name) != wanted.get(name)]
         if changed:
-            told = ", ".join(f"{name} {there.get(name)}, not {wanted.get(name)}" for name in sorted(changed))
-            raise ValueError(f"{self.folder} holds a study with {told}. Use another --output, or the same settings")
+            words = ", ".join(f"{name} {there.get(name)}, not {wanted.get(name)}" for name in sorted(changed))
+            raise ValueError(f"{self.folder} holds a study with {words}. Use another --output, or the same settings")
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Give a result, or None where there is none yet."""
+        """Return a result, or None where there is none yet."""
         return self._read(self.results / f"{name}.json")
 
     def write(self, name: str, record: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Store:
         self._write(self.results / f"{name}.json", record)
 
     def step_seconds(self) -> dict[str, float]:
-        """Give the seconds of a step by arm, as far as they were measured."""
+        """Return the seconds of a step by arm, as far as they were measured."""
         return self._read(self.folder / STEP_SECONDS) or {}
 
     def write_step_seconds(self, seconds: Mapping[str, float]) -> None:
@@ -57,7 +57,7 @@ class Store:
         self._write(self.folder / STEP_SECONDS, seconds)
 
     def records(self) -> list[dict[str, Any]]:
-        """Give all results in the order of their names."""
+        """Return all results in the order of their names."""
         return [json.loads(path.read_text()) for path in sorted(self.results.glob("*.json"))]
 
     def _read(self, path: Path) -> Any:

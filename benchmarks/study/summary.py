@@ -34,13 +34,13 @@ class Spread(NamedTuple):
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Give mean and half the range of values."""
+    """Return mean and half the range of values."""
     listed = list(values)
     return Spread(statistics.mean(listed), (max(listed) - min(listed)) / 2)
 
 
 def by_seed(records: Iterable[Record], figure: str, **chosen: Any) -> dict[int, float]:
-    """Give a figure by seed, of the records that have the chosen values."""
+    """Return a figure by seed, of the records that have the chosen values."""
     return {
         record["seed"]: record[figure]
         for record in records
@@ -54,7 +54,7 @@ def paired(values: Mapping[int, float], others: Mapping[int, float]) -> list[flo
 
 
 def best_arm(records: Sequence[Record]) -> str | None:
-    """Give the arm beside the baseline with the lowest Fréchet distance, on the mean over seeds; None without one."""
+    """Return the arm beside the baseline with the lowest Fréchet distance, on the mean over seeds; None without one."""
     means = {}
     for name in {record["arm"] for record in records} - {BASELINE}:
         values = by_seed(records, "fid", arm=name, **PLAIN)
@@ -64,7 +64,7 @@ def best_arm(records: Sequence[Record]) -> str | None:
 
 
 def summarise(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Give a row for each arm, weights, sampler and guidance: figures over seeds, and differences from the baseline.
+    """Return a row for each arm, weights, sampler and guidance: figures over seeds, and differences from the baseline.
 
     Args:
         records: evaluations with ``arm``, ``seed``, ``weights``, ``sampler``, ``guidance_scale`` and figures.

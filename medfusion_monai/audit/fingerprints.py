@@ -38,7 +38,7 @@ class Prints(NamedTuple):
     patients: Tensor
 
     def select(self, indices: Tensor | Sequence[int]) -> Prints:
-        """Give those of some images."""
+        """Return those of some images."""
         places = torch.as_tensor(indices, dtype=torch.long)
         features = None if self.features is None else self.features[places]
         return Prints(self.fine[places], features, self.patients[places])
@@ -71,7 +71,7 @@ def fingerprint(images: Tensor) -> Tensor:
 
 
 def each_once(prints: Prints) -> Tensor:
-    """Give the places of images whose fingerprint is not that of one before."""
+    """Return the places of images whose fingerprint is not that of one before."""
     first: dict[bytes, int] = {}
     for index, fine in enumerate(prints.fine):
         first.setdefault(fine.numpy().tobytes(), index)

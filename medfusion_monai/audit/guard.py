@@ -1,4 +1,4 @@
-"""A filter for sampling: images that come too near to a training image are told apart before they are written."""
+"""A filter for sampling: it recognises images that come too near to a training image before they are written."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 
 
 class CopyGuard:
-    """Tells which images are copies of training images, by pixels and structure; each image by itself.
+    """Recognises copies of training images, by pixels and structure; each image by itself.
 
     The same image gets the same verdict in any batch, and no network is needed.
 
@@ -101,20 +101,18 @@ class CopyGuard:
         return path
 
 
-def load_guard(path: str | Path) -> CopyGuard:
+def load_guard(path: str | Path | None) -> CopyGuard | None:
     """Read a guard.
 
     Args:
-        path: the folder of an audit, or its ``copy_guard.npz``.
+        path: the folder of an audit, or its ``copy_guard.npz``; None for no guard.
 
     Raises:
         GuardError: there is none, or it is damaged or of another version.
     """
-    path = Path(path) / GUARD_NAME if Path(path).is_dir() else Path(path)
-    if not path.is_file():
-        raise GuardError(
-            f"{path} does not exist: run medfusion audit with at least 50 held-out images and name its folder"
-        )
+    if path is None:
+        return None
+    path = _guard_file(path)
     advice = "Run medfusion audit again, with the version that samples"
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -130,9 +128,21 @@ def load_guard(path: str | Path) -> CopyGuard:
     return CopyGuard(prints["training"], prints["held_out"], calibration, facts["size"], facts["flips"])
 
 
-def guard_sha256(path: str | Path) -> str:
-    """Give the SHA-256 of the guard of an audit's folder: images written behind another guard are of another run."""
-    return file_sha256(Path(path) / GUARD_NAME if Path(path).is_dir() else path)
+def guard_sha256(path: str | Path | None) -> str:
+    """Return the SHA-256 of the guard of an audit's folder, or ``none``.
+
+    Images written behind another guard are of another run.
+    """
+    return "none" if path is None else file_sha256(_guard_file(path))
+
+
+def _guard_file(path: str | Path) -> Path:
+    path = Path(path) / GUARD_NAME if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        raise GuardError(
+            f"{path} does not exist: run medfusion audit with at least 50 held-out images and name its folder"
+        )
+    return path
 
 
 def _digest(facts: str, arrays: dict[str, np.ndarray]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -23,7 +24,7 @@ class LatentFeatures(FeatureExtractor):
         image_size: height and width of the images.
     """
 
-    def __init__(self, autoencoder: LatentAutoencoder, sha256: str, image_size: tuple[int, int]) -> None:
+    def __init__(self, autoencoder: LatentAutoencoder, sha256: str, image_size: Sequence[int]) -> None:
         super().__init__()
         self.autoencoder: Any = autoencoder.eval()
         self.name, self.sha256, self.resize = "latents of the autoencoder", sha256, "none"
@@ -33,6 +34,6 @@ class LatentFeatures(FeatureExtractor):
         self.dimensions = autoencoder.latent_channels * height * width
 
     def extract(self, image: Tensor) -> Tensor:
-        """Give the latents (B, D)."""
+        """Return the latents (B, D)."""
         latents = self.autoencoder.normalize(self.autoencoder.encode(image * 2.0 - 1.0).mode())
         return F.adaptive_avg_pool2d(latents, self.size).flatten(1)

@@ -14,7 +14,7 @@ from medfusion_monai.metrics.neighbours import nearest_neighbours
 
 MEASURES = ("pixels", "structure", "features")
 JUDGES = MEASURES[:2]
-"""Those that the score is made of. Features are told beside it: they found no copy more, and more that were none."""
+"""Those that make up the score. Features are reported beside it: they found no further copy and more false alarms."""
 CANDIDATES = 8
 """Nearest images by coarse pixels, and as many by features, that are looked at closely."""
 SCALE_NEIGHBOURS = 5
@@ -25,7 +25,7 @@ MAX_SHIFT = 2
 _WINDOW, _STRIDE = 7, 3  # of the local correlations, in pixels of a fingerprint
 _FLAT = 0.02  # variance below which a window counts as flat; that of a fingerprint is 1
 _AT_ONCE = 8  # queries; bounds the memory of their pairs
-_LEAST = 1e-3  # ratio below which nothing is told apart: half precision ends there
+_LEAST = 1e-3  # ratio below which half precision cannot tell distances apart
 
 
 class Matches(NamedTuple):
@@ -82,7 +82,7 @@ class Matcher:
 
         The score of a query x is the smallest, over training images t, of the geometric mean of d(x, t) / s(x) over
         two measures: pixels (root mean square difference at the best shift) and structure (1 - mean local correlation
-        there); Euclidean distance of features is told beside them. s(x) is the mean distance of x to its nearest
+        there); Euclidean distance of features is reported beside them. s(x) is the mean distance of x to its nearest
         held-out images by the same measure, so that an image that looks like all others is not taken for a copy:
         dividing by the distances to neighbours is the idea of Carlini et al. 2023. They take training images for
         neighbours, which hides the copies of an image that is repeated among them.
@@ -116,7 +116,7 @@ class _References:
         self.most = int(prints.patients.unique(return_counts=True)[1].max())
 
     def candidates(self, queries: Prints, axes: Sequence[tuple[int, ...]]) -> Tensor:
-        """Give places (M, P) of the nearest images by coarse pixels and by features; -1 where there are fewer.
+        """Return places (M, P) of the nearest images by coarse pixels and by features; -1 where there are fewer.
 
         Raises:
             ValueError: these images have features, and the queries have none.
@@ -129,7 +129,7 @@ class _References:
         return _each_once(torch.cat(found, dim=1))
 
     def distances(self, queries: Prints, axes: Sequence[tuple[int, ...]], places: Tensor) -> Tensor:
-        """Give distances (M, P, K) of candidates, the least over all orientations; infinite where there is none."""
+        """Return distances (M, P, K) of candidates, the least over all orientations; infinite where there is none."""
         chosen = places.clamp(min=0)
         by_flip = []
         for index, turn in enumerate(axes):
@@ -140,7 +140,7 @@ class _References:
         return torch.stack(by_flip).amin(dim=0).masked_fill((places < 0)[:, :, None], torch.inf)
 
     def _nearest(self, vectors: list[Tensor], references: Tensor, patients: Tensor) -> Tensor:
-        """Give places (M, k) of the nearest references over all orientations; -1 for those of the query's patient."""
+        """Return places (M, k) of the nearest references over all orientations; -1 for those of the query's patient."""
         number = min(len(references), CANDIDATES + self.most)
         pairs = [nearest_neighbours(each.float(), references.float(), k=number) for each in vectors]
         distances = torch.cat([distance for distance, _ in pairs], dim=1)
@@ -160,7 +160,7 @@ def _each_once(places: Tensor) -> Tensor:
 
 
 def _aligned(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """Give pixel and structural distances (M, P) of fingerprints (M, S, S) and (M, P, S, S) at their best shift."""
+    """Return pixel and structural distances (M, P) of fingerprints (M, S, S) and (M, P, S, S) at their best shift."""
     number, side = references.shape[1], queries.shape[-1]
     inner = side - 2 * MAX_SHIFT
     query = queries[:, MAX_SHIFT : MAX_SHIFT + inner, MAX_SHIFT : MAX_SHIFT + inner].float()

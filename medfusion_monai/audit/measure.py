@@ -50,7 +50,7 @@ class Copies(NamedTuple):
     measures: tuple[str, ...]
 
     def found(self) -> Tensor:
-        """Tell which generated images (M,) are copies; none is without a threshold."""
+        """Return which generated images (M,) are copies; none is without a threshold."""
         if self.calibration is None:
             return torch.zeros(len(self.generated.scores), dtype=torch.bool)
         return self.generated.scores < self.calibration.threshold
@@ -120,7 +120,7 @@ def make_guard(
 def copy_rows(
     copies: Copies | None, training: int, generated: AuditedSet, class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Give rows of the table of copies: all images, then those of each class of the real ones.
+    """Return rows of the table of copies: all images, then those of each class of the real ones.
 
     Args:
         copies: of ``find_copies``.
@@ -152,18 +152,18 @@ def _problem_of_rate(copies: Copies | None, training: int, count: int, name: str
     if copies is None or copies.calibration is None:
         return f"withheld: fewer than {LEAST} held-out images, so that no threshold can be calibrated"
     if training < LEAST:
-        return f"withheld: {training} training images; where a model has seen fewer than {LEAST} no rate is told"
+        return f"withheld: {training} training images; of a model that has seen fewer than {LEAST} no rate is reported"
     if count == 0:
         return f"no generated image of the class {name}: nothing can be concluded about it"
     if count < LEAST:
-        return f"withheld: {count} generated images; of fewer than {LEAST} no rate is told"
+        return f"withheld: {count} generated images; of fewer than {LEAST} no rate is reported"
     return ""
 
 
 def set_figures(
     training: AuditedSet, held_out: AuditedSet, generated: AuditedSet, kept: Tensor, seed: int = 0
 ) -> dict[str, Any]:
-    """Give authenticity of the generated and the held-out images, and how much nearer to training images they lie."""
+    """Return authenticity of the generated and the held-out images, and how much nearer to training images they lie."""
     of_training = vectors(training.prints)
     once = each_once(training.prints)
     queries, real = vectors(generated.prints), vectors(held_out.prints.select(kept))
@@ -204,7 +204,7 @@ def _authenticity(queries: Tensor, training: Tensor, patients: Tensor, name: str
 
 
 def vectors(prints: Prints) -> Tensor:
-    """Give the vectors (N, D) in which whole sets are compared: features, or else coarse pixels."""
+    """Return the vectors (N, D) in which whole sets are compared: features, or else coarse pixels."""
     return coarse(prints.fine) if prints.features is None else prints.features[:, 0].float()
 
 
@@ -214,7 +214,7 @@ def repeats_in(images: AuditedSet) -> int:
 
 
 def closest_pairs(copies: Copies, number: int = 8) -> list[int]:
-    """Give the generated images with the smallest scores, the smallest first."""
+    """Return the generated images with the smallest scores, the smallest first."""
     return copies.generated.scores.argsort(stable=True)[:number].tolist()
 
 
@@ -231,15 +231,15 @@ def near_by_measure(copies: Copies) -> dict[str, int]:
 
 
 def describe_copies(copies: Copies | None, flips: str) -> dict[str, Any]:
-    """Give what a report says of the rule by which copies are found."""
-    told: dict[str, Any] = {"flips": flips, "orientations": len(FLIPS[flips]), "wanted_rate": FALSE_ALARMS}
+    """Return what a report says of the rule by which copies are found."""
+    facts: dict[str, Any] = {"flips": flips, "orientations": len(FLIPS[flips]), "wanted_rate": FALSE_ALARMS}
     if copies is None:
-        return told
-    told |= {"measures": list(copies.measures), "leaked": int(copies.leaked.sum())}
+        return facts
+    facts |= {"measures": list(copies.measures), "leaked": int(copies.leaked.sum())}
     if copies.calibration is not None:
-        told |= copies.calibration._asdict()
+        facts |= copies.calibration._asdict()
         if len(copies.generated.scores) >= LEAST:
-            told["near_by_measure"] = near_by_measure(copies)
-        told["median_held_out"] = float(copies.held_out.scores.median())
-        told["median_generated"] = float(copies.generated.scores.median()) if len(copies.generated.scores) else None
-    return told
+            facts["near_by_measure"] = near_by_measure(copies)
+        facts["median_held_out"] = float(copies.held_out.scores.median())
+        facts["median_generated"] = float(copies.generated.scores.median()) if len(copies.generated.scores) else None
+    return facts

@@ -3,24 +3,85 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from monai.data import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from medfusion_monai.audit.statistics import LEAST
 from medfusion_monai.diffusion.randomness import derive_seed, generators, randn
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.metrics.intervals import Figure, bootstrap_weights, figure_within
 from medfusion_monai.metrics.label_steering import areas_under_curve
+from medfusion_monai.model import Model, make_preprocessing
 from medfusion_monai.training.prepare_batch import to_network
 
 TIMESTEPS = (10, 25, 50, 100, 150, 200)
-"""Of 1000: those at which losses told most in ``benchmarks/canaries.py``; later there is nothing of the image left."""
+"""Of 1000: those at which losses told most in ``benchmarks/canaries.py``; later nothing is left of the image."""
 FALSE_POSITIVES = 0.01
 FEWEST = 99
-"""Images outside training below which a true-positive rate at 1% false positives is not told."""
+"""Fewest images outside training of which a true-positive rate at 1% false positives is reported."""
+
+
+def membership_of(
+    model: Model,
+    training: Sequence[Mapping[str, Any]],
+    held_out: Sequence[Mapping[str, Any]],
+    most: int = 1000,
+    replicates: int = 1000,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure how well the denoising loss separates training images from others, of the same classes and read alike.
+
+    Args:
+        model: that is audited.
+        training: items with ``image`` (path) and ``label``.
+        held_out: likewise of images that no training has seen.
+        most: about the most images of each set.
+        replicates: resampled sets behind the intervals.
+        batch_size: images at once.
+        device: where to compute.
+        seed: of the choice of images, their noise and the resampling.
+
+    Returns:
+        Figures ``auc`` and ``tpr_at_1_fpr``, ``images`` of each set, ``timesteps``; a figure that is withheld says why.
+    """
+    chosen = balanced(training, held_out, most, seed)
+    count = len(chosen[0])
+    if count < LEAST:
+        note = f"withheld: {count} images of each set, in equal classes; at least {LEAST} are needed"
+        return {"auc": Figure(None, note=note).as_dict()}
+    losses = []
+    for items in chosen:
+        dataset: Any = Dataset(items, make_preprocessing(model))
+        losses.append(denoising_losses(model.network, model.schedule, dataset, TIMESTEPS, 2, seed, batch_size, device))
+    figures = membership_figures(*membership_scores(*losses), replicates=replicates, seed=seed)
+    return {
+        **{name: figure.as_dict() for name, figure in figures.items()},
+        "images": count,
+        "timesteps": list(TIMESTEPS),
+    }
+
+
+def balanced(
+    training: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], most: int, seed: int = 0
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Draw as many items of each class from one set as from the other, about ``most`` of each set at most."""
+    share = min(1.0, most / max(1, len(held_out)))
+    chosen: tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]] = ([], [])
+    for label in sorted({item["label"] for item in held_out}):
+        members = [[item for item in items if item["label"] == label] for items in (training, held_out)]
+        number = min(len(members[0]), round(share * len(members[1])))
+        for place, (items, kept) in enumerate(zip(members, chosen, strict=True)):
+            order = np.random.default_rng(derive_seed("membership", seed, place, label)).permutation(len(items))
+            kept += [items[index] for index in sorted(order[:number].tolist())]
+    return chosen
 
 
 @torch.no_grad()
@@ -89,7 +150,7 @@ def membership_scores(members: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def membership_figures(members: Tensor, others: Tensor, replicates: int = 1000, seed: int = 0) -> dict[str, Figure]:
-    """Tell how well scores separate training images from others.
+    """Measure how well scores separate training images from others.
 
     Args:
         members: (N,) scores of training images.
@@ -98,9 +159,9 @@ def membership_figures(members: Tensor, others: Tensor, replicates: int = 1000, 
         seed: of the resampling.
 
     Returns:
-        ``auc`` (0.5: the model tells nothing), and ``tpr_at_1_fpr``, the share of the training images that are found
-        when 1% of the others are taken for such (Carlini et al. 2022: an attack that is sure of a few patients harms
-        them, whatever it is on average).
+        ``auc`` (0.5: the model gives nothing away), and ``tpr_at_1_fpr``, the share of the training images that are
+        found when 1% of the others are taken for such (Carlini et al. 2022: an attack that is sure of a few patients
+        harms them, whatever it is on average).
     """
     ones = torch.ones(1, len(members), dtype=torch.float64), torch.ones(1, len(others), dtype=torch.float64)
     drawn = bootstrap_weights(len(members), replicates, seed), bootstrap_weights(len(others), replicates, seed + 1)

@@ -32,7 +32,7 @@ class AuditError(ValueError):
 
 
 class RealImages(NamedTuple):
-    """Real images with what tells whose they are.
+    """Real images, and whose they are.
 
     Attributes:
         images: the set.

@@ -16,7 +16,7 @@ from medfusion_monai.metrics.neighbours import nearest_neighbours
 FALSE_ALARMS = 0.01
 """Share of images that are no copies which may be taken for copies."""
 LEAST = 50
-"""Images below which no rate is told."""
+"""Fewest images of which a rate is reported."""
 IN_A_CELL = 20
 """Held-out and generated images that a cell of C_T must have each, for the normal approximation."""
 
@@ -76,7 +76,7 @@ def calibrate(scores: Tensor, rate: float = FALSE_ALARMS) -> Calibration:
 
 
 def leaks(scores: Tensor) -> Tensor:
-    """Tell which held-out images (n,) are training images once more: their scores are below a third of the median.
+    """Return which held-out images (n,) are training images once more: their scores are below a third of the median.
 
     They are no images without training, and would take the threshold down with them.
     """
@@ -84,7 +84,7 @@ def leaks(scores: Tensor) -> Tensor:
 
 
 def share_figure(positive: int, count: int, note: str = "") -> Figure:
-    """Give a share with its exact interval (Clopper and Pearson 1934), which is none too narrow near 0 and 1."""
+    """Return a share with its exact interval (Clopper and Pearson 1934), which is none too narrow near 0 and 1."""
     tail = (1 - LEVEL) / 2
     low = float(betaincinv(positive, count - positive + 1, tail)) if positive else 0.0
     high = float(betaincinv(positive + 1, count - positive, 1 - tail)) if positive < count else 1.0
@@ -92,7 +92,7 @@ def share_figure(positive: int, count: int, note: str = "") -> Figure:
 
 
 def authentic(queries: Tensor, training: Tensor, patients: Tensor) -> Tensor:
-    """Tell which images are authentic (Alaa et al. 2022).
+    """Return which images are authentic (Alaa et al. 2022).
 
     An image is not if it is nearer to its nearest training image than that one is to any other training image. Those
     of the same patient count as none other here, nor do repetitions of an image, which would hide its copies.
@@ -131,7 +131,7 @@ def _to_other_patients(training: Tensor, patients: Tensor, wanted: Tensor) -> Te
 
 
 def z_of_ranks(generated: Tensor, held_out: Tensor) -> float:
-    """Give the Mann-Whitney statistic as a z-score: negative where generated distances are the smaller ones.
+    """Return the Mann-Whitney statistic as a z-score: negative where generated distances are the smaller ones.
 
     Z_U of Meehan et al. 2020: U counts the pairs in which the generated distance is the larger one, ties
     by half.
@@ -149,7 +149,7 @@ def z_of_ranks(generated: Tensor, held_out: Tensor) -> float:
 
 
 def nearer_to_training(queries: Tensor, training: Tensor, held_out: Tensor) -> Tensor:
-    """Give the probability that a query is nearer to n random training images than to all n held-out ones.
+    """Return the probability that a query is nearer to n random training images than to all n held-out ones.
 
     Without memorisation the mean is 0.5, whatever the queries are like: smooth images lie near to all others, which
     makes authenticity and z look like copying. It is the expectation over all choices of n training images, by the rank

@@ -28,12 +28,12 @@ def yaml_value(key: str, text: str) -> Any:
         raise ValueError(f"--set {key}={text}: the value is no YAML. Write it as in the bundle's configs") from error
 
 
-def add_settings(parser: argparse.ArgumentParser, told: str, example: str) -> None:
-    """Add ``--set KEY=VALUE``, for keys that a training was given or will be.
+def add_settings(parser: argparse.ArgumentParser, what: str, example: str) -> None:
+    """Add ``--set KEY=VALUE``, for keys of a config.
 
     Args:
         parser: of the verb.
-        told: what the keys are.
+        what: what the keys are.
         example: a key with its value.
     """
     parser.add_argument(
@@ -42,14 +42,8 @@ def add_settings(parser: argparse.ArgumentParser, told: str, example: str) -> No
         type=column_value,
         default=[],
         metavar="KEY=VALUE",
-        help=f"{told}, e.g. {example}; repeatable",
+        help=f"{what}, e.g. {example}; repeatable",
     )
-
-
-def add_trained(parser: argparse.ArgumentParser, first: str) -> None:
-    """Add ``--overlays`` and ``--set``, which say how a model was trained; ``first`` is the config below overlays."""
-    parser.add_argument("--overlays", nargs="*", default=[], help=f"merged after {first}, e.g. demo.yaml (none)")
-    add_settings(parser, "a key that the training was given", "image_size=[128,128]")
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.cli.arguments import add_trained, positive, seed, settings_of, whole
+from medfusion_monai.cli.arguments import positive, seed, whole
 
 
 def add_audit(subparsers: Any) -> None:
@@ -16,17 +16,17 @@ def add_audit(subparsers: Any) -> None:
     parser.add_argument("--samples", required=True, metavar="DIR", help="generated images, as inference writes them")
     parser.add_argument("--output", required=True, help="folder for audit.html, audit.md, audit.json, copy_guard.npz")
     parser.add_argument(
-        "--bundle", help="folder of the bundle: with --model-file, for latents and membership inference"
+        "--model-file", metavar="FILE", help="weights, as models/model.pt, for latents and membership inference"
     )
-    parser.add_argument("--model-file", help="models/model.pt")
-    add_trained(parser, "evaluate.yaml")
     parser.add_argument(
         "--features",
         metavar="SPEC",
         help="latents, inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE "
         "(latents where there is a model, else none)",
     )
-    parser.add_argument("--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="bring images to one size")
+    parser.add_argument(
+        "--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="without a model: the size of all images"
+    )
     parser.add_argument("--flips", default="horizontal", help="mirrored copies: none, horizontal or all (horizontal)")
     parser.add_argument("--no-pictures", action="store_true", help="show no images, which would be those of patients")
     parser.add_argument(
@@ -40,20 +40,25 @@ def add_audit(subparsers: Any) -> None:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.audit.model import load_audited_model
     from medfusion_monai.reports.audit import Audit
     from medfusion_monai.reports.audit_sections import conclusions
 
-    if bool(arguments.bundle) != bool(arguments.model_file):
-        raise ValueError("--bundle and --model-file belong together: give both, or none for an audit of images alone")
-    model = None
-    if arguments.bundle:
-        overrides = settings_of(arguments)
-        model = load_audited_model(arguments.bundle, arguments.model_file, arguments.overlays, overrides)
     names = ("output", "features", "size", "flips", "membership_images", "replicates", "batch_size", "device", "seed")
     options = {name: getattr(arguments, name) for name in names}
     options |= {"dataset_dir": arguments.dataset_dir, "samples_dir": arguments.samples}
-    results = Audit(model=model, pictures=not arguments.no_pictures, **options).run()
+    results = Audit(model=_model(arguments.model_file), pictures=not arguments.no_pictures, **options).run()
     print("\n".join(conclusions(results["audit"])))
     print(Path(arguments.output) / "audit.html")
     return 0
+
+
+def _model(path: str | None) -> Any:
+    from medfusion_monai import load
+    from medfusion_monai.weights.state_dict import WeightsError
+
+    if path is None:
+        return None
+    try:
+        return load(path, "cpu")
+    except WeightsError as error:
+        raise WeightsError(f"{error}. Without --model-file the images alone are audited") from error

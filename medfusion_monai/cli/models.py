@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.cli.arguments import add_trained, seed, settings_of
+from medfusion_monai.cli.arguments import seed
 
 
 def add_demo(subparsers: Any) -> None:
@@ -21,15 +21,14 @@ def add_demo(subparsers: Any) -> None:
 def add_export(subparsers: Any) -> None:
     """Add ``medfusion export``."""
     parser = subparsers.add_parser("export", help="write a trained model as safetensors, ONNX or TorchScript")
-    parser.add_argument("--bundle", required=True, help="folder of the bundle")
-    parser.add_argument("--model-file", required=True, help="models/model.pt")
+    parser.add_argument("--model-file", required=True, help="weights, or a folder or bundle that holds them")
     parser.add_argument("--output", required=True, help="folder for the files")
     parser.add_argument(
         "--format",
         default="onnx",
         help="onnx or torchscript: networks and sampler.json; safetensors: weights, model card and checksums (onnx)",
     )
-    add_trained(parser, "inference.yaml")
+    parser.add_argument("--bundle", help="folder of the bundle that the card is about (the one that holds the weights)")
     parser.add_argument("--report", metavar="FILE", help="report.json of run evaluating, for the card of safetensors")
     parser.add_argument("--audit", metavar="FILE", help="audit.json of medfusion audit, for the card of safetensors")
     parser.set_defaults(handler=_export)
@@ -57,22 +56,17 @@ def _export(arguments: argparse.Namespace) -> int:
 def _export_weights(arguments: argparse.Namespace) -> int:
     from medfusion_monai.export import export_weights
 
-    for path in export_weights(**_model(arguments), report=arguments.report, audit=arguments.audit):
+    card = {name: getattr(arguments, name) for name in ("bundle", "report", "audit")}
+    for path in export_weights(arguments.model_file, arguments.output, **card):
         print(path)
     return 0
 
 
 def _export_programs(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.export import export_bundle
+    from medfusion_monai.export import export_programs
 
-    facts = export_bundle(**_model(arguments), file_format=arguments.format)
+    facts = export_programs(arguments.model_file, arguments.output, arguments.format)
     for network in facts["networks"].values():
         print(f"{network['file']:<12}  differs from PyTorch by at most {network['difference_from_pytorch']:.1e}")
     print(Path(arguments.output) / "sampler.json")
     return 0
-
-
-def _model(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("bundle", "model_file", "output", "overlays")
-    overrides = settings_of(arguments)
-    return {**{name: getattr(arguments, name) for name in names}, "overrides": overrides}

@@ -17,7 +17,7 @@ from medfusion_monai.data.folder import prepare_folder
 from medfusion_monai.data.images import check_images, find_unreadable, read_image
 from medfusion_monai.data.latent_store import LatentStore
 from medfusion_monai.data.phantoms import draw_chest_phantom, prepare_phantoms
-from medfusion_monai.data.readable import ReadableDataset, unreadable_images, without_images
+from medfusion_monai.data.readable import ReadableDataset, check_readable
 from medfusion_monai.data.sampling_plan import parse_label, sampling_plan
 from medfusion_monai.data.stream import SeededDataset, StreamSampler, fingerprint
 
@@ -30,6 +30,7 @@ __all__ = [
     "StreamSampler",
     "check_flips",
     "check_images",
+    "check_readable",
     "draw_chest_phantom",
     "find_datalist",
     "find_unreadable",
@@ -48,7 +49,5 @@ __all__ = [
     "split_by_patient",
     "training_shares",
     "true_shares",
-    "unreadable_images",
-    "without_images",
     "write_datalist",
 ]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from medfusion_monai.checks import refuse_null
 from medfusion_monai.data.splits import DataError
 from medfusion_monai.diffusion.randomness import derive_seed
 
@@ -27,7 +26,6 @@ def parse_class_shares(class_shares: Any, number: int, word: str) -> str | list[
     Raises:
         ValueError: for another text, another number of shares, or shares that are negative or do not sum to 1.
     """
-    refuse_null("class_shares", class_shares)
     if class_shares is None or class_shares == word:
         return class_shares
     shares = list(class_shares) if isinstance(class_shares, list | tuple) else []

@@ -14,6 +14,7 @@ from monai.transforms import Compose, Transform
 from torch import nn
 
 from medfusion_monai.data.datalist import FILE_THREADS, FILES_PER_TASK
+from medfusion_monai.files import size_and_time
 
 FORMAT = "medfusion latents 1"
 DIGITS = 16
@@ -122,20 +123,12 @@ def files_digest(files: Sequence[str]) -> str:
     """
 
     def look(start: int) -> list[tuple[int, int] | None]:
-        return [_size_and_time(path) for path in files[start : start + FILES_PER_TASK]]
+        return [size_and_time(path) for path in files[start : start + FILES_PER_TASK]]
 
     with ThreadPoolExecutor(FILE_THREADS) as pool:
         facts = [fact for part in pool.map(look, range(0, len(files), FILES_PER_TASK)) for fact in part]
     folder = os.path.commonpath([os.path.dirname(path) for path in files])
     return _digest([[os.path.relpath(path, folder), fact] for path, fact in zip(files, facts, strict=True)])
-
-
-def _size_and_time(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def _digest(value: Any) -> str:

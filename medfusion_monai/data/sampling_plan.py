@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medfusion_monai.checks import is_whole, refuse_null
+from medfusion_monai.checks import check_counts, is_whole
 from medfusion_monai.data.class_shares import apportion, parse_class_shares
 from medfusion_monai.diffusion.randomness import derive_seed
 
@@ -42,7 +42,6 @@ def parse_label(label: Any, class_names: Sequence[str], argument: str = "label")
     """
     if isinstance(label, str) and label in class_names:
         return list(class_names).index(label)
-    refuse_null(argument, label)
     is_number = is_whole(label) or (isinstance(label, str) and label.isdecimal())
     if not is_number or not 0 <= int(label) < len(class_names):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(class_names))
@@ -82,6 +81,7 @@ def sampling_plan(
         ValueError: for an unknown class, a count below 1, a seed below 0, lists of different lengths, or shares that
             are unknown or go with ``image_seeds`` or several counts.
     """
+    check_counts(0, seed=seed)
     labels = parse_labels(label, class_names)
     seeds = None if image_seeds is None else _checked_seeds(image_seeds)
     shares = _checked_shares(class_shares, labels, real_shares)
@@ -138,7 +138,6 @@ def _checked_total(num_samples: Any) -> int:
 
 
 def _checked_seeds(image_seeds: Any) -> list[int]:
-    refuse_null("image_seeds", image_seeds)
     seeds = list(image_seeds) if isinstance(image_seeds, list | tuple) else []
     if not seeds or not all(is_whole(seed) and 0 <= seed < 2**63 for seed in seeds):
         raise ValueError(

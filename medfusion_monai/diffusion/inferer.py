@@ -36,7 +36,7 @@ class LatentDiffusionSampler(Inferer):
 
     Args:
         schedule: the schedule that the UNet was trained with.
-        latent_shape: (channels, height, width) of the latents.
+        latent_shape: (channels, height, width) of the latents; None takes those of the network's ``image_size``.
         num_inference_steps: calls of the UNet, from 1 to the schedule's timesteps; None for 150 (published) with
             ``ddim`` and 30 with the others, see ``STEPS``.
         guidance_scale: weight of classifier-free guidance; 1 is none.
@@ -59,7 +59,7 @@ class LatentDiffusionSampler(Inferer):
     def __init__(
         self,
         schedule: NoiseSchedule,
-        latent_shape: Sequence[int],
+        latent_shape: Sequence[int] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float = 1.0,
         eta: float | None = None,
@@ -82,7 +82,7 @@ class LatentDiffusionSampler(Inferer):
         if decode_batch_size is not None and (not is_whole(decode_batch_size) or decode_batch_size < 1):
             raise ValueError(f"decode_batch_size must be a whole number of at least 1, received {decode_batch_size!r}")
         self.schedule = schedule
-        self.latent_shape = tuple(latent_shape)
+        self.latent_shape = None if latent_shape is None else tuple(latent_shape)
         self.sampler: Sampler = sampler
         self.num_inference_steps = STEPS[sampler] if num_inference_steps is None else num_inference_steps
         self.spacing: Spacing = SPACING[sampler] if spacing is None else spacing
@@ -99,6 +99,11 @@ class LatentDiffusionSampler(Inferer):
         """The timesteps that the UNet is called at, in this order."""
         return schedule_timesteps(self.schedule, self.num_inference_steps, self.spacing)
 
+    def settings(self) -> dict[str, Any]:
+        """Return what decides on a sample beside weights, label, seed and schedule, as JSON holds it."""
+        names = ("sampler", "num_inference_steps", "spacing", "eta", "guidance_scale", "negative_label")
+        return {name: getattr(self, name) for name in names}
+
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self, inputs: Tensor, network: Medfusion, seeds: Sequence[int] | None = None, *args: Any, **kwargs: Any
@@ -113,8 +118,10 @@ class LatentDiffusionSampler(Inferer):
             kwargs: ignored likewise.
 
         Raises:
+            ValueError: for anything but whole numbers of shape (B,).
             BatchTooLargeError: if they do not fit into the memory, with the largest number that was measured to.
         """
+        _refuse_images(inputs)
         if seeds is None:
             seeds = [int(seed) for seed in torch.randint(2**62, inputs.shape[:1])]
         try:
@@ -149,11 +156,16 @@ class LatentDiffusionSampler(Inferer):
 
     @torch.no_grad()
     def sample_latents(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int]) -> Tensor:
-        """Sample unit-variance latents (B, *latent_shape), float32, of labels (B,) and as many seeds."""
-        sources = generators(seeds)
+        """Sample unit-variance latents (B, *latent_shape), float32, of labels (B,) and as many seeds.
+
+        Raises:
+            ValueError: for anything but whole numbers of shape (B,).
+        """
+        _refuse_images(inputs)
+        sources, shape = generators(seeds), self.latent_shape or network.latent_shape
 
         def draw_noise() -> Tensor:
-            return randn(self.latent_shape, sources, inputs.device)
+            return randn(shape, sources, inputs.device)
 
         denoiser = guided_denoiser(network.unet, inputs, self.guidance_scale, self.negative_label, self.null_label)
         settings = (self.schedule, self.num_inference_steps)
@@ -164,6 +176,14 @@ class LatentDiffusionSampler(Inferer):
             return multistep(denoiser, draw_noise(), *settings, self.spacing)
 
 
+def _refuse_images(inputs: Tensor) -> None:
+    if inputs.ndim != 1 or inputs.is_floating_point():
+        raise ValueError(
+            f"this inferer makes images from labels, whole numbers of shape (B,); it received {inputs.dtype} of shape "
+            f"{tuple(inputs.shape)}. To reconstruct images merge configs/image_to_image.yaml after inference.yaml"
+        )
+
+
 def _checked_eta(eta: float | None, sampler: Sampler, schedule: NoiseSchedule) -> float:
     if eta is None:
         return 1.0 if sampler == "ddim" and schedule.variance_preserving else 0.0
@@ -171,7 +191,7 @@ def _checked_eta(eta: float | None, sampler: Sampler, schedule: NoiseSchedule) -
         raise ValueError(f"eta must be between 0 and 1, received {eta!r}")
     if eta > 0.0 and sampler != "ddim":
         raise ValueError(
-            f"eta {eta:g} asks for fresh noise, which sampler {sampler!r} has none of: leave eta out (--eta '$None'), "
+            f"eta {eta:g} asks for fresh noise, which sampler {sampler!r} has none of: leave eta out (--eta null), "
             "or choose sampler ddim"
         )
     if eta > 0.0 and not schedule.variance_preserving:

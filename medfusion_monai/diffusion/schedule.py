@@ -8,11 +8,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from medfusion_monai.networks.described import Described, describable
+
 Schedule = Literal["linear", "scaled_linear", "cosine", "flow"]
 PredictionType = Literal["epsilon", "sample", "v_prediction", "velocity"]
 
 
-class NoiseSchedule(nn.Module):
+@describable
+class NoiseSchedule(Described, nn.Module):
     """Noisy latents are ``signal * latents + sigma * noise``; defaults as published. Holds no weights.
 
     All schedules but ``flow`` keep the variance: signal^2 + sigma^2 = 1.

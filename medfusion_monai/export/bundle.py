@@ -1,139 +1,142 @@
-"""Export of a bundle's trained model: a file a network, and a file of facts to sample with them."""
+"""The files of a bundle that is given to others: complete in itself, and nothing of a run among them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from monai.bundle import ConfigParser
 
-import medfusion_monai
-from medfusion_monai.bundle import check_folders
-from medfusion_monai.diffusion import LatentDiffusionSampler
-from medfusion_monai.export.formats import Format, format_named
-from medfusion_monai.export.model import open_model
-from medfusion_monai.export.parts import Part, parts_of
-from medfusion_monai.networks.unet import NO_LABEL
-from medfusion_monai.weights.state_dict import file_sha256
+from medfusion_monai.export.card import CardFacts, facts_of
+from medfusion_monai.export.public import open_model
+from medfusion_monai.export.readme import REQUIREMENTS, shipped_readme
+from medfusion_monai.model import NAMES, Model
+from medfusion_monai.weights.checksums import CHECKSUMS
+from medfusion_monai.weights.model_info import model_info_path
+from medfusion_monai.weights.state_dict import WeightsError, check_listed, file_sha256
 
-FACTS = "sampler.json"
-TOLERANCE = 1.0e-4
-"""Largest difference from PyTorch, relative to the largest value that PyTorch gives or to 1, whichever is more."""
+PHASE_ONE = "autoencoder.pt"
+TORCHSCRIPT = "model.ts"
+PACKAGE = "medfusion_monai"
+
+SAME_AS_YAML = "The same as inference.yaml, for programs that read JSON alone, as monai.bundle.load: change both."
+FOR_LOADING = (
+    "For monai.bundle.load, which reads this file alone and takes the network from it. To train, run train.yaml."
+)
+TRAIN: dict[str, Any] = {
+    "about": FOR_LOADING,
+    "imports": ["$import medfusion_monai", "$import medfusion_monai.bundle", "$import medfusion_monai.model"],
+    "bundle_root": "$medfusion_monai.bundle.find_root()",
+    "dataset_dir": "$medfusion_monai.bundle.beside(@bundle_root, 'data')",
+    "model_file": "$str(medfusion_monai.model.find_weights(@bundle_root))",
+    "device": "$medfusion_monai.distributed.default_device()",
+    "model": {"_target_": "medfusion_monai.Model", "path": "@model_file", "without_weights": "@untrained"},
+    "network_def": "$@model.network",
+    "initialize": ["$medfusion_monai.bundle.accept_overrides()", "$@network_def"],
+}
 
 
-def export_bundle(
-    bundle: str | Path,
-    model_file: str | Path,
-    output: str | Path,
-    file_format: str = "onnx",
-    overlays: Sequence[str] = (),
-    overrides: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write encoder, decoder and UNet of a trained model, each checked against PyTorch, and ``sampler.json``.
+class Parts(NamedTuple):
+    """What a bundle is made up of.
 
-    Images are in [0, 1] and latents have unit variance; batch, height and width are free. Files appear in ``output``
-    only when all of them give PyTorch's values.
+    Attributes:
+        bundle: its folder.
+        weights: files of its ``models`` that go out with it, without their description.
+        facts: about the weights; None where there are none that can be sampled.
+    """
+
+    bundle: Path
+    weights: list[Path]
+    facts: CardFacts | None
+
+
+def parts_of(bundle: str | Path, with_weights: bool = True) -> Parts:
+    """Return the parts of a bundle, after a check of its weights.
+
+    Phase one's ``autoencoder.pt`` is part of ``model.pt``, and left out where that is.
 
     Args:
-        bundle: folder of the bundle.
-        model_file: ``models/model.pt``, or safetensors.
-        output: folder of the files.
-        file_format: ``onnx`` or ``torchscript``.
-        overlays: files of ``configs`` that were merged after ``train.yaml`` in the training.
-        overrides: keys that were given on the command line of the training.
-
-    Returns:
-        What ``sampler.json`` holds.
+        bundle: its folder.
+        with_weights: whether weights that are there go out.
 
     Raises:
-        ValueError: for settings that do not fit, packages or files that are missing, a network that the format cannot
-            hold, and for a file whose values differ from PyTorch's.
+        WeightsError: for weights that nothing describes or that do not fit their description, or two files of
+            different weights.
     """
-    writer = format_named(file_format)
-    model = open_model(bundle, model_file, overlays, overrides)
-    network, sampler = model.network, model.sampler
-    parts = parts_of(network, len(model.class_names), sampler.schedule.num_train_timesteps)
-    facts = {
-        **sampling_facts(sampler),
-        "class_names": model.class_names,
-        "no_label": NO_LABEL,
-        "image_shape": [network.autoencoder.in_channels, *model.settings["image_size"]],
-        "weights_sha256": file_sha256(model_file),
-        "version": medfusion_monai.__version__,
-    }
-    output = Path(output)
-    check_folders([output])
-    with tempfile.TemporaryDirectory(dir=output, prefix=".export.") as scratch:
-        folder = Path(scratch)
-        facts["networks"] = {part.name: _write(part, writer, folder, sampler.latent_shape) for part in parts}
-        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        for path in sorted(folder.iterdir()):
-            os.replace(path, output / path.name)
-    return facts
+    bundle = Path(bundle)
+    names = (*NAMES, TORCHSCRIPT, PHASE_ONE) if with_weights else ()
+    weights = [path for path in (bundle / "models" / name for name in names) if path.is_file()]
+    models = [path for path in weights if path.name in NAMES]
+    if not models:
+        weights = [path for path in weights if path.name == PHASE_ONE]
+        for path in weights:
+            check_listed(path)
+        return Parts(bundle, weights, None)
+    weights = [path for path in weights if path.name != PHASE_ONE]
+    for path in weights:
+        check_listed(path)
+    model = open_model(models[0])
+    _refuse_different(model, models[1:])
+    return Parts(bundle, weights, facts_of(model, read_metadata(bundle)))
 
 
-def sampling_facts(sampler: LatentDiffusionSampler) -> dict[str, Any]:
-    """Give what a program needs to run a sampler by itself, all of it as JSON holds it.
-
-    Noisy latents are ``signal * latents + sigma * noise``; both are given for each of the timesteps that are used.
+def bundle_files(
+    parts: Parts, package: Mapping[str, bytes], requirements: str, fetched: Sequence[str] = ()
+) -> dict[str, bytes | Path]:
+    """Return the files of a bundle by their places in it: what they hold, or for weights where they are.
 
     Args:
-        sampler: the bundle's inferer.
+        parts: of the bundle.
+        package: files of ``medfusion_monai`` by their places.
+        requirements: what the package needs, as pip reads it.
+        fetched: names of weights that whoever gets the bundle has to fetch.
     """
-    schedule, timesteps = sampler.schedule, sampler.timesteps
-    return {
-        "latent_shape": list(sampler.latent_shape),
-        "prediction_type": schedule.prediction_type,
-        "num_train_timesteps": schedule.num_train_timesteps,
-        "sampler": sampler.sampler,
-        "num_inference_steps": sampler.num_inference_steps,
-        "timesteps": timesteps,
-        "signal": [schedule.exact_signal[timestep] for timestep in timesteps],
-        "sigma": [schedule.exact_sigma[timestep] for timestep in timesteps],
-        "guidance_scale": sampler.guidance_scale,
-        "negative_label": sampler.negative_label,
-        "eta": sampler.eta,
-    }
+    bundle, facts = parts.bundle, parts.facts
+    kept = [bundle / "LICENSE", *visible(bundle / "configs"), *visible(bundle / "docs")]
+    files: dict[str, bytes | Path] = {path.relative_to(bundle).as_posix(): path.read_bytes() for path in kept}
+    readme = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    files["docs/README.md"] = shipped_readme(readme, bundle.name, facts, fetched).encode()
+    inference = ConfigParser.load_config_file(bundle / "configs" / "inference.yaml")
+    files["configs/inference.json"] = _json({"about": SAME_AS_YAML, **inference})
+    files["configs/train.json"] = _json({**TRAIN, "untrained": inference["untrained"]})
+    files |= {REQUIREMENTS: requirements.encode(), **package}
+    models: dict[str, bytes | Path] = {path.name: path for path in parts.weights}
+    if facts is not None:
+        files["configs/metadata.json"] = _json(facts.metadata)
+        described = model_info_path(next(path for path in parts.weights if path.name in NAMES))
+        models[described.name] = (json.dumps(facts.info, indent=1, ensure_ascii=False) + "\n").encode()
+    if models:
+        models[CHECKSUMS] = "".join(f"{_sha256(models[name])}  {name}\n" for name in sorted(models)).encode()
+    return files | {f"models/{name}": content for name, content in models.items()}
 
 
-def largest_difference(part: Part, writer: Format, path: Path, latent_shape: Sequence[int]) -> float:
-    """Run a file and PyTorch on the same inputs and give their largest difference, as ``TOLERANCE`` measures it.
-
-    One image of the bundle's size, and a batch of three of another size.
-    """
-    _, height, width = latent_shape
-    differences = []
-    for inputs in (part.draw(1, height, width), part.draw(3, height + 2, width + 1)):
-        for actual, expected in zip(writer.run(part, path, inputs), part.run(inputs), strict=True):
-            differences.append((actual - expected).abs().max() / expected.abs().max().clamp(min=1.0))
-    return float(torch.stack(differences).max())
+def read_metadata(bundle: Path) -> dict[str, Any]:
+    """Read ``metadata.json`` of a bundle."""
+    return json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
 
 
-def _write(part: Part, writer: Format, folder: Path, latent_shape: Sequence[int]) -> dict[str, Any]:
-    _, height, width = latent_shape
-    path = folder / f"{part.name}{writer.suffix}"
-    try:
-        writer.write(part, part.draw(2, height, width), path)
-        difference = largest_difference(part, writer, path, latent_shape)
-    except Exception as error:  # exporters and runtimes have errors of their own
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"{path.name} cannot be made for any batch and size: {reason}. Nothing was written; try another format"
-        ) from error
-    if not difference <= TOLERANCE:  # written so that 'not a number' is refused
-        raise ValueError(
-            f"{path.name} differs from PyTorch by {difference:.1e}, more than {TOLERANCE:.0e}. Nothing was written; "
-            "try another format, or the versions of constraints.txt"
-        )
-    return {
-        "file": path.name,
-        "sha256": file_sha256(path),
-        "difference_from_pytorch": difference,
-        "inputs": [asdict(port) for port in part.inputs],
-        "outputs": [asdict(port) for port in part.outputs],
-    }
+def visible(folder: Path) -> list[Path]:
+    """Return the files of a folder, without those that begin with a dot."""
+    return sorted(path for path in folder.glob("[!.]*") if path.is_file())
+
+
+def _refuse_different(model: Model, others: Sequence[Path]) -> None:
+    state = model.network.state_dict()
+    for path in others:
+        other = open_model(path).network.state_dict()
+        if other.keys() != state.keys() or not all(torch.equal(other[name], value) for name, value in state.items()):
+            raise WeightsError(
+                f"{model.path} and {path.name} beside it hold different weights: keep the one that is to be shared"
+            )
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode()
+
+
+def _sha256(content: bytes | Path) -> str:
+    return file_sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()

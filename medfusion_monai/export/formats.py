@@ -67,7 +67,7 @@ def run_torchscript(part: Part, path: Path, inputs: tuple[Tensor, ...]) -> list[
 
 
 class Format(NamedTuple):
-    """How files of a format are called, written and run, and which packages that takes beside PyTorch."""
+    """How files of a format are named, written and run, and which packages that takes beside PyTorch."""
 
     suffix: str
     write: Callable[[Part, tuple[Tensor, ...], Path], None]
@@ -82,7 +82,7 @@ FORMATS = {
 
 
 def format_named(name: str) -> Format:
-    """Give a format by its name.
+    """Return a format by its name.
 
     Raises:
         ValueError: for another name, and where a package that it takes is not installed.
@@ -92,7 +92,7 @@ def format_named(name: str) -> Format:
     missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(
-            f"export to {name} takes {', '.join(missing)}, not installed here: pip install 'medfusion-monai[export]'"
+            f"export to {name} takes {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
         )
     return FORMATS[name]
 

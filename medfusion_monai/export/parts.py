@@ -67,7 +67,7 @@ class Port:
     value_range: tuple[int, int] | None = None
 
     def size(self, sides: dict[str, int]) -> list[int]:
-        """Give the shape in numbers, for the sizes of ``batch``, ``height`` and ``width``."""
+        """Return the shape in numbers, for the sizes of ``batch``, ``height`` and ``width``."""
         return [side if isinstance(side, int) else multiple(side)[0] * sides[multiple(side)[1]] for side in self.shape]
 
     def draw(self, sides: dict[str, int], source: torch.Generator) -> Tensor:
@@ -97,7 +97,7 @@ class Part:
 
     @torch.no_grad()
     def run(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        """Give the network's outputs by PyTorch."""
+        """Return the network's outputs by PyTorch."""
         outputs = self.module(*inputs)
         return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
@@ -109,7 +109,7 @@ def multiple(side: str) -> tuple[int, str]:
 
 
 def parts_of(network: Medfusion, num_classes: int, num_train_timesteps: int) -> list[Part]:
-    """Give encoder, decoder and UNet of a network.
+    """Return encoder, decoder and UNet of a network.
 
     Args:
         network: both stages.

@@ -5,7 +5,7 @@ from medfusion_monai.handlers.ema import AveragedWeights
 from medfusion_monai.handlers.guards import StopOnNonFiniteLoss
 from medfusion_monai.handlers.image_grid import ImageGrid, grid_of_rows, reconstruction_rows, sample_rows, save_picture
 from medfusion_monai.handlers.progress import ProgressBar
-from medfusion_monai.handlers.sample_writer import SampleWriter, suffix_of
+from medfusion_monai.handlers.sample_writer import SampleWriter, sample_settings, suffix_of
 from medfusion_monai.handlers.stop_on_signal import StopOnSignal, StoppedBySignal, leave_on_signals
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "leave_on_signals",
     "reconstruction_rows",
     "sample_rows",
+    "sample_settings",
     "save_picture",
     "suffix_of",
 ]

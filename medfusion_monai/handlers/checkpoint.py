@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,6 +129,7 @@ class TrainingCheckpoint:
         self.interval, self.resume = interval, resume
         self.every_steps, self.writer = every_steps, writer
         self.saved: tuple[int, bool] | None = None
+        self._loaded = False
 
     def attach(self, engine: Engine) -> None:
         """Load when training starts, save at the end of epochs and, if wanted, within them."""
@@ -168,13 +169,18 @@ class TrainingCheckpoint:
         write_checked(state, self.path)
 
     def load(self, engine: Engine) -> None:
-        """Go on from the file, if there is one.
+        """Go on from the file, if there is one; a trainer that is run again goes on from where it is.
+
+        A federated client runs its trainer once a round, with weights that came from the server in between.
 
         Raises:
             CheckpointError: if no file is whole, if it belongs to a run with other settings, or if some processes see
                 another file than others.
         """
-        unfinished = False
+        if self._loaded:
+            self.sampler.start_iteration = engine.state.iteration
+            return
+        self._loaded, unfinished = True, False
         if self.resume and any(path.is_file() for path in (self.path, previous_of(self.path))):
             unfinished = self._restore(engine)
         elif idist.get_rank() == 0:  # what another run left is not gone on from when a file of this one is damaged
@@ -251,7 +257,7 @@ class BestWeights:
         metric: name of a metric of the evaluator, smaller is better.
         fresh_from: epoch from which earlier weights no longer count, however good: the adversarial phase makes
             images sharper and the reconstruction loss larger.
-        info: what the weights are trained with; written beside them as JSON.
+        info: describes the weights when they are saved; written beside them as JSON.
     """
 
     def __init__(
@@ -260,7 +266,7 @@ class BestWeights:
         network: nn.Module,
         metric: str = "val_loss",
         fresh_from: int | None = None,
-        info: Mapping[str, Any] | None = None,
+        info: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self.path, self.network, self.metric, self.fresh_from = Path(path), network, metric, fresh_from
         self.best, self.epoch, self.info = float("inf"), 0, info
@@ -281,7 +287,7 @@ class BestWeights:
             if idist.get_rank() == 0:
                 save_weights(self.network, self.path)
                 if self.info is not None:
-                    write_model_info(self.path, self.info)
+                    write_model_info(self.path, self.info())
 
     def state_dict(self) -> dict[str, Any]:
         """Give the best value and its epoch."""

@@ -23,12 +23,16 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm import tqdm
 
+import medfusion_monai
+from medfusion_monai import distributed
 from medfusion_monai.checks import is_whole
 from medfusion_monai.data.sampling_plan import MANIFEST
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.distributed import from_first, gather
 from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.handlers.refusals import Guard, Refusals
 from medfusion_monai.handlers.row_list import RowList
+from medfusion_monai.precision import precision_name
 from medfusion_monai.weights.state_dict import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -45,6 +49,35 @@ def suffix_of(output_format: str, channels: int) -> str:
     if output_format == "png16" and channels != 1:
         raise ValueError("output_format png16 holds gray images only: use png or nifti for RGB")
     return FORMATS[output_format]
+
+
+def sample_settings(
+    inferer: LatentDiffusionSampler,
+    image_size: Sequence[int],
+    batch_size: int,
+    output_format: str,
+    guard_sha256: str = "none",
+) -> dict[str, Any]:
+    """Return what every image of a run is made with, beside its label, seed and weights.
+
+    Args:
+        inferer: samples the images.
+        image_size: height and width.
+        batch_size: images that are sampled together.
+        output_format: of the files.
+        guard_sha256: of the guard that refuses copies.
+    """
+    names = ("sampler", "num_inference_steps", "spacing", "guidance_scale", "eta", "negative_label")
+    return {
+        "copy_guard": guard_sha256,
+        **{name: getattr(inferer, name) for name in names},
+        "prediction_type": inferer.schedule.prediction_type,
+        "precision": precision_name(inferer.dtype),
+        "batch_size": batch_size,
+        "image_size": "x".join(str(side) for side in image_size),
+        "output_format": output_format,
+        "version": medfusion_monai.__version__,
+    }
 
 
 class SampleWriter(Sampler[list[int]]):
@@ -64,8 +97,8 @@ class SampleWriter(Sampler[list[int]]):
         model_file: the weights; their SHA-256 is one of the settings.
         batch_size: images that are sampled together.
         output_format: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32 in [0, 1]).
-        rank: number of this process.
-        world_size: number of processes.
+        rank: number of this process; None asks torchrun's environment.
+        world_size: number of processes; None likewise.
         guard: of an audit; images that it takes for copies of training images are listed in ``refused.csv``, counted
             and not written, and a later run does not sample them again.
 
@@ -81,8 +114,8 @@ class SampleWriter(Sampler[list[int]]):
         model_file: str | Path,
         batch_size: int = 16,
         output_format: str = "png",
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         guard: Guard | None = None,
     ) -> None:
         if not is_whole(batch_size) or batch_size < 1:
@@ -90,10 +123,11 @@ class SampleWriter(Sampler[list[int]]):
         suffix_of(output_format, channels=1)
         self.plan, self.output_dir, self.batch_size = list(plan), Path(output_dir), batch_size
         self.output_format, self.model_file = output_format, model_file
-        self.rank, self.world_size = rank, world_size
+        self.rank = distributed.rank() if rank is None else rank
+        self.world_size = distributed.world_size() if world_size is None else world_size
         self._settings = {name: str(value) for name, value in settings.items()}
-        self.manifest = RowList(output_dir, MANIFEST, rank)
-        self.refusals = Refusals(output_dir, guard, rank)
+        self.manifest = RowList(output_dir, MANIFEST, self.rank)
+        self.refusals = Refusals(output_dir, guard, self.rank)
         self.bar: tqdm | None = None
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[int] | None = None

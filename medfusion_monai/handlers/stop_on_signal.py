@@ -88,6 +88,7 @@ class StopOnSignal:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.after_epoch)
         for event in (Events.TERMINATE, Events.COMPLETED):
             engine.add_event_handler(event, self.stop_listening)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.after_error)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.STARTED, self.before_validation)
             self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self.in_validation)
@@ -103,6 +104,11 @@ class StopOnSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+    def after_error(self, engine: Engine, error: BaseException) -> None:
+        """Give the signals back when an error ends the training; the error goes on."""
+        self.stop_listening(engine)
+        raise error
 
     def __call__(self, engine: Engine) -> None:
         """After a step: save and leave if a signal has come to any process."""
@@ -152,12 +158,8 @@ class StopOnSignal:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._own:
             _as_if_not_listening(number)
-        elif _is_below(frame, self._engine):
+        else:
             self.received = number
-        else:  # an error ended the training, and nobody looks at notes any more
-            for other, handler in self._previous.items():
-                signal.signal(other, handler)
-            os.kill(os.getpid(), number)
 
 
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Handler]:
@@ -175,15 +177,6 @@ def _stop(number: int, sentence: str) -> None:
     if idist.get_rank() == 0:
         print(f"\nmedfusion: {sentence}", file=sys.stderr, flush=True)
     raise StoppedBySignal(sentence)
-
-
-def _is_below(frame: FrameType | None, engine: Engine | None) -> bool:
-    """Whether an engine is at work in the functions that a signal interrupted."""
-    while frame is not None:
-        if engine is not None and frame.f_locals.get("self") is engine:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _as_if_not_listening(number: int) -> None:

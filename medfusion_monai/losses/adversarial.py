@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medfusion_monai.checks import check_optional_counts
 from medfusion_monai.distributed import average
 from medfusion_monai.networks.autoencoder import AutoencoderOutput
 from medfusion_monai.precision import full_precision
@@ -27,6 +28,7 @@ class AdversarialLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(discriminators)
+        check_optional_counts(0, start_step=start_step)
         self.start_step = start_step
         self.weight = weight
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medfusion_monai.networks.blocks import Downsample, ResidualBlock, Upsample, zero_init
+from medfusion_monai.networks.described import Described, describable
 
 
 class DiagonalGaussian:
@@ -53,7 +54,7 @@ class AutoencoderOutput(NamedTuple):
     posterior: DiagonalGaussian
 
 
-class LatentAutoencoder(nn.Module, ABC):
+class LatentAutoencoder(Described, nn.Module, ABC):
     """What both phases need of a first stage: a Gaussian of latents, images from latents, statistics of the latents.
 
     Images enter and leave in [-1, 1]. ``encode`` and ``decode`` work on raw latents, as published.
@@ -141,6 +142,7 @@ class LatentAutoencoder(nn.Module, ABC):
         return AutoencoderOutput(*self.decode_with_low(posterior.sample(noise)), posterior)
 
 
+@describable
 class Autoencoder(LatentAutoencoder):
     """Variational autoencoder of Medfusion (Mueller-Franzes et al. 2022, figure 2); 13.37 M weights as published.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,16 +16,61 @@ class Medfusion(nn.Module):
     Args:
         autoencoder: the first stage, a ``LatentAutoencoder``: ``Autoencoder``, or ``MonaiAutoencoder`` around another.
         unet: the second stage, ``UNet``, or ``MonaiUNet`` around another.
+        class_names: of the labels that the UNet was trained with, in their order.
+        image_size: height and width of the images that both were trained with.
     """
 
     autoencoder: Any
     unet: Any
 
-    def __init__(self, autoencoder: nn.Module, unet: nn.Module) -> None:
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        unet: nn.Module,
+        class_names: Sequence[str] = (),
+        image_size: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.unet = unet
+        self.class_names = list(class_names)
+        self.image_size = None if image_size is None else list(image_size)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image of ``image_size``.
+
+        Raises:
+            ValueError: if ``image_size`` is not known.
+        """
+        if self.image_size is None:
+            raise ValueError("the network was built without image_size: give it, or the sampler's latent_shape")
+        factor = self.autoencoder.downsampling_factor
+        return (self.autoencoder.latent_channels, self.image_size[0] // factor, self.image_size[1] // factor)
 
     def forward(self, image: Tensor) -> Tensor:
         """Reconstruct images (B, C, H, W) in [-1, 1], without randomness."""
         return self.autoencoder.reconstruct(image)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return what ``torch.jit.script`` is to compile: a trace of ``forward``, which needs the autoencoder alone.
+
+        So MONAI's ``ckpt_export`` works with its defaults, and the file is not padded with a UNet that it never runs.
+        """
+        autoencoder = copy.deepcopy(self.autoencoder).eval()
+        side = 8 * autoencoder.downsampling_factor
+        weight = next(autoencoder.parameters())
+        image = weight.new_zeros(2, autoencoder.in_channels, side, side)
+        with torch.no_grad():
+            return _Traced(torch.jit.trace_module(autoencoder, {"reconstruct": image}, check_trace=False))
+
+
+class _Traced(nn.Module):
+    """Calls ``reconstruct`` of a traced autoencoder; small enough for ``torch.jit.script`` to read."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.autoencoder.reconstruct(image)  # type: ignore[operator]

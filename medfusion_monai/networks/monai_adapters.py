@@ -5,14 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from monai.networks.nets.autoencoderkl import AutoencoderKL as _AutoencoderKL
+from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet as _DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
+from medfusion_monai.networks.described import Described, describable
 
 SMALLEST_STD = 3.1e-7  # exp(-15), what AutoencoderKL cuts off at too
 
 
+@describable
+class AutoencoderKL(Described, _AutoencoderKL):
+    """MONAI's ``AutoencoderKL``, whose weights can say how it was built."""
+
+
+@describable
+class DiffusionModelUNet(Described, _DiffusionModelUNet):
+    """MONAI's ``DiffusionModelUNet``, whose weights can say how it was built."""
+
+
+@describable
 class MonaiAutoencoder(LatentAutoencoder):
     """A first stage of MONAI with the latent statistics that both phases need; no half-resolution output.
 
@@ -88,7 +102,8 @@ class MonaiAutoencoder(LatentAutoencoder):
             raise ValueError(f"network has out_channels={channels}: give it in_channels={self.in_channels} as well")
 
 
-class MonaiUNet(nn.Module):
+@describable
+class MonaiUNet(Described, nn.Module):
     """A UNet of MONAI that is called like ours: a label of -1 is 'no label', which is a learned class of its own here.
 
     Latents whose sides the network cannot halve are padded by their edge, and the estimate is cut to size.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medfusion_monai.checks import check_bool
 from medfusion_monai.networks.autoencoder import check_widths
 from medfusion_monai.networks.blocks import (
     Downsample,
@@ -18,12 +19,14 @@ from medfusion_monai.networks.blocks import (
     timestep_embedding,
     zero_init,
 )
+from medfusion_monai.networks.described import Described, describable
 
 NO_LABEL = -1
 """The label of a sample whose label is dropped or unknown: nothing is added to its time embedding."""
 
 
-class UNet(nn.Module):
+@describable
+class UNet(Described, nn.Module):
     """Denoising UNet of Medfusion; 194.35 M weights and no attention as published.
 
     Called like MONAI's ``DiffusionModelUNet``.
@@ -42,8 +45,11 @@ class UNet(nn.Module):
             again in the backward pass: less memory for about a third more time, the same gradients.
 
     Raises:
-        ValueError: if ``norm_groups`` does not divide a width, or ``embedding_channels`` is no multiple of 8.
+        ValueError: if ``norm_groups`` does not divide a width, ``embedding_channels`` is not a multiple of 8, or a
+            switch is not true or false.
     """
+
+    not_described = ("gradient_checkpointing",)
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class UNet(nn.Module):
         check_widths(channels, norm_groups)
         if embedding_channels < 16 or embedding_channels % 8:
             raise ValueError(f"embedding_channels must be a multiple of 8, at least 16, received {embedding_channels}")
+        check_bool(attention=attention, gradient_checkpointing=gradient_checkpointing)
         self.num_classes, self.gradient_checkpointing = num_classes, gradient_checkpointing
         self.time_channels = embedding_channels // 4
         self.time_embedding = nn.Sequential(

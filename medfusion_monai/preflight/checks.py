@@ -1,21 +1,34 @@
-"""Trying all of a config's checks and telling all problems at once."""
+"""Trying all checks of a run and reporting all problems at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from monai.bundle import ConfigParser
-
-from medfusion_monai.configs import calling
 from medfusion_monai.errors import first_cause, short_message
 
 NEEDS = {"networks": ("settings",), "room": ("machine", "settings", "data", "networks")}
-"""Parts of ``checks`` that are left out where one of these had a problem, which would come back in other words."""
+"""Parts of the checks that are left out where one of these had a problem, which would come back in other words."""
 
 
 class PreflightError(ValueError):
     """Several problems that were found before the first step."""
+
+
+class Check(NamedTuple):
+    """A check: it raises a ValueError, or says what it found.
+
+    Attributes:
+        part: ``machine``, ``settings``, ``data``, ``networks`` or ``room``.
+        name: of the check.
+        try_it: does the work.
+    """
+
+    part: str
+    name: str
+    try_it: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Outcome:
     """What came of one check.
 
     Args:
-        part: of the config's ``checks``.
+        part: of the checks.
         name: of the check.
         found: what it says if all is well.
         error: what it raised.
@@ -37,65 +50,77 @@ class Outcome:
     left_out: bool = False
 
 
-def check_all() -> None:
-    """Try every check under ``checks`` of the config that is being run; for ``initialize``.
+_collected: list[Outcome] | None = None
 
-    Each is an expression that raises a ValueError. Its parts are tried in order; see ``NEEDS``.
+
+@contextmanager
+def rehearsal() -> Iterator[list[Outcome]]:
+    """Have a run in this block try its checks and nothing else; yields the list to which their outcomes are added."""
+    global _collected
+    _collected = []
+    try:
+        yield _collected
+    finally:
+        _collected = None
+
+
+def is_rehearsal() -> bool:
+    """Whether the run is one of ``medfusion check``: it writes nothing and trains nothing."""
+    return _collected is not None
+
+
+def check_all(checks: Sequence[Check]) -> None:
+    """Try every check.
 
     Raises:
         ValueError: the one problem that there is, as it was raised.
         PreflightError: all of them, numbered, if there are more.
     """
-    raise_problems(run_checks(running_parser()))
+    outcomes = run_checks(checks, tell=is_rehearsal())
+    if _collected is not None:
+        _collected.extend(outcomes)
+    raise_problems(outcomes)
 
 
-def running_parser() -> ConfigParser:
-    """Give the parser that is evaluating the expression which called this."""
-    parser = calling(ConfigParser)
-    if parser is None:
-        raise RuntimeError("to be called from an expression of a config")
-    return parser
-
-
-def run_checks(parser: ConfigParser, tell: bool = False) -> list[Outcome]:
-    """Try every check under ``checks`` of a config, in order.
+def run_checks(checks: Sequence[Check], tell: bool = False) -> list[Outcome]:
+    """Try every check, in order.
 
     Args:
-        parser: of the config.
+        checks: those of a part stand together.
         tell: whether errors that are none of the user's are outcomes as well; otherwise they are raised, unless a
             problem that may be behind them was found.
     """
     outcomes: list[Outcome] = []
     failed: set[str] = set()
     unexpected: list[Exception] = []
-    for part, checks in (parser.get("checks") or {}).items():
-        for name in checks:
-            if failed.intersection(NEEDS.get(part, ())):
-                outcomes.append(Outcome(part, name, left_out=True))
+    for check in checks:
+        if failed.intersection(NEEDS.get(check.part, ())):
+            outcomes.append(Outcome(check.part, check.name, left_out=True))
+            continue
+        outcome = try_check(check)
+        if outcome.error is not None:
+            failed.add(check.part)
+            if not (tell or isinstance(outcome.error, ValueError)):
+                unexpected.append(outcome.error)
                 continue
-            outcome = _try(parser, part, name)
-            if outcome.error is not None:
-                failed.add(part)
-                if not (tell or isinstance(outcome.error, ValueError)):
-                    unexpected.append(outcome.error)
-                    continue
-            outcomes.append(outcome)
+        outcomes.append(outcome)
     if unexpected and not problems_of(outcomes):
         raise unexpected[0]
     return outcomes
 
 
-def _try(parser: ConfigParser, part: str, name: str) -> Outcome:
+def try_check(check: Check) -> Outcome:
+    """Try a check; whatever it raises is its outcome."""
     try:
-        found = parser.get_parsed_content(f"checks::{part}::{name}")
+        found = check.try_it()
     except Exception as error:
         cause = first_cause(error)
-        return Outcome(part, name, error=cause if isinstance(cause, Exception) else error)
-    return Outcome(part, name, found=found if isinstance(found, str) else "")
+        return Outcome(check.part, check.name, error=cause if isinstance(cause, Exception) else error)
+    return Outcome(check.part, check.name, found=found if isinstance(found, str) else "")
 
 
 def problems_of(outcomes: Sequence[Outcome]) -> list[Exception]:
-    """Give the errors, those that say the same once."""
+    """Return the errors, those that say the same once."""
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     return list({short_message(error): error for error in reversed(errors)}.values())[::-1]
 
@@ -110,5 +135,5 @@ def raise_problems(outcomes: Sequence[Outcome]) -> None:
 
 
 def numbered(problems: Sequence[Exception]) -> str:
-    """Give the problems as numbered lines."""
+    """Return the problems as numbered lines."""
     return "\n".join(f"{number}. {short_message(error)}" for number, error in enumerate(problems, start=1))

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 
-from medfusion_monai.errors import first_cause
 from medfusion_monai.memory import is_out_of_memory
-from medfusion_monai.preflight.checks import running_parser
 from medfusion_monai.preflight.machine import free_memory, gib, status_bytes
 
 logger = logging.getLogger(__name__)
-
-PHASES = {"autoencoder_training": "autoencoder", "train": "diffusion"}
-"""Parts of the config that have a ``trainer`` and a ``sampler``, and what their keys begin with."""
 
 FEW = 4  # images whose memory is measured on a CPU, where too large a step would not fail but be killed
 
@@ -44,45 +37,38 @@ class Trial:
     fits: int
 
 
-def check_memory(resume: bool = True, ckpt_dir: str | Path | None = None) -> str:
-    """Try a step of each phase of the config that is being run; for its ``checks``.
-
-    A phase that goes on from a checkpoint in ``ckpt_dir`` has shown that its steps fit, and is not tried.
+def check_memory(trainers: Sequence[Any]) -> str:
+    """Try a step of each phase that does not go on from a checkpoint, which has shown that its steps fit.
 
     Args:
-        resume: whether the run goes on from a checkpoint that is there.
-        ckpt_dir: folder of the checkpoints.
+        trainers: of the phases.
 
     Raises:
         ValueError: saying what a step needs, what is free, and the largest batch that would fit.
     """
-    folder = Path(ckpt_dir) if resume and ckpt_dir is not None else None
-    begun = [phase for phase in PHASES.values() if folder is not None and (folder / f"{phase}_training.pt").is_file()]
-    if len(begun) == len(PHASES):
+    fresh = [trainer for trainer in trainers if not trainer.is_begun]
+    if not fresh:
         return "a run that goes on: not tried"
-    words = try_steps(running_parser(), begun)
+    words = try_steps(fresh)
     logger.info("trial step: %s", words)
     return words
 
 
-def try_steps(parser: ConfigParser, begun: Collection[str] = ()) -> str:
-    """Try a step of each phase with other networks than the config's own, whose random numbers stay as they are.
+def try_steps(trainers: Sequence[Any]) -> str:
+    """Try a step of each phase with other networks than the run's own, whose random numbers stay as they are.
 
     On CUDA the whole step is made. On a CPU it is measured on few images and extrapolated.
 
     Args:
-        parser: of the config.
-        begun: phases that are not tried.
+        trainers: of the phases.
 
     Raises:
         ValueError: for the phases whose steps do not fit.
     """
-    device = torch.device(parser.get_parsed_content("device"))
+    device = torch.device(trainers[0].state.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _quiet():
-        double = _double(parser, device)
         free = free_memory(device) + (resident() or 0 if device.type == "cpu" else 0)
-        words, problems = _try_phases(double, device, free, begun)
-    del double
+        words, problems = _try_phases(trainers, device, free)
     _release(device)
     if problems:
         raise ValueError("; ".join(problems))
@@ -91,22 +77,20 @@ def try_steps(parser: ConfigParser, begun: Collection[str] = ()) -> str:
     return f"{', '.join(words)}, of {gib(free)} that {device} has free"
 
 
-def _try_phases(
-    parser: ConfigParser, device: torch.device, free: float, begun: Collection[str] = ()
-) -> tuple[list[str], list[str]]:
-    """Give what each phase needs, and what is wrong with those that do not fit."""
+def _try_phases(trainers: Sequence[Any], device: torch.device, free: float) -> tuple[list[str], list[str]]:
+    """Return what each phase needs, and what is wrong with those that do not fit."""
     words: list[str] = []
     problems: list[str] = []
-    for part, phase in PHASES.items():
+    for trainer in trainers:
         try:
-            trial = try_step(parser, part, phase, device, free) if part in parser and phase not in begun else None
+            trial = try_step(trainer, free)
         except ValueError as error:  # a step that measures by itself what would fit
-            problems.append(f"{phase}_batch_size: {error}")
+            problems.append(f"{trainer.phase}_batch_size: {error}")
             continue
         if trial is not None and trial.fits < trial.batch_size:
             problems.append(_refusal(trial, free, device))
         elif trial is not None:
-            words.append(f"{phase} {gib(trial.needed)}")
+            words.append(f"{trial.phase} {gib(trial.needed)}")
     return words, problems
 
 
@@ -124,59 +108,23 @@ def _refusal(trial: Trial, free: float, device: torch.device) -> str:
     )
 
 
-def _double(parser: ConfigParser, device: torch.device) -> ConfigParser:
-    """Give a config with the same trainers, without data, handlers and files."""
-    double = ConfigParser(copy.deepcopy(parser.get()))
-    root = parser.get_parsed_content("bundle_root") if "bundle_root" in parser else "."
-    overrides: dict[str, Any] = {"bundle_root": root, "device": str(device), "rank": 0, "world_size": 1}
-    overrides |= {"tensorboard": None, "train#trainer#train_handlers": "$[@train#ema]"}
-    overrides |= {"autoencoder_training#trainer#train_handlers": []}
-    overrides |= {f"{part}#dataloader": [None] for part in PHASES}
-    for key, value in overrides.items():
-        if key.split("#")[0] in double:
-            double[key] = value
-    return double
-
-
-def try_step(parser: ConfigParser, part: str, phase: str, device: torch.device, free: float) -> Trial | None:
+def try_step(trainer: Any, free: float) -> Trial | None:
     """Measure the memory of a step of one phase; None where this system does not tell it.
 
     Args:
-        parser: of a config whose trainers may be spoilt.
-        part: of the config, with ``trainer`` and ``sampler``.
-        phase: what its keys begin with.
-        device: where it is.
+        trainer: of the phase, which has ``twin``, ``noise``, ``batch_size`` and ``at_once``.
         free: bytes that there are.
     """
-    try:
-        trainer = parser.get_parsed_content(f"{part}#trainer")
-        batch_size = parser.get_parsed_content(f"{part}#sampler").batch_size
-    except RuntimeError as error:
-        raise first_cause(error) from error
-    start = parser.get_parsed_content("adversarial_start") if "adversarial_start" in parser else None
-    trainer.state.iteration = (start or 0) + 1  # with the discriminators, which make a step larger
+    twin, device = trainer.twin(), torch.device(trainer.state.device)
 
     def step(images: int) -> None:
-        trainer.state.batch = _batch(parser, part, images)
-        trainer.state.output = trainer._process_function(trainer, trainer.state.batch)
-        trainer.state.output = trainer.state.batch = None
+        twin.state.batch = trainer.noise(images)
+        twin.state.output = twin._process_function(twin, twin.state.batch)
+        twin.state.output = twin.state.batch = None
 
     if device.type == "cuda":
-        return _on_cuda(step, phase, batch_size, device, free)
-    micro_batch = parser.get_parsed_content("micro_batch_size") if "micro_batch_size" in parser else None
-    at_once = min(micro_batch or batch_size, batch_size) if phase == "diffusion" else batch_size
-    return _on_cpu(step, phase, batch_size, at_once, free)
-
-
-def _batch(parser: ConfigParser, part: str, images: int) -> dict[str, Any]:
-    """Give a batch of noise; of posteriors in phase two, if the config keeps these."""
-    channels, size, key = parser.get_parsed_content("image_channels"), parser.get_parsed_content("image_size"), "image"
-    if part == "train" and "train#cached" in parser and parser.get_parsed_content("train#cached"):
-        factor = parser.get_parsed_content("downsampling")
-        channels, size = 2 * parser.get_parsed_content("latent_channels"), [side // factor for side in size]
-        key = "moments"
-    noise = torch.rand(images, channels, *size)
-    return {key: noise, "label": torch.zeros(images, dtype=torch.long), "seed": list(range(images))}
+        return _on_cuda(step, trainer.phase, trainer.batch_size, device, free)
+    return _on_cpu(step, trainer.phase, trainer.batch_size, trainer.at_once, free)
 
 
 def _on_cuda(step: Callable[[int], None], phase: str, batch_size: int, device: torch.device, free: float) -> Trial:

@@ -1,28 +1,27 @@
-"""All checks of a config, as a table: ``medfusion check``."""
+"""All checks of a run, as a table: ``medfusion check``."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigWorkflow
 
-from medfusion_monai.bundle import load_autoencoder
-from medfusion_monai.configs import build
 from medfusion_monai.errors import first_cause, short_message
-from medfusion_monai.preflight.checks import Outcome, problems_of, run_checks
+from medfusion_monai.preflight.checks import Check, Outcome, problems_of, rehearsal, try_check
 from medfusion_monai.preflight.config import check_references, read_files
-from medfusion_monai.preflight.images import check_sample
-from medfusion_monai.preflight.machine import check_versions, installed_version
+from medfusion_monai.preflight.machine import installed_version
+
+LAST = (("networks", "networks"), ("room", "disk"), ("room", "memory"))
+"""Checks that are not tried where settings, machine or data have a problem."""
 
 
 def check_config(
     files: Sequence[str], overrides: Mapping[str, Any] | None = None, run: str = "training"
 ) -> list[Outcome]:
-    """Try everything that can be tried before a run, and change nothing.
+    """Rehearse a run: try everything that can be tried before it, and change nothing.
 
     Args:
         files: configs, as for the bundle runner's ``--config_file``.
@@ -39,31 +38,26 @@ def check_config(
     if run not in parser:
         raise ValueError(f"{run!r} is nothing that {', '.join(files)} can run: choose a key with steps, e.g. training")
     outcomes = [
-        _tried("config", "references", lambda: check_references(parser)),
-        _tried("config", "bundle", lambda: _bundle_versions(Path(files[0]).parent / "metadata.json")),
+        try_check(Check("config", "references", lambda: check_references(parser))),
+        try_check(Check("config", "bundle", lambda: _bundle_versions(Path(files[0]).parent / "metadata.json"))),
     ]
-    if "checks" not in parser:
-        return [*outcomes, _tried("config", "versions", check_versions)]
     if outcomes[0].error is not None:  # nothing can be built
         return outcomes
-    outcomes += run_checks(parser, tell=True)
-    if not any(outcome.error for outcome in outcomes if outcome.part == "data"):
-        sampled = [outcome for outcome in outcomes if (outcome.part, outcome.name) == ("data", "sample")]
-        if not any(outcome.found for outcome in sampled):  # the training itself reads all images
-            outcomes = [outcome for outcome in outcomes if outcome not in sampled]
-            outcomes.append(_tried("data", "sample", lambda: _sample(parser)))
-        outcomes.append(_tried("data", "labels", lambda: _labels(parser)))
-    if run == "train_diffusion":
-        outcomes.append(_tried("networks", "autoencoder_file", lambda: _autoencoder(parser)))
-    return outcomes
+    return outcomes + _rehearse(files, overrides or {}, run)
 
 
-def _tried(part: str, name: str, check: Callable[[], str]) -> Outcome:
-    try:
-        return Outcome(part, name, found=check())
-    except Exception as error:
-        cause = first_cause(error)
-        return Outcome(part, name, error=cause if isinstance(cause, Exception) else error)
+def _rehearse(files: Sequence[str], overrides: Mapping[str, Any], run: str) -> list[Outcome]:
+    with rehearsal() as outcomes:
+        workflow = ConfigWorkflow(list(files), run_id=run, logging_file=False, **overrides)
+        try:
+            workflow.initialize()
+            workflow.run()
+        except Exception as error:
+            cause = first_cause(error)
+            if not problems_of(outcomes):  # a network or trainer that cannot be built
+                outcomes.append(Outcome(*LAST[0], error=cause if isinstance(cause, Exception) else error))
+    tried = {(outcome.part, outcome.name) for outcome in outcomes}
+    return [*outcomes, *(Outcome(*check, left_out=True) for check in LAST if check not in tried)]
 
 
 def _bundle_versions(metadata: Path) -> str:
@@ -77,26 +71,6 @@ def _bundle_versions(metadata: Path) -> str:
     other = {name: found for name, found in here.items() if (found or "").partition("+")[0] != known[name]}
     told = ", ".join(f"{name} {known[name]} (here {found})" for name, found in other.items())
     return f"version {document.get('version')}" + (f", tried with {told}" if told else "")
-
-
-def _labels(parser: ConfigParser) -> str:
-    names = build(parser, "class_names")
-    lines = []
-    for split, key in (("training", "train_datalist"), ("validation", "val_datalist")):
-        counts = Counter(item["label"] for item in build(parser, key))
-        lines.append(f"{split} " + ", ".join(f"{counts[label]} {name}" for label, name in enumerate(names)))
-    return "; ".join(lines)
-
-
-def _sample(parser: ConfigParser) -> str:
-    keys = ("image_files", "image_channels", "image_size", "dicom_modalities", "unreadable")
-    return check_sample(*(build(parser, key) for key in keys))
-
-
-def _autoencoder(parser: ConfigParser) -> str:
-    path = build(parser, "autoencoder_file")
-    load_autoencoder(build(parser, "autoencoder"), path)
-    return f"{Path(path).name} fits"
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

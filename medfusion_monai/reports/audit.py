@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -24,7 +25,7 @@ from medfusion_monai.audit.measure import (
     repeats_in,
     set_figures,
 )
-from medfusion_monai.audit.model import NEEDS_MODEL, Model, membership_of
+from medfusion_monai.audit.membership import membership_of
 from medfusion_monai.audit.sets import (
     NO_CONCLUSION,
     AuditedSet,
@@ -34,28 +35,33 @@ from medfusion_monai.audit.sets import (
     open_training,
     take_prints,
 )
-from medfusion_monai.bundle import check_counts, check_folders
+from medfusion_monai.checks import check_counts
 from medfusion_monai.data import fingerprint
 from medfusion_monai.data.datalist import DATALIST_NAME, find_datalist
 from medfusion_monai.data.image_form import ImageFacts, common_form, content_sha256, inspect_set
 from medfusion_monai.data.image_set import open_image_set
+from medfusion_monai.data.latent_identity import describe_transforms
+from medfusion_monai.files import make_folders
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.intervals import Figure
+from medfusion_monai.model import Model, make_preprocessing
 from medfusion_monai.reports.audit_sections import audit_warnings
 from medfusion_monai.reports.checks import check_device, refuse_inside
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.pictures import picture_of_rows
 from medfusion_monai.run_lock import take_folders
-from medfusion_monai.weights.state_dict import file_sha256
+from medfusion_monai.weights.state_dict import WeightsError, file_sha256
 
 logger = logging.getLogger(__name__)
 
 LATENTS = "latents"
 """The features that come with the model itself."""
 
+NEEDS_MODEL = "needs the model's weights: give --model-file"
+
 UNKNOWN_TRAINING = (
-    "No file says which images the model was trained on: that they are the training images of this data set, whoever "
-    "ran the audit answers for. With others it finds no copies, whatever there are."
+    "No file says which images the model was trained on: whoever ran the audit vouches that they are the training "
+    "images of this data set. With other images it finds no copies, whether there are any or not."
 )
 
 
@@ -66,7 +72,7 @@ class Audit:
         dataset_dir: folder of the datalist that the model was trained with.
         samples_dir: folder of the generated images, see ``open_image_set``.
         output: folder of the report; features are kept in its folder ``cache``.
-        model: of ``load_audited_model``, for its latents and for membership inference; None without weights.
+        model: of ``medfusion_monai.load``, for its latents and for membership inference; None without weights.
         features: of ``load_extractor``, or ``latents``; None takes latents where there is a model, else no features.
         size: height and width that images are brought to without a model; None takes those of the generated images.
         flips: key of ``FLIPS``: how a copy may be mirrored.
@@ -105,6 +111,7 @@ class Audit:
         if features == LATENTS and model is None:
             raise ValueError(f"features {LATENTS} {NEEDS_MODEL}")
         self.model, self.flips, self.pictures, self.output = model, flips, pictures, Path(output)
+        self.weights_sha256 = None if model is None else _weights_sha256(model)
         self.membership_images, self.replicates, self.batch_size = membership_images, replicates, batch_size
         self.device, self.seed, self.size = device, seed, size
         self.dataset_dir = dataset_dir
@@ -116,7 +123,7 @@ class Audit:
         self._check_training_images()
         self.samples = open_image_set("generated", samples_dir)
         refuse_inside(output, {"generated": samples_dir})
-        check_folders([output])
+        make_folders([output])
         take_folders([output])
         self.extractor = self._make_extractor(features)
         self.draft = Draft(
@@ -156,21 +163,26 @@ class Audit:
             (self.output / GUARD_NAME).unlink(missing_ok=True)  # an earlier audit's would pass for this one's
         datalist = find_datalist(self.dataset_dir)
         self.draft.note("checksums", **{DATALIST_NAME: file_sha256(datalist)})
-        if self.model is not None:
-            self.draft.note("checksums", **{"model.pt": self.model.sha256})
-        if self.model is None or self.model.training_images is None:
+        if self.weights_sha256 is not None:
+            self.draft.note("checksums", **{"model.pt": self.weights_sha256})
+        if self._trained_on is None:
             self.draft.add_warnings(UNKNOWN_TRAINING)
         self.draft.add_warnings(*audit_warnings(results))
         return self.draft.write(self.output, "audit")
 
+    @property
+    def _trained_on(self) -> str | None:
+        """The ``fingerprint`` of the images that the model was trained on; None if nothing says so."""
+        return self.model.info.get("training", {}).get("images") if self.model else None
+
     def _check_training_images(self) -> None:
         """Raise an AuditError if the model was trained on other images than those of the data set."""
-        trained_on = self.model.training_images if self.model else None
         found = fingerprint(self.real["training"].images.items)
-        if trained_on not in (None, found):
+        if self._trained_on not in (None, found):
             raise AuditError(
-                f"{self.dataset_dir}: the model was trained on other images, or by other labels, than those of its "
-                f"split 'training' (fingerprint {found}, model.json says {trained_on}).\nNo audit: {NO_CONCLUSION}."
+                f"{self.dataset_dir}: the model was trained on other images, or with other labels, than those of its "
+                f"split 'training' (fingerprint {found}, model.json says {self._trained_on}).\n"
+                f"No audit: {NO_CONCLUSION}."
             )
 
     @property
@@ -200,30 +212,30 @@ class Audit:
         return sets
 
     def _form(self, facts: Mapping[str, Sequence[ImageFacts]]) -> tuple[Callable[[str], Tensor], str]:
-        """Give what reads an image as all are compared, and that in words."""
+        """Return what reads an image as all are compared, and that in words by which stored features are found."""
         own = max((fact.size for fact in facts["generated"]), key=[fact.size for fact in facts["generated"]].count)
         form = common_form(facts, self.size or (self.model.image_size if self.model else own), least=1)
         if self.model is None:
             return form.load, form.describe()
-        preprocessing = self.model.preprocessing
-        words = f"as the bundle reads images of {self.model.image_size}"
+        preprocessing = make_preprocessing(self.model)
+        words = json.dumps(describe_transforms(preprocessing))
         return (lambda path: torch.as_tensor(preprocessing({"image": path})["image"])), words
 
     def _make_extractor(self, features: str | None) -> Any:
-        if features is None and self.model is None:
+        if features not in (None, LATENTS):
+            return load_extractor(features)
+        if self.model is None:
             return None
-        if features in (None, LATENTS) and self.model is not None:
-            return LatentFeatures(self.model.network.autoencoder, self.model.sha256, self.model.image_size)
-        assert features is not None
-        return load_extractor(features)
+        assert self.weights_sha256 is not None
+        return LatentFeatures(self.model.network.autoencoder, self.weights_sha256, self.model.image_size)
 
     def _patient_numbers(self) -> dict[str, Tensor]:
         names = sorted({patient for each in self.real.values() for patient in each.patients})
         number = {name: index for index, name in enumerate(names)}
-        told = {
+        real = {
             name: torch.tensor([number[p] for p in each.patients], dtype=torch.long) for name, each in self.real.items()
         }
-        return {"generated": torch.full((len(self.samples.items),), -1), **told}
+        return {"generated": torch.full((len(self.samples.items),), -1), **real}
 
     def _leaks(self, copies: Copies | None, equal: Tensor) -> list[dict[str, Any]]:
         """Name the held-out images that are training images once more, by their number in the datalist."""
@@ -271,7 +283,7 @@ class Audit:
         self.draft.add_picture("closest.png", picture_of_rows(rows), "Closest pairs", caption)
 
     def _membership(self, kept: Tensor) -> dict[str, Any]:
-        """Tell how well the denoising loss separates training images from held-out ones."""
+        """Measure how well the denoising loss separates training images from held-out ones."""
         if self.model is None:
             return {"auc": Figure(None, note=f"not measured: {NEEDS_MODEL}").as_dict()}
         if not self.membership_images:
@@ -279,6 +291,20 @@ class Audit:
         training, held_out = (self.real[name].images.items for name in ("training", "held-out"))
         options = (self.membership_images, self.replicates, self.batch_size, self.device, self.seed)
         return membership_of(self.model, training, [held_out[index] for index in kept.tolist()], *options)
+
+
+def _weights_sha256(model: Model) -> str:
+    """Return the checksum of the file that a model was loaded from, by which its audit is known again.
+
+    Raises:
+        WeightsError: if the file is gone, as that of a zip is.
+    """
+    if not model.path.is_file():
+        raise WeightsError(
+            f"weights {model.path} are gone, and an audit names their checksum: name a weights file or the folder of a "
+            "bundle (unpack a zip first)"
+        )
+    return file_sha256(model.path)
 
 
 def _describe(images: AuditedSet) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from medfusion_monai.reports.tables import DASH, Measure, count_cell, figure_cel
 HOW_COPIES_ARE_FOUND = (
     "Each image is compared with all training images, at 64 x 64 pixels, regardless of brightness, contrast and small "
     "shifts, by pixels and local structure. Its score is the smallest geometric mean of both distances to one training "
-    "image, each divided by the mean distance to the five nearest held-out images: about 1 for an image that is no "
-    "nearer to the training images than to others, near 0 for a copy."
+    "image, each divided by the mean distance to the five nearest held-out images: about 1 for an image that is "
+    "not nearer to the training images than to others, near 0 for a copy."
 )
 LIMITS = (
     "No audit proves that nothing is memorised. Seen are copies of whole images among those that were generated, "
@@ -28,7 +28,7 @@ _AUC = (Measure("auc", "AUC", 3), Measure("tpr_at_1_fpr", "True positives at 1% 
 
 
 def audit_sections(audit: Mapping[str, Any]) -> list[Section]:
-    """Give the sections of an audit, for a report of its own or within another."""
+    """Return the sections of an audit, for a report of its own or within another."""
     flips = "in no direction" if audit["flips"] == "none" else audit["flips"]
     sections = [
         _copies_section(audit),
@@ -41,22 +41,22 @@ def audit_sections(audit: Mapping[str, Any]) -> list[Section]:
 
 
 def conclusions(audit: Mapping[str, Any]) -> list[str]:
-    """Say in sentences what the audit found, and what it withholds."""
+    """Return sentences about what the audit found and what it withholds."""
     row = audit["rows"][0]
     rate = row["copy_rate"]
     if rate["value"] is None:
-        return [f"How many of the generated images are copies is not told: {rate['note']}."]
+        return [f"How many of the generated images are copies is not reported: {rate['note']}."]
     found = (
         f"{row['copies']:,} of {row['count']:,} generated images are copies of a training image by the rule below "
         f"({_percent(rate['value'])}, 95% interval {_percent(rate['low'])} to {_percent(rate['high'])}), of "
         f"{row['training_images']:,} different training images; up to {row['expected_false_alarms']:.1f} would be "
-        "taken for copies without any being one."
+        "taken for copies if none were."
     )
     return [found]
 
 
 def audit_warnings(results: Mapping[str, Any]) -> list[str]:
-    """Say what a reader must know before the figures."""
+    """Return what a reader must know before the figures, as sentences."""
     audit, warnings = results["audit"], []
     if audit["leaks"]:
         shown = ", ".join(f"{leak['split']} {leak['number']}" for leak in audit["leaks"][:10])
@@ -121,7 +121,7 @@ def _copies_section(audit: Mapping[str, Any]) -> Section:
         blocks.append(HOW_COPIES_ARE_FOUND)
     if audit.get("threshold") is not None:
         blocks.append(
-            f"An image is a copy if its score is below {audit['threshold']:.3f}. That is so for at most "
+            f"An image counts as a copy if its score is below {audit['threshold']:.3f}. So do at most "
             f"{_percent(audit['rate'])} of images like the {audit['held_out']:,} held-out ones, which no training has "
             f"seen; their median is {audit['median_held_out']:.3f}, that of the generated images "
             f"{audit['median_generated']:.3f}."
@@ -129,8 +129,8 @@ def _copies_section(audit: Mapping[str, Any]) -> Section:
     if audit.get("near_by_measure"):
         alone = ", ".join(f"{name} {count:,}" for name, count in audit["near_by_measure"].items())
         blocks.append(
-            f"By one distance alone, with a threshold of its own at the same rate, so many are as near: {alone}. They "
-            "are looked at, not counted: smooth images come near to others by structure or features alone."
+            f"Images that are as near by one distance alone, with a threshold of its own at the same rate: {alone}. "
+            "They are reported, not counted: smooth images come near to others by structure or features alone."
         )
     blocks.append(Table("Copies of training images, with 95% intervals", columns, [Group("", rows)], notes))
     return Section("Copies", blocks)
@@ -176,12 +176,12 @@ def _sets_section(audit: Mapping[str, Any]) -> Section:
         rows.append([Cell("Probability of so small a z without copying"), Cell(f"{test['p']:.2g}")])
     columns = [Column("Figure"), Column("Value", kind="number")]
     text = (
-        "Authentic is an image that is not nearer to its nearest training image than that one is to another patient's "
-        "(Alaa et al. 2022); held-out images show what images that are no copies get. z is standard normal if "
-        "generated images lie as near to training images as held-out ones do; far below 0, below -3, say, is copying, "
-        "far above 0 are images that are unlike both (Meehan et al. 2020). Smooth images lie near to all images, which "
-        "makes these look like copying: what counts then is whether they are nearer to training images than to as many "
-        "held-out ones. That is so for half of them if the model has memorised nothing; its interval sees the "
+        "An image is authentic if it is not nearer to its nearest training image than that one is to another patient's "
+        "(Alaa et al. 2022); the share among held-out images is what images get that are not copies. z is standard "
+        "normal if generated images lie as near to training images as held-out ones do; far below 0 (below -3, say) it "
+        "points to copying, far above 0 to images unlike both (Meehan et al. 2020). Smooth images lie near to all "
+        "others, so that both figures take them for copies; then it counts whether they are nearer to training images "
+        "than to as many held-out ones. Half of them are if the model has memorised nothing; the interval covers the "
         "choice of generated images, not that of held-out ones."
     )
     caption = f"The set as a whole, in the space of {plain(space)}"
@@ -198,7 +198,7 @@ def _membership_section(audit: Mapping[str, Any]) -> Section:
     row = [count_cell(figures.get("images")), *(figure_cell(figures[m.key], m, notes) for m in shown)]
     text = (
         "Whoever has the weights can measure how well the model denoises an image; training images are denoised better "
-        "where they were memorised. An AUC of 0.5 and a true-positive rate of 1% say that this tells nothing."
+        "where they were memorised. An AUC of 0.5 and a true-positive rate of 1% mean that this gives nothing away."
     )
     table = Table("Training against held-out images, with 95% intervals", columns, [Group("", [row])], notes)
     return Section("Membership from the denoising loss", [text, table])

@@ -90,7 +90,7 @@ class Document(NamedTuple):
 
 
 def mark(notes: list[str], note: str) -> str:
-    """Give the letter of a footnote, which is added unless it is there: a, b, ..., z, aa, ab, ..."""
+    """Return the letter of a footnote, which is added unless it is there: a, b, ..., z, aa, ab, ..."""
     if note not in notes:
         notes.append(note)
     return letter(notes.index(note))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from medfusion_monai.bundle import check_counts
+from medfusion_monai.checks import check_counts
 from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.data.image_set import MANIFEST
 from medfusion_monai.reports.tables import plain

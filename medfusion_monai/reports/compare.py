@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from medfusion_monai.bundle import check_counts, check_folders
+from medfusion_monai.checks import check_counts
 from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.data.image_form import ImageFacts, common_form, inspect_set, refuse_changed
 from medfusion_monai.data.image_set import ImageSet, open_image_set
 from medfusion_monai.data.splits import DataError
+from medfusion_monai.files import make_folders
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.reports.checks import check_device, check_names, check_seeds, refuse_inside
 from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add_real_baseline, add_steering
@@ -75,7 +76,7 @@ def compare(
     opened = {"reference": open_image_set("reference", reference, split)}
     opened |= {name: open_image_set(name, folder) for name, folder in images.items()}
     refuse_inside(output, {"reference": reference, **images})
-    check_folders([output])
+    make_folders([output])
     take_folders([output])
     extractor = load_extractor(features).to(device)
     if inception_score and not hasattr(extractor, "features_and_logits"):

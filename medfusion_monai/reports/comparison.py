@@ -92,7 +92,7 @@ def _positions(measured: Measured, class_name: str | None) -> list[int]:
 
 
 def warnings_of(reference: Measured, sets: Sequence[Measured]) -> list[str]:
-    """Say what makes the figures of these sets less than they seem."""
+    """Return what makes the figures of these sets less than they seem, as sentences."""
     found = []
     known = {fact.digest for fact in reference.facts}
     for measured in sets:
@@ -101,14 +101,14 @@ def warnings_of(reference: Measured, sets: Sequence[Measured]) -> list[str]:
             copies = sum(fact.digest in known for fact in measured.facts)
             repeats = len(measured.facts) - len({fact.digest for fact in measured.facts})
             constant = sum(fact.constant for fact in measured.facts)
-            told = {
+            counts = {
                 f"equal images of {reference.name}, pixel by pixel: they are copies": copies,
                 "repeat another image of the set, pixel by pixel": repeats,
                 "are of one colour alone": constant,
             }
             found += [
                 f"{measured.name}: {number} of {len(measured.facts)} images {what}."
-                for what, number in told.items()
+                for what, number in counts.items()
                 if number
             ]
     return found
@@ -140,7 +140,7 @@ def _class_warnings(reference: ImageSet, images: ImageSet) -> list[str]:
 
 
 def sample_rows(reference: Measured, sets: Sequence[Measured]) -> list[tuple[str, Tensor]]:
-    """Give a row of images of the reference and of each set, for each class, with captions: figure 4 of the paper."""
+    """Return a row of images of the reference and of each set, for each class, with captions: figure 4 of the paper."""
     rows = []
     names: list[str | None] = [*reference.images.class_names] or [None]
     for class_name in names:
@@ -207,11 +207,11 @@ def add_real_baseline(
             continue
         drawn = np.random.default_rng(derive_seed("real baseline", seed)).permutation(others)[:count]
         figures = measure_fidelity(reference.features, training.features[np.sort(drawn)], replicates=0, k=k)
-        told = [
+        values = [
             f"{word} {figures[name].value:.2f}" for name, word in BASELINE.items() if figures[name].value is not None
         ]
         draft.results.setdefault("summary", []).append(
-            f"As a scale: {count} training images, drawn at random, get {', '.join(told)} against the reference."
+            f"As a scale: {count} training images, drawn at random, get {', '.join(values)} against the reference."
         )
 
 

@@ -108,12 +108,12 @@ def _fidelity_section(results: Mapping[str, Any]) -> Section:
 
 
 def is_inception(results: Mapping[str, Any]) -> bool:
-    """Tell whether the features are known to be those that published FID values are measured with."""
+    """Return whether the features are known to be those that published FID values are measured with."""
     return bool((results.get("features") or {}).get("is_inception"))
 
 
 def fid_title(results: Mapping[str, Any]) -> str:
-    """Give the title of the FID, which names the features where they are not Inception-v3's."""
+    """Return the title of the FID, which names the features where they are not Inception-v3's."""
     if is_inception(results):
         return "FID"
     return f"FID with {_features_name(results)} features (not Inception)"

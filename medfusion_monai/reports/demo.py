@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from medfusion_monai.metrics.phantoms.features import train_phantom_features
 from medfusion_monai.reports.repeat import versions
 
 NUM_SAMPLES = 64
+TRAINING = ["train.yaml", "demo.yaml"]
 SWEEP = {"sweep_steps": [5, 10, 25, 50], "sweep_samples": 32}
 
 
@@ -47,18 +48,18 @@ def run_demo(bundle: str | Path, output: str | Path, seed: int = 0, num_images: 
     common = {"model_dir": output / "models", "seed": seed}
     train = {"dataset_dir": output / "data", "output_dir": output / "training", **common}
     with _phase("2/6 phase one: the autoencoder", "autoencoder", seconds):
-        _run_bundle(bundle, "train_autoencoder", "train.yaml", train)
+        _run_bundle(bundle, "train_autoencoder", TRAINING, train)
     with _phase("3/6 phase two: the diffusion model", "diffusion", seconds):
-        _run_bundle(bundle, "train_diffusion", "train.yaml", {**train, "check_files": False})
+        _run_bundle(bundle, "train_diffusion", TRAINING, {**train, "check_files": False})
     with _phase(f"4/6 sample {NUM_SAMPLES} images of each class", "sampling", seconds):
         sample = {"output_dir": output / "samples", "num_samples": NUM_SAMPLES, **common}
-        _run_bundle(bundle, "inference", "inference.yaml", sample)
+        _run_bundle(bundle, "inference", ["inference.yaml"], sample)
     with _phase("5/6 train features that know these phantoms", "features", seconds):
         train_phantom_features(modality, output / "features.pt", seed)
     with _phase("6/6 measure", "measuring", seconds):
         places = {"dataset_dir": output / "data", "samples_dir": output / "samples", "output_dir": output / "report"}
         evaluate = {**places, **common, "features": f"phantoms:{output / 'features.pt'}", **SWEEP}
-        _run_bundle(bundle, "evaluating", "evaluate.yaml", evaluate)
+        _run_bundle(bundle, "evaluating", ["evaluate.yaml"], evaluate)
         agreement = phantom_agreement(output / "samples", modality)
     summary = {
         **figures_of_report(output / "report" / "report.json"),
@@ -75,7 +76,7 @@ def run_demo(bundle: str | Path, output: str | Path, seed: int = 0, num_images: 
 
 
 def figures_of_report(path: str | Path) -> dict[str, Any]:
-    """Give the main figures of a bundle's report: reconstructions of the test split, samples of all classes."""
+    """Return the main figures of a bundle's report: reconstructions of the test split, samples of all classes."""
     results = json.loads(Path(path).read_text(encoding="utf-8"))
     test = next(row for row in results["reconstructions"] if row["split"] == "test")
     samples = results["fidelity"][0]
@@ -122,11 +123,10 @@ def _class_names(bundle: str | Path) -> list[str]:
     return parser.get_parsed_content("class_names")
 
 
-def _run_bundle(bundle: str | Path, run_id: str, config: str, overrides: dict[str, Any]) -> None:
-    """Run a bundle's config with demo.yaml as a user would, in a process of its own."""
-    configs = Path(bundle).absolute() / "configs"
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id]
-    command += ["--config_file", str([str(configs / config), str(configs / "demo.yaml")])]
+def _run_bundle(bundle: str | Path, run_id: str, configs: Sequence[str], overrides: dict[str, Any]) -> None:
+    """Run configs of a bundle as a user would, in a process of its own."""
+    files = [str(Path(bundle).absolute() / "configs" / name) for name in configs]
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
     for name, value in overrides.items():
         command += [f"--{name}", str(value)]
     print(shlex.join(["python", *command[1:]]), flush=True)

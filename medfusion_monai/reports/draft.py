@@ -19,7 +19,7 @@ class Draft:
 
     Args:
         title: of the report.
-        settings: what figures depend on, to be told in the report.
+        settings: what figures depend on, for the report.
         seeds: likewise, by what they decide.
     """
 

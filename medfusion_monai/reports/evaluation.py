@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from medfusion_monai import pretrained
+from medfusion_monai.checks import check_bool, check_counts
 from medfusion_monai.data import read_datalist, sampling_plan
 from medfusion_monai.data.datalist import REFERENCE, find_datalist
 from medfusion_monai.data.image_form import (
@@ -25,10 +27,12 @@ from medfusion_monai.data.image_form import (
     refuse_changed,
 )
 from medfusion_monai.data.image_set import MANIFEST, ImageSet, default_reference, open_image_set
+from medfusion_monai.data.latent_identity import describe_transforms
 from medfusion_monai.data.splits import DataError
 from medfusion_monai.diffusion import LatentDiffusionSampler, spaced_timesteps
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.perceptual import BACKBONES
+from medfusion_monai.model import Model
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
 from medfusion_monai.precision import precision_name
@@ -52,12 +56,9 @@ class Evaluation:
     """What ``run evaluating`` measures, and the report that it writes; each ``add_...`` fills a part of it.
 
     Args:
+        model: says class names, image size and channels.
         dataset_dir: folder of the datalist.
-        class_names: in label order.
-        image_size: height and width.
-        image_channels: 1 or 3.
         preprocessing: reads an item of the datalist.
-        form: what that does, in words; stored features are taken only for the same.
         output_dir: folder of the report; features are kept in its folder ``cache``.
         splits: of the datalist, whose images are reconstructed; None takes ``test``, and ``reference`` where there is
             one.
@@ -74,12 +75,9 @@ class Evaluation:
 
     def __init__(
         self,
+        model: Model,
         dataset_dir: str | Path,
-        class_names: Sequence[str],
-        image_size: Sequence[int],
-        image_channels: int,
         preprocessing: Compose,
-        form: str,
         output_dir: str | Path,
         splits: str | Sequence[str] | None = None,
         reference_split: str | None = None,
@@ -91,17 +89,23 @@ class Evaluation:
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
-        self.dataset_dir, self.class_names, self.preprocessing = dataset_dir, list(class_names), preprocessing
-        self.image_size, self.image_channels, self.output_dir = list(image_size), image_channels, Path(output_dir)
+        self.dataset_dir, self.class_names, self.preprocessing = dataset_dir, model.class_names, preprocessing
+        self.image_size, self.image_channels, self.output_dir = model.image_size, model.image_channels, Path(output_dir)
         self.samples_dir, self.other_samples, self.features = samples_dir, other_samples or {}, features
         self.replicates, self.batch_size, self.device, self.seed = replicates, batch_size, device, seed
-        self.splits, self.reference_split, self.form = splits, reference_split or default_reference(dataset_dir), form
+        self.splits, self._reference_split = splits, reference_split
+        self.form = json.dumps(describe_transforms(preprocessing))  # stored features are taken only for the same
         self.opened: dict[str, ImageSet] = {}
         self.draft = Draft(
             f"Medfusion: {', '.join(self.class_names)}",
             settings={"features": features.partition(":")[0], "replicates": replicates, "image_size": self.image_size},
             seeds={"seed": seed},
         )
+
+    @cached_property
+    def reference_split(self) -> str:
+        """The split that generated images are compared with."""
+        return self._reference_split or default_reference(self.dataset_dir)
 
     @cached_property
     def items(self) -> list[dict[str, Any]]:
@@ -154,7 +158,7 @@ class Evaluation:
         except WeightsError as error:
             raise WeightsError(
                 f"{error}. Or compare by other features (--features), or measure reconstructions alone "
-                "(--samples_dir '$None', no --sweep_steps)"
+                "(--samples_dir null, no --sweep_steps)"
             ) from error
 
     @cached_property
@@ -171,6 +175,16 @@ class Evaluation:
     def generated(self) -> list[Measured]:
         """The generated images."""
         return [self._measure(images, form.load, form.describe(), facts) for images, form, facts in self.sample_sets]
+
+    def check_settings(self, neighbours: int, sweep_samples: int, infinity: bool) -> None:
+        """Check settings that are numbers or switches.
+
+        Raises:
+            ValueError: naming the key and the value.
+        """
+        check_counts(0, replicates=self.replicates, neighbours=neighbours, seed=self.seed)
+        check_counts(batch_size=self.batch_size, sweep_samples=sweep_samples)
+        check_bool(fid_infinity=infinity)
 
     def check(
         self,
@@ -210,7 +224,7 @@ class Evaluation:
         if len(self._open(self.reference_split).items) < 2:
             raise DataError(
                 f"split '{self.reference_split}': a single image has no spread to compare generated ones with. Prepare "
-                "the data with more, or measure reconstructions alone (--samples_dir '$None', no --sweep_steps)."
+                "the data with more, or measure reconstructions alone (--samples_dir null, no --sweep_steps)."
             )
         if not self.sample_sets:
             return
@@ -271,7 +285,7 @@ class Evaluation:
             add_neighbours(self.draft, self.generated, self.training, neighbours)
 
     def add_steering(self, seeds: Sequence[int] = (0, 1, 2)) -> None:
-        """Tell whether the label steers and what generated images are worth for training.
+        """Return whether the label steers and what generated images are worth for training.
 
         Args:
             seeds: trainings of the classifier; none leaves this part out.

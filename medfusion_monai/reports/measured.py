@@ -45,7 +45,7 @@ class Measured(NamedTuple):
         return torch.stack([self.load(self.images.items[index]["image"]) for index in indices])
 
     def describe(self) -> dict[str, Any]:
-        """Give what a report says of the set."""
+        """Return what a report says of the set."""
         known = {"content_sha256": content_sha256(self.facts)} if self.facts else {}
         shape = self.stack([0]).shape
         return {

@@ -47,7 +47,7 @@ def caption_rows(grid: Tensor, captions: Sequence[str], size: Sequence[int]) -> 
 
 
 def drawable(text: str) -> str:
-    """Give a text in letters that Pillow's own font has: without accents, and a question mark for other scripts."""
+    """Return a text in letters that Pillow's own font has: without accents, and a question mark for other scripts."""
     plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
     return "".join(letter for letter in plain if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
 

@@ -14,7 +14,7 @@ TITLE_LENGTH = 56  # characters that fit above a panel
 
 
 class Series(NamedTuple):
-    """A line of a panel: told apart by colour (safe for the colour-blind), dashes and marker."""
+    """A line of a panel: distinguished by colour (safe for the colour-blind), dashes and marker."""
 
     key: str
     name: str
@@ -35,12 +35,12 @@ class Axes(NamedTuple):
     bottom: float
 
     def x(self, value: float) -> float:
-        """Give the distance from the left edge."""
+        """Return the distance from the left edge."""
         span = self.x_high - self.x_low
         return (LEFT + RIGHT) / 2 if span == 0 else LEFT + 14 + (value - self.x_low) / span * (RIGHT - LEFT - 28)
 
     def y(self, value: float) -> float:
-        """Give the distance from the upper edge."""
+        """Return the distance from the upper edge."""
         return self.bottom - (value - self.y_low) / (self.y_high - self.y_low) * (self.bottom - self.top)
 
 
@@ -87,7 +87,7 @@ def svg_file(svg: str) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Give three to seven round numbers at equal distances, from at most ``low`` to at least ``high``."""
+    """Return three to seven round numbers at equal distances, from at most ``low`` to at least ``high``."""
     raw = max(high - low, 1e-9 * max(abs(high), 1.0)) / 4
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * (1 - 1e-9))

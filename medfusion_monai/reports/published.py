@@ -29,13 +29,13 @@ NOTE = "From tables 1 to 3 of the paper: 15,738 images of CheXpert, 6,540 of AIR
 
 
 def modalities_of(class_names: Sequence[str]) -> list[str]:
-    """Give the modality whose classes these are, in whatever order, or all of them where there is none."""
+    """Return the modality whose classes these are, in whatever order, or all of them where there is none."""
     known = [modality for modality, family in FAMILIES.items() if set(family.class_names) == set(class_names)]
     return known or list(FAMILIES)
 
 
 def published_fidelity(class_names: Sequence[str]) -> dict[str, Any]:
-    """Give the published rows of a report's fidelity table."""
+    """Return the published rows of a report's fidelity table."""
     rows = [
         {"name": f"{name} (paper, {DATA_SETS[modality]})", "fid": fid, "precision": precision, "recall": recall}
         for modality in modalities_of(class_names)
@@ -45,7 +45,7 @@ def published_fidelity(class_names: Sequence[str]) -> dict[str, Any]:
 
 
 def published_reconstructions(class_names: Sequence[str]) -> dict[str, Any]:
-    """Give the published rows of a report's table of reconstructions."""
+    """Return the published rows of a report's table of reconstructions."""
     rows = [
         {"name": f"{name} (paper, {DATA_SETS[modality]})", "ms_ssim": list(ms_ssim), "mse": list(mse)}
         for modality in modalities_of(class_names)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medfusion_monai.handlers import reconstruction_rows
+from medfusion_monai.losses import to_unit
 from medfusion_monai.metrics.intervals import mean_figure
 from medfusion_monai.metrics.perceptual import load_lpips, lpips_distance
 from medfusion_monai.metrics.similarity import ImageMetric, mse, psnr, ssim
@@ -20,13 +21,23 @@ from medfusion_monai.reports.pictures import picture_of_rows, spread
 REPLICATES = 1000
 
 
+def pair(out: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return reconstructions and images, (B, C, H, W) in [0, 1], of an evaluator's output."""
+    return to_unit(out["pred"]), out["label"]
+
+
+def image_names(batch: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what stands for each image of a batch in the tables: its split and number, not its file."""
+    numbers = zip(batch["split"], batch["number"].tolist(), strict=True)
+    return [{"filename_or_obj": f"{split} {number}"} for split, number in numbers]
+
+
 def reconstruction_metrics(
-    output_transform: Callable[[Any], Any], lpips: str | None = None, device: torch.device | str = "cpu"
+    lpips: str | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, IgniteMetricHandler]:
     """Make the measures beside MS-SSIM for an evaluator, each of which keeps every image's value.
 
     Args:
-        output_transform: gives reconstructions and images, (B, C, H, W) in [0, 1], of the evaluator's output.
         lpips: backbone of LPIPS, ``alex`` or ``vgg``; None leaves LPIPS out.
         device: where LPIPS is computed.
 
@@ -37,7 +48,7 @@ def reconstruction_metrics(
     if lpips is not None:
         functions["lpips"] = partial(lpips_distance, network=load_lpips(lpips).to(device))  # type: ignore[arg-type]
     return {
-        name: IgniteMetricHandler(metric_fn=ImageMetric(function), output_transform=output_transform)
+        name: IgniteMetricHandler(metric_fn=ImageMetric(function), output_transform=pair)
         for name, function in functions.items()
     }
 
@@ -45,7 +56,7 @@ def reconstruction_metrics(
 def table_rows(
     name: str, items: Sequence[Mapping[str, Any]], values: Mapping[str, Tensor], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Give the mean and standard deviation over the images of each split.
+    """Return the mean and standard deviation over the images of each split.
 
     Args:
         name: of the first stage.

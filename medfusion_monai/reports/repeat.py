@@ -23,7 +23,7 @@ PATH_AMONG_OTHERS = re.compile(r"(?<![^\s=:,'\"\[({])/[^,'\"\])}]*")
 
 
 def versions() -> dict[str, str]:
-    """Give the versions that results depend on."""
+    """Return the versions that results depend on."""
     return {
         "medfusion_monai": medfusion_monai.__version__,
         "monai": monai.__version__,
@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
 
 
 def this_command(arguments: Sequence[str] | None = None) -> str:
-    """Give the command that is running, its absolute paths shortened to their last part.
+    """Return the command that is running, its absolute paths shortened to their last part.
 
     Where a hospital keeps its data is nothing for a report that is handed on.
     """

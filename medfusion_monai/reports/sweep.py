@@ -39,7 +39,7 @@ def sweep_rows(
     """Sample the same images with each number of steps and compare their features with the reference's.
 
     The images themselves are not kept. The features of each number of steps are, as soon as they are whole, so that a
-    sweep that was stopped goes on.
+    sweep that was stopped resumes.
 
     Args:
         network: autoencoder and UNet.

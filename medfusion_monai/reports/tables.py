@@ -56,7 +56,7 @@ STEERING = (Measure("accuracy", "Accuracy", 3, hint="higher is better"), Measure
 
 
 def plain(text: Any) -> str:
-    """Give a text of a user on one line."""
+    """Return a text of a user on one line."""
     return " ".join(str(text).split())
 
 
@@ -69,12 +69,12 @@ def number(value: float, digits: int) -> str:
 
 
 def count_cell(count: Any) -> Cell:
-    """Give the cell of a number of things; a dash for None."""
+    """Return the cell of a number of things; a dash for None."""
     return Cell(DASH if count is None else number(count, 0))
 
 
 def figure_cell(figure: Mapping[str, Any] | None, measure: Measure, notes: list[str], best: bool = False) -> Cell:
-    """Give the cell of a figure: value or mean with standard deviation, its 95% interval, its note as a footnote.
+    """Return the cell of a figure: value or mean with standard deviation, its 95% interval, its note as a footnote.
 
     Args:
         figure: ``value`` or ``mean``, and what there is of ``std``, ``low``, ``high``, ``note``; None: not measured.
@@ -99,12 +99,12 @@ def figure_cell(figure: Mapping[str, Any] | None, measure: Measure, notes: list[
 
 
 def value_of(figure: Mapping[str, Any]) -> float | None:
-    """Give the value of a figure, or the mean of one that is a mean over images."""
+    """Return the value of a figure, or the mean of one that is a mean over images."""
     return figure.get("value", figure.get("mean"))
 
 
 def published_cell(value: Any, measure: Measure) -> Cell:
-    """Give the cell of a published value or pair of mean and standard deviation, as exact as it was published."""
+    """Return the cell of a published value or pair of mean and standard deviation, as exact as it was published."""
     if value is None:
         return Cell(DASH)
     mean, std = value if isinstance(value, Sequence) else (value, None)
@@ -133,20 +133,20 @@ def best_rows(rows: Sequence[Mapping[str, Any]], measure: Measure) -> set[int]:
 
 
 def counts_allow_ranking(rows: Sequence[Mapping[str, Any]], measure: Measure) -> bool:
-    """Tell whether the numbers of images of the rows let their values of a measure be compared."""
+    """Return whether the numbers of images of the rows let their values of a measure be compared."""
     counts = [row["count"] for row in rows if row.get("count") and (row.get(measure.key) or {})]
     return not measure.counts_matter or not counts or max(counts) <= COUNT_TOLERANCE * min(counts)
 
 
 def measures_in(rows: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> list[Measure]:
-    """Give those measures of which any row holds something."""
+    """Return those measures of which any row holds something."""
     return [measure for measure in measures if any(row.get(measure.key) is not None for row in rows)]
 
 
 def measure_columns(
     measures: Sequence[Measure], groups: Sequence[Sequence[Mapping[str, Any]]], notes: list[str]
 ) -> list[Column]:
-    """Give the columns of measures; those that groups of rows cannot be ranked by get a footnote that says so."""
+    """Return the columns of measures; those that groups of rows cannot be ranked by get a footnote that says so."""
     columns = []
     for measure in measures:
         hint = measure.hint or (f"{measure.better} is better" if measure.better else "")
@@ -162,7 +162,7 @@ def measured_group(
     heads: Sequence[list[Cell]],
     notes: list[str],
 ) -> Group:
-    """Give a group of rows of figures that are ranked among each other.
+    """Return a group of rows of figures that are ranked among each other.
 
     Args:
         title: of the group.
@@ -188,7 +188,7 @@ def measured_group(
 def published_group(
     title: str, published: Mapping[str, Any], measures: Sequence[Measure], empty: int, notes: list[str]
 ) -> Group:
-    """Give the group of published rows: never ranked, their note at its title.
+    """Return the group of published rows: never ranked, their note at its title.
 
     Args:
         title: of the group.
@@ -225,5 +225,5 @@ def without_counts(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def any_best(groups: Sequence[Group]) -> bool:
-    """Tell whether any cell is in bold, so that the caption explains it."""
+    """Return whether any cell is in bold, so that the caption explains it."""
     return any(cell.best for group in groups for row in group.rows for cell in row)

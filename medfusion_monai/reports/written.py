@@ -60,7 +60,7 @@ def read_audit(path: str | Path, weights_sha256: str) -> dict[str, Any]:
 
 
 def measured_weights(measured: Mapping[str, Any]) -> str | None:
-    """Give the checksum of the weights that a report or an audit names; None if it names none."""
+    """Return the checksum of the weights that a report or an audit names; None if it names none."""
     found: Any = measured
     for key in ("repeat", "checksums", "model.pt"):
         found = found.get(key) if isinstance(found, Mapping) else None

@@ -1,35 +1,40 @@
-"""Trainers and what they are made of."""
+"""Training of both phases: ``autoencoder.py`` and ``diffusion.py`` tell each from top to bottom."""
 
-from medfusion_monai.memory import BatchTooLargeError
-from medfusion_monai.training.autoencoder_trainer import AutoencoderTrainer
+from medfusion_monai.distributed import default_device
+from medfusion_monai.training.autoencoder import AutoencoderTraining
+from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
+from medfusion_monai.training.diffusion import DiffusionTraining
 from medfusion_monai.training.diffusion_step import DiffusionStep
-from medfusion_monai.training.latent_encoding import (
-    CachedLatents,
-    cached_latents,
-    diffusion_dataset,
-    prepare_latents,
-)
+from medfusion_monai.training.images import TrainingImages
+from medfusion_monai.training.latent_dataset import LatentDataset
+from medfusion_monai.training.latent_encoding import cached_latents
 from medfusion_monai.training.latent_statistics import measure_latent_statistics
-from medfusion_monai.training.learning_rate import warmup_decay
+from medfusion_monai.training.learning_rate import Adam, AdamW, warmup_decay
 from medfusion_monai.training.prepare_batch import (
     AutoencoderPrepareBatch,
     DiffusionPrepareBatch,
     ReconstructionPrepareBatch,
     SamplingPrepareBatch,
 )
+from medfusion_monai.training.run import TrainingRun, epochs
 
 __all__ = [
+    "Adam",
+    "AdamW",
     "AutoencoderPrepareBatch",
     "AutoencoderTrainer",
-    "BatchTooLargeError",
-    "CachedLatents",
+    "AutoencoderTraining",
     "DiffusionPrepareBatch",
     "DiffusionStep",
+    "DiffusionTraining",
+    "LatentDataset",
     "ReconstructionPrepareBatch",
     "SamplingPrepareBatch",
+    "TrainingImages",
+    "TrainingRun",
     "cached_latents",
-    "diffusion_dataset",
+    "default_device",
+    "epochs",
     "measure_latent_statistics",
-    "prepare_latents",
     "warmup_decay",
 ]

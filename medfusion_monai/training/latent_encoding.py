@@ -1,11 +1,11 @@
-"""The data set of phase two: images, or their posteriors, which are encoded once and kept on the disk."""
+"""Encoding images once: their posteriors, kept on the disk."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from monai.utils import convert_to_tensor
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from medfusion_monai.data.flips import FlippedDataset, for_each_variant
@@ -29,93 +29,6 @@ from medfusion_monai.training.prepare_batch import to_network
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_SEE = 60.0
-
-
-class CachedLatents(Dataset):
-    """The posteriors of images, which are encoded when ``prepare`` is called or, failing that, the first is asked for.
-
-    So a workflow can be looked at without encoding a data set. Labels and order are those of the images.
-
-    Args:
-        images: flips of a data set.
-        encode: gives their posteriors, see ``cached_latents``.
-    """
-
-    def __init__(self, images: FlippedDataset, encode: Callable[[FlippedDataset], LatentStore]) -> None:
-        self._count, self._images, self._encode = len(images), images, encode
-        self.store: LatentStore | None = None
-
-    def __len__(self) -> int:
-        """Number of entries."""
-        return self._count
-
-    def prepare(self) -> LatentStore:
-        """Encode what is missing. All processes of a run call it; workers of data loaders come after it.
-
-        Raises:
-            ValueError: see ``cached_latents``.
-        """
-        if self.store is None:
-            self.store = self._encode(self._images)
-        return self.store
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give entry ``index``: ``moments``, float32, and ``label``.
-
-        Raises:
-            ValueError: in a worker of a data loader, before ``prepare``.
-        """
-        if self.store is None and get_worker_info() is not None:
-            raise ValueError("latents are not encoded yet: call prepare_latents before workers of a data loader start")
-        return self.prepare()[index]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the networks behind: workers of a data loader read what is encoded."""
-        return {**self.__dict__, "_images": None, "_encode": None}
-
-
-def prepare_latents(*streams: Any) -> None:
-    """Encode the images behind these streams (``SeededDataset``) if their latents are to be cached and are missing."""
-    for stream in streams:
-        if isinstance(stream.dataset, CachedLatents):
-            stream.dataset.prepare()
-
-
-def diffusion_dataset(
-    open_images: Callable[..., Any],
-    autoencoder: LatentAutoencoder,
-    folder: str | Path,
-    image_size: Sequence[int],
-    cache_latents: bool = True,
-    flips: Sequence[str] = (),
-    device: torch.device | str = "cpu",
-    batch_size: int = 32,
-    num_workers: int = 0,
-) -> Dataset:
-    """Give the data set of phase two: posteriors of images that are encoded once (``CachedLatents``), or the images.
-
-    Entries, their order and their labels are the same in both.
-
-    Args:
-        open_images: gives the data set of images; with ``cache_num=0`` one that reads each file anew.
-        autoencoder: the trained network.
-        folder: where to keep the latents.
-        image_size: height and width of the images.
-        cache_latents: whether to encode beforehand.
-        flips: some of ``horizontal``, ``vertical`` and ``both``; each adds an entry to every image.
-        device: where to encode.
-        batch_size: images at a time.
-        num_workers: processes that read images for encoding.
-
-    Returns:
-        A data set of ``moments`` (2 * latent_channels, h, w) and ``label``, or of ``image`` (C, H, W) and ``label``.
-    """
-    if not cache_latents:
-        return FlippedDataset(open_images(), flips)
-    return CachedLatents(
-        FlippedDataset(open_images(cache_num=0), flips),
-        lambda images: cached_latents(autoencoder, images, folder, image_size, device, batch_size, num_workers),
-    )
 
 
 def cached_latents(

@@ -1,12 +1,57 @@
-"""Learning rates over training."""
+"""Optimizers, and learning rates over training."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
+import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class Adam:
+    """The optimizer of a phase and the way of its learning rate, before there are weights to optimize.
+
+    Args:
+        lr: the highest learning rate.
+        warmup_steps: steps until it is reached.
+        decay: how it falls afterwards: ``constant`` (published), ``linear`` or ``cosine``.
+
+    Raises:
+        ValueError: for an unknown decay.
+    """
+
+    lr: float = 1.0e-4
+    warmup_steps: int = 500
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+
+    kind: ClassVar[type[Optimizer]] = torch.optim.Adam
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown decay."""
+        check_decay(self.decay)
+
+    def build(self, parameters: Iterable[nn.Parameter], total_steps: int) -> tuple[Optimizer, WarmupDecay]:
+        """Return the optimizer of these parameters and its learning rates over ``total_steps``."""
+        optimizer = self.kind(parameters, lr=self.lr, fused=True)  # type: ignore[call-arg]
+        return optimizer, warmup_decay(optimizer, self.warmup_steps, total_steps, self.decay)
+
+
+class AdamW(Adam):
+    """``Adam`` with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    kind: ClassVar[type[Optimizer]] = torch.optim.AdamW
+
+
+def check_decay(decay: str) -> None:
+    """Raise a ValueError for an unknown decay."""
+    if decay not in ("constant", "linear", "cosine"):
+        raise ValueError(f"decay must be 'constant', 'linear' or 'cosine', received {decay!r}")
 
 
 def warmup_decay(
@@ -28,8 +73,7 @@ def warmup_decay(
     Raises:
         ValueError: for an unknown decay.
     """
-    if decay not in ("constant", "linear", "cosine"):
-        raise ValueError(f"decay must be 'constant', 'linear' or 'cosine', received {decay!r}")
+    check_decay(decay)
 
     def factor(step: int) -> float:
         if step < warmup_steps:

@@ -1,5 +1,5 @@
-"""Dictionary transforms that MONAI lacks."""
+"""Dictionary transforms for image files."""
 
-from medfusion_monai.transforms.images import ReadImaged, ResizeCenterCropd
+from medfusion_monai.transforms.images import ReadImaged, ResizeCenterCropd, form_of, read_and_resize
 
-__all__ = ["ReadImaged", "ResizeCenterCropd"]
+__all__ = ["ReadImaged", "ResizeCenterCropd", "form_of", "read_and_resize"]

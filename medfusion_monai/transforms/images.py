@@ -8,10 +8,39 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import Compose, MapTransform
 
 from medfusion_monai.data.dicom import check_modalities
 from medfusion_monai.data.images import read_image
+
+
+def read_and_resize(
+    size: Sequence[int], channels: int = 1, mode: str = "crop", modalities: Sequence[str] | None = None
+) -> Compose:
+    """Return the transform of a datalist's item that reads its image and brings it to a size.
+
+    Args:
+        size: target (H, W).
+        channels: 1 (gray) or 3 (RGB); files with other channels raise.
+        mode: ``crop`` fills the target and cuts what stands over; ``pad`` keeps the whole image and adds zeros.
+        modalities: values of Modality that DICOM files may have; None takes all projections and photographs.
+    """
+    return Compose([ReadImaged("image", channels, modalities), ResizeCenterCropd("image", size, mode)])
+
+
+def form_of(transform: Any) -> dict[str, Any]:
+    """Return how a transform like ``read_and_resize`` makes images of files: ``resize_mode``, ``dicom_modalities``.
+
+    Of other transforms nothing is known.
+    """
+    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    form: dict[str, Any] = {}
+    for step in steps:
+        if isinstance(step, ReadImaged):
+            form["dicom_modalities"] = step.modalities
+        elif isinstance(step, ResizeCenterCropd):
+            form["resize_mode"] = step.mode
+    return form
 
 
 class ReadImaged(MapTransform):

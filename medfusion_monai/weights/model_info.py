@@ -1,31 +1,95 @@
-"""What weights were trained with, in a file beside them: ``model.json`` beside ``model.pt`` or ``.safetensors``."""
+"""What weights say about themselves, in ``model.json`` beside them or in the header of a safetensors file.
+
+That is all one needs to use them: networks with every argument, noise schedule, sampler, class names, the form of the
+images, and what they were trained on and for how long. It is plain data; nothing in it is imported or executed.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+import medfusion_monai
 from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.networks.described import describe
+from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.weights.checksums import forget_checksum
 from medfusion_monai.weights.state_dict import WeightsError, check_listed, read_safetensors_metadata
 
 logger = logging.getLogger(__name__)
 
+FORMAT = 1
+"""Of the description; a file of a later one is refused."""
+
 METADATA_KEY = "model"
 """Name of the same JSON in the header of a safetensors file."""
-MEND = "Fetch it again, or delete it"
+
+MEND = "Fetch it again, or write it anew by training or medfusion export"
+
+PARTS: dict[str, type] = {"class_names": list, "image": dict, "networks": dict, "schedule": dict, "sampler": dict}
+"""What a description has to hold."""
+
+PLACES: dict[str, tuple[str, ...]] = {
+    "class_names": ("class_names",),
+    "image_size": ("image", "size"),
+    "image_channels": ("image", "channels"),
+    "latent_channels": ("networks", "autoencoder", "latent_channels"),
+    "autoencoder_channels": ("networks", "autoencoder", "channels"),
+    "unet_channels": ("networks", "unet", "channels"),
+    "unet_embedding_channels": ("networks", "unet", "embedding_channels"),
+    "unet_norm_groups": ("networks", "unet", "norm_groups"),
+    "unet_attention": ("networks", "unet", "attention"),
+    "noise_schedule": ("schedule", "schedule"),
+    "zero_terminal_snr": ("schedule", "zero_terminal_snr"),
+    "prediction_type": ("schedule", "prediction_type"),
+}
+"""Where a description holds what users know by these names."""
+
+
+def model_info(
+    network: Medfusion,
+    schedule: nn.Module,
+    sampler: Mapping[str, Any],
+    image: Mapping[str, Any],
+    training: Mapping[str, Any],
+    class_shares: list[float] | None = None,
+) -> dict[str, Any]:
+    """Return the description of a trained model.
+
+    Args:
+        network: both stages, with class names and image size.
+        schedule: of its noise.
+        sampler: settings of ``LatentDiffusionSampler`` that suit it.
+        image: how files become its images: ``resize_mode``, ``dicom_modalities``.
+        training: what it was trained on and for how long.
+        class_shares: of the classes among the training images, in label order.
+    """
+    form = {"size": network.image_size, "channels": network.autoencoder.in_channels, "range": [0.0, 1.0], **image}
+    return {
+        "format": FORMAT,
+        "version": medfusion_monai.__version__,
+        "class_names": network.class_names,
+        "class_shares": class_shares,
+        "image": form,
+        "networks": {name: describe(part) for name, part in network.named_children()},
+        "schedule": describe(schedule),
+        "sampler": dict(sampler),
+        "training": dict(training),
+    }
 
 
 def model_info_path(path: str | Path) -> Path:
-    """Give the place of the file that belongs to the weights at ``path``."""
+    """Return the place of the file that belongs to the weights at ``path``."""
     return Path(path).with_suffix(".json")
 
 
 def write_model_info(path: str | Path, info: Mapping[str, Any]) -> None:
-    """Write beside the weights at ``path`` what they were trained with, as JSON."""
+    """Write the description of the weights at ``path`` beside them."""
     file = model_info_path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     with renamed_when_whole(file) as partial:
@@ -34,12 +98,13 @@ def write_model_info(path: str | Path, info: Mapping[str, Any]) -> None:
 
 
 def read_model_info(path: str | Path) -> dict[str, Any] | None:
-    """Read what the weights at ``path`` were trained with, or None where nothing says so.
+    """Read the description of the weights at ``path``, or None where nothing describes them.
 
     It is in the file beside them or, where there is none, in the header of a safetensors file.
 
     Raises:
-        WeightsError: if the file is no JSON object, or not the one that ``checksums.sha256`` beside it lists.
+        WeightsError: if the file is empty or not a JSON object, of a later version, or not the one that
+            ``checksums.sha256`` beside it lists.
     """
     file = model_info_path(path)
     if not file.is_file():
@@ -53,51 +118,61 @@ def read_model_info(path: str | Path) -> dict[str, Any] | None:
     return _object(text, file)
 
 
-def check_model_info(path: str | Path, expected: Mapping[str, Any]) -> None:
-    """Compare what the weights at ``path`` were trained with and what a run expects; nothing is known of other weights.
+def require_model_info(path: str | Path) -> dict[str, Any]:
+    """Read the description of the weights at ``path``, which have to have one.
+
+    Raises:
+        WeightsError: if nothing describes them, or as of ``read_model_info``.
+    """
+    info = read_model_info(path)
+    if info is None:
+        raise WeightsError(
+            f"nothing says what network the weights {path} are of: {model_info_path(path)} is missing. Bring the file "
+            "that was written with them, or give network_def, class_names, image_size and prediction_type in a config"
+        )
+    missing = [name for name, kind in PARTS.items() if not isinstance(info.get(name), kind)]
+    if missing:
+        raise WeightsError(f"{model_info_path(path)} does not say {', '.join(missing)}. {MEND}")
+    return info
+
+
+def refuse_contradictions(path: str | Path, info: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Compare what a user gave with what weights say.
 
     Another ``image_size`` is only warned of: the networks take any.
+
+    Args:
+        path: of the weights.
+        info: their description.
+        given: values by the names of ``PLACES``; None where nothing was given.
 
     Raises:
         WeightsError: naming each key that differs, and both values.
     """
-    info = read_model_info(path)
-    if info is None:
-        logger.info("no %s: the settings are not compared with those of the training", model_info_path(path))
-        return
-    wanted = json.loads(json.dumps(dict(expected)))
-    differing = [key for key in wanted if key in info and info[key] != wanted[key]]
+    wanted = json.loads(json.dumps({name: value for name, value in given.items() if value is not None}))
+    found = {name: found_at(info, name) for name in wanted}
+    differing = [name for name, value in wanted.items() if found[name] is not None and found[name] != value]
     if "image_size" in differing:
         logger.warning(
             "the weights were trained with image_size %s, this run has %s: images of another size look worse",
-            info["image_size"],
+            found["image_size"],
             wanted["image_size"],
         )
-    differences = [f"{key} {info[key]}, this run has {wanted[key]}" for key in differing if key != "image_size"]
-    if differences:
-        file = model_info_path(path)
-        beside = f" (says {file}; delete it if it does not belong to these weights)" if file.is_file() else ""
+        differing.remove("image_size")
+    if differing:
+        words = "; ".join(f"{name} {found[name]}, this run has {wanted[name]}" for name in differing)
         raise WeightsError(
-            f"weights {path} were trained with {'; '.join(differences)}{beside}: give the values of the training, or "
-            "name other weights"
+            f"weights {path} were trained with {words}: leave out what the weights say themselves, or name other "
+            "weights"
         )
 
 
-def read_class_shares(path: str | Path, class_names: Sequence[str]) -> list[float]:
-    """Give the shares of the classes in the training data of the weights at ``path``, in the order of the names.
-
-    Raises:
-        WeightsError: if nothing says what they were.
-    """
-    info = read_model_info(path) or {}
-    known = dict(zip(info.get("class_names", []), info.get("class_shares", []), strict=False))
-    unknown = [name for name in class_names if name not in known]
-    if unknown:
-        raise WeightsError(
-            f"class_shares real needs the shares of {unknown} in the training data, and {model_info_path(path)} does "
-            "not give them: give a list, e.g. --class_shares '[0.97, 0.03]'"
-        )
-    return [known[name] for name in class_names]
+def found_at(info: Mapping[str, Any], name: str) -> Any:
+    """Return what a description says about a name of ``PLACES``, or None."""
+    value: Any = info
+    for key in PLACES[name]:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _object(text: str, file: Path) -> dict[str, Any]:
@@ -106,5 +181,11 @@ def _object(text: str, file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise WeightsError(f"{file} cannot be read as JSON: {error}. {MEND}") from error
     if not isinstance(info, dict):
-        raise WeightsError(f"{file} holds no JSON object. {MEND}")
+        raise WeightsError(f"{file} is not a JSON object. {MEND}")
+    version = info.get("format", FORMAT)
+    if not isinstance(version, int) or version > FORMAT:
+        raise WeightsError(
+            f"{file} is of format {version!r}; medfusion_monai {medfusion_monai.__version__} reads up to {FORMAT}: "
+            "install a newer one"
+        )
     return info

@@ -108,7 +108,7 @@ def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") 
     if problems:
         raise WeightsError(
             f"weights {path} do not fit this network: {'; '.join(problems)}. Use the configuration that they were "
-            "trained with, e.g. add configs/demo.yaml to --config_file if they come from it"
+            "trained with (in a training, e.g. configs/demo.yaml), or bring the model.json that belongs to them"
         )
     network.load_state_dict(state)
     return network

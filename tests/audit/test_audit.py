@@ -2,28 +2,20 @@
 
 import json
 import shutil
-from pathlib import Path
+import zipfile
 
 import pytest
 import torch
+from tiny_models import info_of, tiny
 
+from medfusion_monai import load
 from medfusion_monai.audit import load_guard
 from medfusion_monai.cli import main
-from medfusion_monai.configs import read_configs
 from medfusion_monai.data import fingerprint, read_datalist
+from medfusion_monai.reports.audit import Audit
 from medfusion_monai.reports.written import read_audit
-from medfusion_monai.weights.model_info import write_model_info
+from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
-
-BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
-TINY = {
-    "image_size": [32, 32],
-    "autoencoder_channels": [8, 16],
-    "unet_channels": [16, 16, 32],
-    "unet_embedding_channels": 32,
-    "unet_norm_groups": 8,
-    "class_names": ["a", "b"],
-}
 
 
 def alternating(count):
@@ -55,18 +47,26 @@ def run(data, samples, output, *options):
     return code, json.loads(file.read_text()) if file.is_file() else None
 
 
+@pytest.fixture
+def model(audited, tmp_path):
+    """A copy of the model's weights and of what they say about themselves; give both, and a function to change that."""
+    path = tmp_path / "models" / "model.pt"
+    shutil.copytree(audited[0].parent / "models", path.parent)
+
+    def change(**parts):
+        write_model_info(path, {**read_model_info(path), **parts})
+
+    return path, change
+
+
 @pytest.fixture(scope="module")
 def audited(data, samples, tmp_path_factory):
     """The audit of samples with a tiny model of random weights."""
     output = tmp_path_factory.mktemp("audit")
-    parser = read_configs(BUNDLE, ["evaluate.yaml"], TINY)
-    network = parser.get_parsed_content("network_def")
-    for weight in network.parameters():
-        weight.data += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    save_weights(network, output / "models" / "model.pt")
-    settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
-    model = ["--bundle", str(BUNDLE), "--model-file", str(output / "models" / "model.pt"), *settings]
-    code, results = run(data, samples, output / "report", *model, "--replicates", "100")
+    network, weights = tiny(["a", "b"], image_size=(32, 32)), output / "models" / "model.pt"
+    save_weights(network, weights)
+    write_model_info(weights, {**info_of(network), "training": {}})
+    code, results = run(data, samples, output / "report", "--model-file", str(weights), "--replicates", "100")
     assert code == 0
     return output / "report", results
 
@@ -154,31 +154,78 @@ def test_guard_of_the_audit_refuses_the_copies(audited, alike, others):
     assert guard.check(torch.cat([alike[0][:4], others[:4]])).copies.tolist() == [True] * 4 + [False] * 4
 
 
-def test_model_of_other_images_is_not_audited(audited, data, samples, tmp_path, capsys):
-    model = tmp_path / "model.pt"
-    shutil.copy(audited[0].parent / "models" / "model.pt", model)
-    info = {"training_images": fingerprint(read_datalist(data, "training"))}
-    settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
-    options = ["--bundle", str(BUNDLE), "--model-file", str(model), *settings, "--membership-images=0", "--no-pictures"]
-    write_model_info(model, info)
-    code, results = run(data, samples, tmp_path / "out", *options)
+QUICK = ("--membership-images=0", "--no-pictures")
+
+
+def test_model_of_other_images_is_not_audited(model, data, samples, tmp_path, capsys):
+    path, change = model
+    change(training={"images": fingerprint(read_datalist(data, "training"))})
+    code, results = run(data, samples, tmp_path / "out", "--model-file", str(path), *QUICK)
     assert code == 0
     assert not any("No file says which images" in warning for warning in results["warnings"])
-    write_model_info(model, {"training_images": "0" * 16})
-    code, results = run(data, samples, tmp_path / "other", *options)
+    change(training={"images": "0" * 16})
+    code, results = run(data, samples, tmp_path / "other", "--model-file", str(path), *QUICK)
     assert (code, results) == (2, None)
     assert "the model was trained on other images" in capsys.readouterr().err
 
 
-def test_model_of_another_prediction_type_is_not_audited(audited, data, samples, tmp_path, capsys):
-    model = tmp_path / "model.pt"
-    shutil.copy(audited[0].parent / "models" / "model.pt", model)
-    write_model_info(model, {"prediction_type": "epsilon"})
-    settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
-    options = ["--bundle", str(BUNDLE), "--model-file", str(model), *settings]
-    code, results = run(data, samples, tmp_path / "out", *options)
+def test_model_that_does_not_say_its_images_is_audited_with_a_warning(model, data, samples, tmp_path):
+    code, results = run(data, samples, tmp_path / "out", "--model-file", str(model[0].parent.parent), *QUICK)
+    assert code == 0
+    assert any("No file says which images" in warning for warning in results["warnings"])
+
+
+def test_weights_without_a_description_are_not_audited(model, data, samples, tmp_path, capsys):
+    model[0].with_suffix(".json").unlink()
+    code, results = run(data, samples, tmp_path / "out", "--model-file", str(model[0]))
     assert (code, results) == (2, None)
-    assert "prediction_type epsilon, this run has v_prediction" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "model.json is missing. Bring the file that was written with them" in error
+    assert "Without --model-file the images alone are audited" in error
+
+
+def test_description_of_another_network_is_not_taken_for_that_of_the_weights(model, data, samples, tmp_path, capsys):
+    path, change = model
+    networks = read_model_info(path)["networks"]
+    change(networks={**networks, "unet": {**networks["unet"], "channels": [16, 16, 64]}})
+    code, results = run(data, samples, tmp_path / "out", "--model-file", str(path))
+    assert (code, results) == (2, None)
+    assert "do not fit this network" in capsys.readouterr().err
+
+
+def test_model_of_other_classes_is_not_audited(model, data, samples, tmp_path, capsys):
+    path, change = model
+    change(class_names=["a", "c"])
+    assert run(data, samples, tmp_path / "out", "--model-file", str(path)) == (2, None)
+    assert "nothing can be concluded about copies" in capsys.readouterr().err
+
+
+def test_loss_is_that_of_the_prediction_that_the_weights_say(audited, model, data, samples, tmp_path):
+    path, change = model
+    change(schedule={**read_model_info(path)["schedule"], "prediction_type": "epsilon"})
+    options = ["--model-file", str(path), "--no-pictures", "--replicates", "100"]
+    _, results = run(data, samples, tmp_path / "out", *options)
+    assert results["audit"]["rows"] == audited[1]["audit"]["rows"]
+    auc = results["audit"]["membership"]["auc"]["value"]
+    assert auc != pytest.approx(audited[1]["audit"]["membership"]["auc"]["value"], abs=1e-4)
+
+
+def test_network_of_ones_own_is_audited_in_python(model, data, samples, tmp_path, capsys):
+    path, change = model
+    change(networks={"autoencoder": {"type": "Own"}, "unet": {"type": "Own"}})
+    assert run(data, samples, tmp_path / "out", "--model-file", str(path)) == (2, None)
+    assert "'Own' is a network of its user's own" in capsys.readouterr().err
+    own = load(path, "cpu", network=tiny(["a", "b"], image_size=(32, 32)))
+    results = Audit(data, samples, tmp_path / "out", own, pictures=False, membership_images=0).run()
+    assert results["audit"]["features"]["name"] == "latents of the autoencoder"
+
+
+def test_weights_of_a_zip_are_to_be_unpacked(model, data, samples, tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as file:
+        for path in model[0].parent.iterdir():
+            file.write(path, f"bundle/models/{path.name}")
+    assert run(data, samples, tmp_path / "out", "--model-file", str(tmp_path / "bundle.zip")) == (2, None)
+    assert "unpack a zip first" in capsys.readouterr().err
 
 
 def test_pictures_can_be_left_out(data, samples, tmp_path):
@@ -220,7 +267,7 @@ def test_few_images_are_audited_without_a_number(alike, others, tmp_path, write_
     assert audit["rows"][0]["copy_rate"]["value"] is None
     assert audit["authenticity"]["generated"]["value"] is None
     assert audit["data_copying"]["z"]["value"] is None
-    assert "is not told: withheld: fewer than 50 held-out images" in capsys.readouterr().out
+    assert "is not reported: withheld: fewer than 50 held-out images" in capsys.readouterr().out
     assert not (tmp_path / "out" / "copy_guard.npz").exists()
 
 
@@ -287,8 +334,7 @@ def test_leaks_and_repetitions_are_named_by_number(alike, others, tmp_path, writ
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model-file", "x.pt"], "--bundle and --model-file belong together"),
-        (["--bundle", str(BUNDLE), "--model-file", "x.pt"], "weights x.pt do not exist"),
+        (["--model-file", "x.pt"], "weights x.pt do not exist"),
         (["--features", "latents"], "needs the model's weights"),
         (["--features", "other"], "features 'other' are unknown"),
         (["--flips", "sideways"], "use one of none, horizontal, all"),

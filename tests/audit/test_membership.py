@@ -3,8 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from medfusion_monai.audit.membership import denoising_losses, membership_figures, membership_scores
-from medfusion_monai.audit.model import balanced
+from medfusion_monai.audit.membership import balanced, denoising_losses, membership_figures, membership_scores
 from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
 from medfusion_monai.training import measure_latent_statistics

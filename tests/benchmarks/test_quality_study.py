@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from medfusion_monai.data import prepare_phantoms
 from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.networks import Autoencoder
+from medfusion_monai.weights.state_dict import save_weights
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -235,6 +237,27 @@ def test_the_real_training_images_are_no_distance_from_themselves(tiny, monkeypa
     assert figures["fid"] == pytest.approx(0.0, abs=1e-6)
     assert (figures["precision"], figures["recall"], figures["agreement"]) == (1.0, 1.0, None)
     assert figures["auc"] > 0.95
+
+
+# Material
+
+
+def test_a_study_takes_its_recipe_from_the_demo_of_the_bundle():
+    recipe = material.read_recipe(quality_study.BUNDLE, {"autoencoder_steps": 7})
+    assert recipe["unet_channels"] == [64, 64, 96, 128]
+    assert (recipe["autoencoder_steps"], recipe["diffusion_lr_decay"], recipe["label_dropout"]) == (7, "linear", 0.5)
+
+
+def test_images_are_read_at_the_size_of_the_demo_and_encoded_once(tmp_path, monkeypatch):
+    prepare_phantoms(tmp_path / "data", num_images=20, size=80)
+    configs = material.read_files(material.config_files(quality_study.BUNDLE), {})
+    save_weights(configs.get_parsed_content("autoencoder"), tmp_path / "autoencoder.pt")
+    loaded = material.load_material(quality_study.BUNDLE, tmp_path / "data", tmp_path / "autoencoder.pt")
+    assert loaded.training.images.shape[1:] == (1, 64, 64)
+    assert loaded.latent_shape == (8, 8, 8)
+    monkeypatch.setattr(material, "encode", None)
+    again = material.load_material(quality_study.BUNDLE, tmp_path / "data", tmp_path / "autoencoder.pt")
+    assert torch.equal(again.held_out.moments, loaded.held_out.moments)
 
 
 # Summary

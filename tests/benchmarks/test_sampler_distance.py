@@ -1,3 +1,4 @@
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -27,3 +28,15 @@ def test_distance_is_the_root_mean_square_from_the_solution_with_all_timesteps(c
     printed = capsys.readouterr().out
     assert "ddim linspace: 150 steps are as near as 150 of DDIM" in printed
     assert "unipc logsnr:" not in printed
+
+
+def test_command_needs_the_weights_alone(tmp_path, monkeypatch, save_model):
+    weights = save_model(tmp_path / "model.pt", schedule={"num_train_timesteps": 200})
+    figures = tmp_path / "figures.json"
+    options = ["--samples", "2", "--guidance", "2", "--samplers", "unipc", "--spacings", "logsnr", "--steps", "5"]
+    command = ["sampler_distance", "--model-file", str(weights), "--json", str(figures), *options]
+    monkeypatch.setattr(sys, "argv", command)
+    sampler_distance.main()
+    rows = json.loads(figures.read_text())["rows"]
+    assert [(row["sampler"], row["steps"]) for row in rows] == [("ddim", 20), ("ddim", 50), ("ddim", 150), ("unipc", 5)]
+    assert all(row["distance"] > 0 and row["guidance_scale"] == 2.0 for row in rows)

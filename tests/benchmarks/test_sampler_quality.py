@@ -1,3 +1,4 @@
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfusion_monai.data import draw_chest_phantom
+from medfusion_monai.data import draw_chest_phantom, prepare_phantoms
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.phantoms.features import train_phantom_features
 
@@ -29,3 +30,22 @@ def test_images_are_judged_by_their_distance_and_by_what_their_label_says(tmp_pa
     used = {"sampler": "ddim", "num_inference_steps": 30, "spacing": "logsnr", "eta": 1.0, "guidance_scale": 1.5}
     text = sampler_quality.text_of({"name": "x", **used, "dtype": "float32", "count": 40, "seconds": 1.0, **right})
     assert "agreement, cardiomegaly 1.000 (0.832 to 1.000)" in text
+
+
+def test_samplers_of_a_demo_differ_from_what_its_weights_say_by_what_is_named(tmp_path, monkeypatch, save_model):
+    save_model(tmp_path / "models" / "model.pt", sampler={"num_inference_steps": 3, "eta": 1.0, "guidance_scale": 1.5})
+    prepare_phantoms(tmp_path / "data", num_images=20, size=32)
+    train_phantom_features("cxr", tmp_path / "features.pt", num_images=32, steps=4)
+    figures = tmp_path / "figures.json"
+    command = ["sampler_quality", "--demo", str(tmp_path), "--samples", "3", "--batch", "2", "--json", str(figures)]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(sampler_quality, "judge", lambda images, labels, *_: {"images": images.flatten(1).tolist()})
+    sampler_quality.main()
+    rows = {row["name"]: row for row in json.loads(figures.read_text())["rows"]}
+    names = ("sampler", "num_inference_steps", "spacing", "eta", "guidance_scale")
+    assert [rows["shipped"][name] for name in names] == ["ddim", 3, "logsnr", 1.0, 1.5]
+    assert [rows["published"][name] for name in names] == ["ddim", 150, "linspace", 1.0, 1.5]
+    assert [rows["unipc"][name] for name in names] == ["unipc", 30, "logsnr", 0.0, 1.5]
+    assert rows["published"]["dtype"] == "float32"
+    assert rows["shipped"]["dtype"] == rows["unipc"]["dtype"]
+    assert len({json.dumps(row["images"]) for row in rows.values()}) == 3

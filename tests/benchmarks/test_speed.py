@@ -138,6 +138,14 @@ def test_the_demo_is_measured_at_the_sizes_of_its_config():
     assert size.image_shape == (1, 64, 64)
 
 
+@pytest.mark.parametrize("name", ["full", "demo"])
+def test_sampling_is_measured_with_the_sampler_that_trained_weights_ask_for(name):
+    settings = import_module("common").read_size(name).settings
+    wanted = ("sampler", "num_inference_steps", "spacing", "guidance_scale", "precision", "channels_last")
+    assert [settings[key] for key in wanted] == ["ddim", 30, "logsnr", 1.0, "auto", "auto"]
+    assert settings["batch_size"] == 16
+
+
 def test_two_calls_of_published_guidance_predict_what_one_does(tiny):
     unet = import_module("common").build(tiny, CPU).unet
     latents, timesteps, labels = torch.randn(3, *tiny.latent_shape), torch.tensor([5, 500, 999]), torch.arange(3) % 2

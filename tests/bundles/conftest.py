@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,19 @@ TINY = {
 }
 
 
-def run_bundle(run_id, config="train.yaml", configs=CONFIGS, overlays=("demo.yaml",), **overrides):
-    """Run a config of a bundle, the chest's by default, with demo.yaml and tiny settings, in this process."""
-    files = [str(configs / name) for name in (config, *overlays)]
-    if config == "train.yaml":  # tests of the trial step ask for it
-        overrides = {"trial_step": False} | overrides
+SAMPLING = {name: TINY[name] for name in ("num_inference_steps", "precision", "device")}
+MEASURING = {name: TINY[name] for name in ("precision", "device")}
+"""What the weights do not say themselves."""
+
+
+def run_bundle(run_id, config="train.yaml", configs=CONFIGS, overlays=None, **overrides):
+    """Run a config of a bundle, the chest's by default, in this process; a training is that of demo.yaml, and tiny."""
+    own = {"inference.yaml": SAMPLING, "evaluate.yaml": MEASURING}.get(config)
+    if own is None:  # tests of the trial step ask for it
+        own, overlays = TINY | {"trial_step": False}, ("demo.yaml",) if overlays is None else overlays
+    files = [str(configs / name) for name in (config, *(overlays or ()))]
     try:
-        return run(run_id=run_id, config_file=files, **(TINY | overrides))
+        return run(run_id=run_id, config_file=files, **(own | overrides))
     finally:  # as the end of its process would
         leave_folders()
 
@@ -71,4 +78,5 @@ def lively(trained, tmp_path_factory):
         state[name] = torch.randn(state[name].shape, generator=generator)
     folder = tmp_path_factory.mktemp("lively")
     torch.save(state, folder / "model.pt")
+    shutil.copy(trained / "models" / "model.json", folder)
     return folder

@@ -1,6 +1,5 @@
 """The three bundles: what they share is the same, and each of them trains, samples and measures."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,8 +8,10 @@ import pytest
 import yaml
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from tiny_models import save, tiny, tool_named
 
 from medfusion_monai.data import prepare_phantoms
+from medfusion_monai.run_lock import leave_folders
 
 ROOT = Path(__file__).parents[2]
 SOURCE, OTHERS = (
@@ -22,10 +23,7 @@ CONFIGS = ("train.yaml", "inference.yaml", "evaluate.yaml")
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("copy_common", ROOT / "tools" / "copy_common.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tool_named("copy_common")
 
 
 @pytest.mark.parametrize("folder", OTHERS, ids=lambda path: path.name)
@@ -64,8 +62,10 @@ def test_own_block_holds_only_named_keys(folder, tool):
 @pytest.mark.parametrize("folder", [SOURCE, *OTHERS], ids=lambda path: path.name)
 def test_configs_of_a_bundle_agree_about_the_modality(folder):
     parsed = [yaml.safe_load((folder / "configs" / name).read_text()) for name in CONFIGS]
+    stands_in = {"image_size": [256, 256], "latent_channels": 8}  # where a config does not say
+    said = [parsed[0], *({**stands_in, **config["untrained"]} for config in parsed[1:])]
     for key in ("class_names", "image_size", "image_channels", "latent_channels"):
-        assert len({json.dumps(config[key]) for config in parsed}) == 1
+        assert len({json.dumps(config[key]) for config in said}) == 1
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     formats = metadata["network_data_format"]
     channels = parsed[0]["image_channels"]
@@ -83,21 +83,24 @@ def test_required_properties_are_all_there(folder, tmp_path):
         "output_dir": str(tmp_path / "r"),
         "model_dir": str(tmp_path / "m"),
     }
+    parsed = yaml.safe_load((folder / "configs" / "train.yaml").read_text())
+    save(tiny(parsed["class_names"], parsed["image_channels"], (32, 32)), tmp_path / "m" / "model.pt")
     for name, kind in zip(CONFIGS, ("train", "infer", "infer"), strict=True):
-        config = [str(folder / "configs" / name), str(folder / "configs" / "demo.yaml")]
+        config = [str(folder / "configs" / file) for file in (name, *(["demo.yaml"] if kind == "train" else []))]
         workflow = ConfigWorkflow(config_file=config, workflow_type=kind, **places)
         workflow.initialize()
         assert workflow.check_properties() == []
+        leave_folders()
 
 
 @pytest.mark.parametrize("folder", OTHERS, ids=lambda path: path.name)
 def test_colour_bundle_trains_samples_and_measures(folder, bundle, tmp_path):
     modality = folder.name.removeprefix("medfusion_")
     prepare_phantoms(tmp_path / "data", num_images=20, size=48, modality=modality)
-    common = {"model_dir": str(tmp_path / "models"), "image_size": [48, 48], "configs": folder / "configs"}
+    common = {"model_dir": str(tmp_path / "models"), "configs": folder / "configs"}
     # The full config's augmentation, which demo.yaml leaves out for its cache of posteriors.
     transforms = yaml.safe_load((folder / "configs" / "train.yaml").read_text())["random_transforms"]
-    own = {"random_transforms": transforms}
+    own = {"random_transforms": transforms, "image_size": [48, 48]}
     data = {"dataset_dir": str(tmp_path / "data")}
     bundle("training", output_dir=str(tmp_path / "runs"), **data, **own, **common)
     bundle("inference", "inference.yaml", output_dir=str(tmp_path / "s"), num_samples=2, **common)

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import operator
 import re
-from functools import partial
+import shutil
+from functools import partial, reduce
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from medfusion_monai.metrics.label_steering import label_steering
 from medfusion_monai.metrics.phantoms.features import train_phantom_features
 from medfusion_monai.metrics.similarity import ms_ssim, mse, psnr
 from medfusion_monai.networks import Autoencoder
+from medfusion_monai.weights.model_info import read_model_info, write_model_info
 
 SIZE = [48, 48]  # the smallest that MS-SSIM takes
 
@@ -50,6 +53,20 @@ def evaluate(bundle, trained, dataset_dir, tmp_path):
         return json.loads((tmp_path / "report.json").read_text())
 
     return run
+
+
+@pytest.fixture
+def described(trained, tmp_path_factory):
+    """Copy a models folder, that of ``trained`` by default, with a change in a part of what the weights say."""
+
+    def describe(part, change, models=trained / "models"):
+        folder = shutil.copytree(models, tmp_path_factory.mktemp("described") / "models")
+        info = read_model_info(folder / "model.pt")
+        reduce(operator.getitem, part, info).update(change)
+        write_model_info(folder / "model.pt", info)
+        return folder
+
+    return describe
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +131,7 @@ def test_report_takes_over_an_audit_of_the_same_samples(evaluate, audit, samples
     assert results["audit"] == audit["audit"]
     assert results["warnings"] == ["Look at the leaks."]
     text = (tmp_path / "report.md").read_text()
-    assert "How many of the generated images are copies is not told: withheld" in text
+    assert "How many of the generated images are copies is not reported: withheld" in text
     for title in ("Copies", "The set as a whole", "What this audit cannot see"):
         assert f"## {title}\n" in text
 
@@ -149,6 +166,24 @@ def test_weights_of_another_prediction_are_refused(evaluate):
     assert "prediction_type v_prediction, this run has epsilon" in str(first_cause(caught.value))
 
 
+def test_weights_without_a_description_are_refused(evaluate, trained, tmp_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undescribed")
+    shutil.copy(trained / "models" / "model.pt", folder)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  the bundle runner wraps it
+        evaluate(model_dir=str(folder))
+    assert "model.json is missing. Bring the file that was written with them" in str(first_cause(caught.value))
+    assert not list(tmp_path.glob("*.*"))
+
+
+def test_size_and_way_of_reading_are_those_that_the_weights_say(evaluate, described):
+    size = [48, 56]
+    said = described(["image"], {"size": size, "resize_mode": "pad"})
+    results = evaluate(splits="validation", image_size=None, model_dir=str(said))
+    padded, cropped = (evaluate(splits="validation", image_size=size, resize_mode=mode) for mode in ("pad", "crop"))
+    assert results["reconstructions"] == padded["reconstructions"] != cropped["reconstructions"]
+    assert results["repeat"]["settings"]["image_size"] == size
+
+
 def test_sweep_measures_each_number_of_steps_and_goes_on(evaluate, features, tmp_path, monkeypatch):
     settings = {"sweep_steps": [2, 3], "sweep_samples": 3, "features": features, "replicates": 0}
     first = evaluate(**settings)["sweep"]["rows"]
@@ -162,19 +197,30 @@ def test_sweep_measures_each_number_of_steps_and_goes_on(evaluate, features, tmp
     assert evaluate(**settings)["sweep"]["rows"] == first
 
 
-@pytest.mark.parametrize(
-    "change", [{"prediction_type": "epsilon"}, {"unet_norm_groups": 4}, {"guidance_scale": 2.0}, {"seed": 1}]
-)
+SWEEP = {"sweep_steps": [2], "sweep_samples": 3, "replicates": 0, "splits": "validation"}
+
+
+@pytest.mark.parametrize("change", [{"guidance_scale": 2.0}, {"seed": 1}])
 def test_sweep_of_other_settings_is_sampled_again(change, evaluate, lively, features):
-    settings = {"sweep_steps": [2], "sweep_samples": 3, "features": features, "replicates": 0, "splits": "validation"}
-    settings["model_dir"] = str(lively)
+    settings = {**SWEEP, "features": features, "model_dir": str(lively)}
     [first] = evaluate(**settings)["sweep"]["rows"]
     [other] = evaluate(**settings, **change)["sweep"]["rows"]
     assert other["fid"]["value"] != first["fid"]["value"]
 
 
+@pytest.mark.parametrize(
+    ("part", "change"), [(["schedule"], {"prediction_type": "epsilon"}), (["networks", "unet"], {"norm_groups": 4})]
+)
+def test_sweep_of_weights_that_say_something_else_of_themselves_is_sampled_again(
+    part, change, evaluate, described, lively, features
+):
+    folders = lively, described(part, change, lively)
+    rows = [evaluate(**SWEEP, features=features, model_dir=str(folder))["sweep"]["rows"] for folder in folders]
+    assert rows[0][0]["fid"]["value"] != rows[1][0]["fid"]["value"]
+
+
 def test_damaged_features_of_a_sweep_are_sampled_again(evaluate, features, tmp_path):
-    settings = {"sweep_steps": [2], "sweep_samples": 3, "features": features, "replicates": 0, "splits": "validation"}
+    settings = {**SWEEP, "features": features}
     first = evaluate(**settings)["sweep"]
     [path] = (tmp_path / "cache").glob("sweep_*")
     whole = path.read_bytes()
@@ -269,7 +315,8 @@ def test_reference_of_one_image_is_refused(evaluate, edited, dataset_dir, featur
 def test_samples_that_are_not_there_are_told_in_the_report(evaluate, tmp_path):
     results = evaluate(splits="validation", samples_dir=str(tmp_path / "evla"))
     assert "the folder 'evla' holds no manifest.csv" in results["warnings"][0]
-    assert evaluate(splits="validation", samples_dir="$None")["warnings"] == []
+    for none in ("$None", "null"):
+        assert evaluate(splits="validation", samples_dir=none)["warnings"] == []
 
 
 def test_no_as_text_leaves_the_extrapolation_out(evaluate, samples_dir, features):

@@ -1,6 +1,7 @@
 """The configs with monai_networks.yaml: MONAI's networks in place of ours by YAML alone."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from monai.bundle import ConfigWorkflow
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from PIL import Image
 
-from medfusion_monai.bundle import first_cause
 from medfusion_monai.configs import read_configs
+from medfusion_monai.errors import first_cause
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 OVERLAYS = ("demo.yaml", "monai_networks.yaml")
@@ -53,7 +54,8 @@ def test_inference_samples_them_by_label(bundle, folder, tmp_path):
     }
     torch.save(state, tmp_path / "model.pt")
     places = {"model_dir": str(tmp_path), "output_dir": str(tmp_path / "samples")}
-    bundle("inference", "inference.yaml", overlays=OVERLAYS, num_samples=2, guidance_scale=2.0, **places)
+    shutil.copy(folder / "models" / "model.json", tmp_path)
+    bundle("inference", "inference.yaml", num_samples=2, guidance_scale=2.0, **places)
     images = [np.asarray(Image.open(path)).astype(int) for path in sorted((tmp_path / "samples").glob("*.png"))]
     assert [image.shape for image in images] == [(32, 32)] * 4
     assert min(image.std() for image in images) > 2
@@ -62,7 +64,7 @@ def test_inference_samples_them_by_label(bundle, folder, tmp_path):
 
 def test_reconstructions_are_measured(bundle, folder, dataset_dir, tmp_path):
     places = {"model_dir": str(folder / "models"), "output_dir": str(tmp_path), "dataset_dir": str(dataset_dir)}
-    bundle("evaluating", "evaluate.yaml", overlays=OVERLAYS, image_size=[48, 48], **places)
+    bundle("evaluating", "evaluate.yaml", image_size=[48, 48], **places)
     with open(tmp_path / "metrics.csv", newline="") as file:
         written = {name: float(value) for name, value in csv.reader(file)}
     assert written.keys() == {"ms_ssim", "ssim", "mse", "psnr"}
@@ -80,9 +82,10 @@ def test_finished_training_goes_on_from_its_checkpoint(bundle, folder, dataset_d
 @pytest.mark.parametrize(
     ("config", "kind"), [("train.yaml", "train"), ("inference.yaml", "infer"), ("evaluate.yaml", "infer")]
 )
-def test_required_properties_are_all_there(config, kind, dataset_dir, tmp_path):
-    files = [str(BUNDLE / "configs" / name) for name in (config, *OVERLAYS)]
-    places = {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "r"), "model_dir": str(tmp_path / "m")}
+def test_required_properties_are_all_there(config, kind, folder, dataset_dir, tmp_path):
+    overlays, models = (OVERLAYS, tmp_path / "m") if kind == "train" else ((), folder / "models")
+    files = [str(BUNDLE / "configs" / name) for name in (config, *overlays)]
+    places = {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "r"), "model_dir": str(models)}
     workflow = ConfigWorkflow(config_file=files, workflow_type=kind, **places)
     workflow.initialize()
     assert workflow.check_properties() == []

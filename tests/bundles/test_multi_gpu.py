@@ -1,4 +1,4 @@
-"""The configs with multi_gpu.yaml: two processes on the CPU do what one does with twice the batch."""
+"""The configs under torchrun: two processes on the CPU do what one does with twice the batch."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch
 from monai.bundle import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medfusion_monai.bundle import first_cause
+from medfusion_monai.errors import first_cause
 from medfusion_monai.handlers import SampleWriter
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
@@ -65,17 +65,24 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def together(two_processes, tiny):
-    """Runs a config with multi_gpu.yaml in two processes; gives what each raises."""
+@pytest.fixture(scope="session")
+def sampling(bundle):
+    return sys.modules[bundle.__module__].SAMPLING
 
-    def start(run_id, config="train.yaml", overlays=("demo", "multi_gpu"), before=None, **overrides):
-        files = [str(CONFIGS / config), *(str(CONFIGS / f"{name}.yaml") for name in overlays)]
+
+@pytest.fixture
+def together(two_processes, tiny, sampling):
+    """Runs a config in two processes; gives what each raises."""
+
+    def start(run_id, config="train.yaml", before=None, **overrides):
+        training = config == "train.yaml"
+        files = [str(CONFIGS / config), *([str(CONFIGS / "demo.yaml")] if training else [])]
+        own = tiny | {"trial_step": False} if training else sampling
 
         def work(rank):
             if before:
                 before(rank)
-            run(run_id=run_id, config_file=files, **(tiny | overrides))
+            run(run_id=run_id, config_file=files, **(own | overrides))
 
         return two_processes(work, connect=False)
 
@@ -117,7 +124,7 @@ def test_two_processes_go_on_with_the_training_of_one(alone, together, bundle, d
     bundle("train_autoencoder", **settings, autoencoder_steps=2)
     for error in together("train_autoencoder", **settings):
         assert "now they have 8: choose a batch size and a number of processes whose product is 4" in str(error)
-    assert together("train_autoencoder", **settings, **SHARE, overlays=("multi_gpu", "demo")) == [None, None]
+    assert together("train_autoencoder", **settings, **SHARE) == [None, None]
     one, two = (load(folder / "runs/checkpoints/autoencoder_training.pt") for folder in (alone, tmp_path))
     assert two["iteration"] == 4
     assert median_difference(one["objects"]["network"], two["objects"]["network"]) < 1e-6
@@ -133,20 +140,11 @@ def test_spoilt_image_is_named_by_all_processes(together, dataset_dir, tmp_path)
     assert not list(tmp_path.rglob("*.pt"))
 
 
-@pytest.mark.parametrize(
-    ("config", "advice"),
-    [
-        ("train.yaml", "merge multi_gpu.yaml"),
-        ("inference.yaml", "merge multi_gpu.yaml"),
-        ("evaluate.yaml", "Evaluation is for one process"),
-    ],
-)
-def test_torchrun_without_multi_gpu_yaml_is_refused(config, advice, bundle, dataset_dir, tmp_path, monkeypatch):
+def test_evaluation_under_torchrun_is_refused(bundle, dataset_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    data = {"dataset_dir": str(dataset_dir)} if config != "inference.yaml" else {}
     with pytest.raises((RuntimeError, ValueError)) as caught:
-        bundle("run", config, **data, **places(tmp_path))
-    assert advice in str(first_cause(caught.value))
+        bundle("run", "evaluate.yaml", dataset_dir=str(dataset_dir), **places(tmp_path))
+    assert "Evaluation is for one process" in str(first_cause(caught.value))
     assert not any(tmp_path.iterdir())
 
 
@@ -195,7 +193,8 @@ def test_sampling_goes_on_after_a_process_was_lost(processes, sampled, together,
 
 
 def torchrun(run_id, config, settings, tmp_path):
-    files = [str(CONFIGS / f"{name}.yaml") for name in (config, "multi_gpu", "demo")]
+    names = ("train", "demo") if config == "train" else (config,)
+    files = [str(CONFIGS / f"{name}.yaml") for name in names]
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
@@ -206,18 +205,19 @@ def torchrun(run_id, config, settings, tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun_commands_train_and_sample(tiny, dataset_dir, tmp_path):
+def test_torchrun_commands_train_and_sample(tiny, sampling, dataset_dir, tmp_path):
     torchrun("training", "train", tiny | {"dataset_dir": str(dataset_dir)} | places(tmp_path), tmp_path)
-    settings = tiny | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
+    settings = sampling | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
     torchrun("inference", "inference", settings | {"num_samples": 3, "batch_size": 2}, tmp_path)
     assert len(list((tmp_path / "samples").iterdir())) == 7
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_two_gpus_train_and_sample(tiny, dataset_dir, tmp_path):
+def test_two_gpus_train_and_sample(tiny, sampling, dataset_dir, tmp_path):
     on_gpus = {name: value for name, value in (tiny | LIVELY).items() if name != "device"}
     torchrun("training", "train", on_gpus | {"dataset_dir": str(dataset_dir)} | places(tmp_path), tmp_path)
-    settings = on_gpus | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
+    own = {name: value for name, value in sampling.items() if name != "device"}
+    settings = own | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
     torchrun("inference", "inference", settings | {"num_samples": 3, "batch_size": 2}, tmp_path)
     assert len(list((tmp_path / "samples").iterdir())) == 7

@@ -142,13 +142,13 @@ def test_trial_step_changes_nothing_of_the_training(bundle, settings, tmp_path, 
     tried, ends, states = [], [], []
     try_step, try_steps = memory.try_step, memory.try_steps
 
-    def watched(parser, begun):
+    def watched(trainers):
         states.append(torch.random.get_rng_state())
-        words = try_steps(parser, begun)
+        words = try_steps(trainers)
         states.append(torch.random.get_rng_state())
         return words
 
-    monkeypatch.setattr(memory, "try_step", lambda *arguments: tried.append(arguments[2]) or try_step(*arguments))
+    monkeypatch.setattr(memory, "try_step", lambda *arguments: tried.append(arguments[0].phase) or try_step(*arguments))
     monkeypatch.setattr(memory, "try_steps", watched)
     for trial in (True, False):
         places = {"model_dir": str(tmp_path / f"{trial}"), "output_dir": str(tmp_path / f"{trial}")}
@@ -163,7 +163,12 @@ def test_trial_step_changes_nothing_of_the_training(bundle, settings, tmp_path, 
 
 def test_phase_that_goes_on_is_not_tried_again(bundle, settings, monkeypatch):
     bundle("train_autoencoder", **(settings | {"trial_step": False}))
-    begun_phases = []
-    monkeypatch.setattr(memory, "try_steps", lambda parser, begun: begun_phases.append(begun) or "1 GiB")
+    fresh_phases = []
+
+    def try_steps(trainers):
+        fresh_phases.append([trainer.phase for trainer in trainers])
+        return "1 GiB"
+
+    monkeypatch.setattr(memory, "try_steps", try_steps)
     bundle("train_autoencoder", **settings)
-    assert begun_phases == [["autoencoder"]]
+    assert fresh_phases == [["diffusion"]]

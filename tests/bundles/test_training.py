@@ -12,7 +12,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from medfusion_monai.bundle import first_cause
+from medfusion_monai.errors import first_cause
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 
@@ -245,7 +245,7 @@ def test_last_line_of_a_failed_command_says_what_to_do(tmp_path):
         ({"diffusion_steps": 5}, "diffusion_val_interval"),
         ({"diffusion_steps": 0}, "diffusion_steps"),
         ({"autoencoder_steps": "many"}, "autoencoder_steps"),
-        ({"adversarial_start": "null"}, "'$None'"),
+        ({"adversarial_start": "never"}, "start_step"),
         ({"resume": "perhaps"}, "resume"),
         ({"class_names": ["a", "a"]}, "class_names"),
         ({"image_channels": 2}, "image_channels"),
@@ -333,18 +333,22 @@ def labels_of(stream, count):
 
 def test_equal_shares_reach_both_phases_and_leave_validation_as_it_is(rare_data, tmp_path):
     get = parsed(tmp_path, rare_data, class_shares="equal")
-    for name in ("autoencoder_training#stream", "train#stream"):
-        stream = get(name)
+    dataset, val_dataset, images = get("train#dataset"), get("validate#dataset"), get("images")
+    for stream in (dataset.image_stream(0, images.shares), dataset.stream(0, images.shares)):
         assert abs(2 * sum(labels_of(stream, 2 * len(stream))) - 2 * len(stream)) <= 2
-    for name in ("autoencoder_training#val_stream", "validate#stream"):
-        assert labels_of(get(name), len(get("val_datalist"))) == [item["label"] for item in get("val_datalist")]
-    items = get("autoencoder_training#images_once").dataset
-    assert [int(items[index]["label"]) for index in range(len(items))] == get("train_labels")
+    for stream in (val_dataset.image_stream(0, shuffle=False), val_dataset.stream(0, shuffle=False)):
+        assert labels_of(stream, len(images.validation)) == [item["label"] for item in images.validation]
+    once = dataset.images
+    assert [once[index]["label"] for index in range(len(once))] == [item["label"] for item in images.training]
 
 
 def test_shares_of_cached_latents_are_those_of_the_images(rare_data, tmp_path):
     get = parsed(tmp_path, rare_data, class_shares=[0.25, 0.75], cache_latents=True)
-    assert labels_of(get("train#stream"), 20) == labels_of(get("autoencoder_training#stream"), 20)
+    dataset, shares = get("train#dataset"), get("images").shares
+    dataset.prepare("cpu")
+    cached, images = dataset.stream(0, shares), dataset.image_stream(0, shares)
+    assert set(cached[0]) == {"moments", "label", "seed"}
+    assert labels_of(cached, 20) == labels_of(images, 20)
 
 
 def test_training_goes_on_with_the_same_shares_only(bundle, rare_data, tmp_path):
@@ -370,7 +374,6 @@ def test_class_with_a_share_but_no_images_is_refused(refused, own_data):
     ("overrides", "words"),
     [
         ({"class_shares": "even"}, "'even'"),
-        ({"class_shares": "null"}, "'$None'"),
         ({"class_shares": [0.2, 0.3, 0.5]}, "3 shares"),
         ({"class_shares": [0.5, 0.6]}, "sum to 1"),
         ({"unreadable": "ignore"}, "'ignore'"),
@@ -388,8 +391,12 @@ def test_weights_come_with_what_they_were_trained_with(trained, dataset_dir):
     labels = [item["label"] for item in datalist["training"]]
     assert info["class_names"] == ["no_cardiomegaly", "cardiomegaly"]
     assert info["class_shares"] == [labels.count(0) / len(labels), labels.count(1) / len(labels)]
-    assert (info["image_size"], info["image_channels"], info["latent_channels"]) == ([32, 32], 1, 8)
-    assert info["prediction_type"] == "v_prediction"
+    assert (info["image"]["size"], info["image"]["channels"]) == ([32, 32], 1)
+    assert info["networks"]["autoencoder"]["latent_channels"] == 8
+    assert info["networks"]["unet"]["norm_groups"] == 8
+    assert info["schedule"]["prediction_type"] == "v_prediction"
+    assert info["sampler"]["num_inference_steps"] == 3
+    assert (info["training"]["image_count"], info["training"]["steps"]) == (len(labels), 4)
     assert "/" not in text
     assert not any(item["patient"] in text for item in datalist["training"])
 

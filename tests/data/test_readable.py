@@ -1,7 +1,9 @@
 """Files that go bad before and during a training."""
 
 import logging
+from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from medfusion_monai.data import (
     ReadableDataset,
     SeededDataset,
     StreamSampler,
-    unreadable_images,
-    without_images,
+    check_readable,
+    images,
 )
 from medfusion_monai.transforms import ReadImaged
 
@@ -41,7 +43,7 @@ def grays(dataset):
 
 
 def dataset_of(items, unreadable="skip", cache_num=0):
-    return ReadableDataset(items, READ, unreadable, cache_num=cache_num, progress=False)
+    return ReadableDataset(items, READ, unreadable, cache_num=cache_num)
 
 
 @pytest.mark.parametrize("cache_num", [0, 4, 10])
@@ -129,36 +131,76 @@ def test_file_that_goes_bad_under_a_stream_changes_no_other_position(items):
     assert labels == [label for _, label in before]
 
 
-def test_start_leaves_out_bad_files_and_lists_them(items, caplog):
+@pytest.mark.parametrize("cache_num", [0, 6, 10])
+def test_start_leaves_out_bad_files_and_lists_them(items, cache_num, caplog):
     spoil(items[3], items[8])
-    left_out = unreadable_images([item["image"] for item in items], "skip", channels=1)
-    assert left_out == [items[3]["image"], items[8]["image"]]
+    dataset = dataset_of(items, cache_num=cache_num)
+    check_readable([dataset], ["a", "b"])
     assert "2 of 10 images cannot be used and are left out" in caplog.text
     assert "3.png: is not an image" in caplog.text
-    kept = without_images(items, left_out, ["a", "b"])
-    assert kept == [item for index, item in enumerate(items) if index not in (3, 8)]
+    assert dataset.data == [item for index, item in enumerate(items) if index not in (3, 8)]
+    assert grays(dataset) == [0, 1, 2, 4, 5, 6, 7, 9]
 
 
-def test_start_lists_the_first_ten_of_many(tmp_path, caplog):
-    unreadable_images([str(tmp_path / f"{number}.png") for number in range(13)], "skip")
+def test_start_counts_over_all_data_sets(items, caplog):
+    spoil(items[3], items[8])
+    check_readable([dataset_of(items[:5]), dataset_of(items[5:])], ["a", "b"])
+    assert "2 of 10 images cannot be used and are left out" in caplog.text
+
+
+def test_start_lists_the_first_ten_of_many(items, tmp_path, caplog):
+    missing = [{"image": str(tmp_path / f"no{number}.png"), "label": 0} for number in range(13)]
+    check_readable([dataset_of([*items, *missing])], ["a", "b"])
     assert caplog.text.count("does not exist") == 10
     assert "... and 3 more" in caplog.text
 
 
 def test_start_stops_at_bad_files_unless_told_to_skip(items):
-    paths = [item["image"] for item in items]
-    assert unreadable_images(paths, channels=1) == []
+    check_readable([dataset_of(items, "stop")], ["a", "b"])
     spoil(items[3])
     with pytest.raises(DataError, match="1 of 10 images cannot be used"):
-        unreadable_images(paths, channels=1)
+        check_readable([dataset_of(items, "stop")], ["a", "b"])
 
 
 def test_class_that_is_emptied_at_the_start_is_named(items):
+    spoil(*items[7:])
     with pytest.raises(DataError, match=r"of \['sick'\] no image of a split can be read \(3 images"):
-        without_images(items, [item["image"] for item in items[7:]], ["well", "sick"])
+        check_readable([dataset_of(items)], ["well", "sick"])
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts how often each file is decoded."""
+    counts, read = Counter(), images.read_image
+
+    def count(path, *arguments):
+        counts[Path(path).name] += 1
+        return read(path, *arguments)
+
+    monkeypatch.setattr("medfusion_monai.transforms.images.read_image", count)
+    return counts
+
+
+def test_image_that_stays_in_memory_is_decoded_once(items, decoded):
+    dataset = dataset_of(items, cache_num=4)
+    check_readable([dataset], ["a", "b"])
+    assert set(decoded.values()) == {1}
+    for _ in range(2):
+        grays(dataset)
+    assert [decoded[f"{number}.png"] for number in range(10)] == [1] * 4 + [3] * 6
+
+
+def test_image_in_memory_counts_only_while_its_file_is_as_it_was(items, decoded):
+    dataset = dataset_of(items, cache_num=10)
+    dataset.keep()
+    Image.fromarray(np.full((4, 4), 200, np.uint8)).save(items[2]["image"])
+    assert grays(dataset)[2] == 2
+    assert grays(dataset.as_files_are()) == [0, 1, 10, *range(3, 10)]
+    assert decoded["2.png"] == 2
+    assert decoded["3.png"] == 1
 
 
 @pytest.mark.parametrize("value", ["ignore", True, None, "null"])
 def test_unknown_policy_is_refused(value):
     with pytest.raises(ValueError, match="unreadable must be stop .* or skip"):
-        unreadable_images([], value)
+        ReadableDataset([], READ, value)

@@ -46,8 +46,8 @@ def test_seeds_that_are_no_list_of_whole_numbers_are_refused(seeds):
 
 @pytest.mark.parametrize("argument", ["label", "image_seeds"])
 @pytest.mark.parametrize("text", ["null", "none", "None"])
-def test_null_as_text_is_refused_with_how_to_write_it(argument, text):
-    with pytest.raises(ValueError, match=rf"--{argument} '\$None'"):
+def test_null_as_text_is_refused_as_any_other_text(argument, text):
+    with pytest.raises(ValueError, match=rf"{argument}.*'{text}'"):
         sampling_plan(CLASSES, **{argument: text})
 
 
@@ -90,7 +90,7 @@ def test_image_keeps_its_seed_with_shares():
         ({"class_shares": [0.5, 0.5], "num_samples": [3, 4]}, "num_samples is the number of images in all"),
         ({"class_shares": [0.5, 0.5], "num_samples": 0}, "num_samples is the number of images in all"),
         ({"class_shares": [0.5, 0.5], "image_seeds": [4]}, "image_seeds .* give one of them"),
-        ({"class_shares": "null"}, r"--class_shares '\$None'"),
+        ({"class_shares": "null"}, "received 'null'"),
     ],
 )
 def test_shares_that_make_no_sense_are_refused(arguments, message):

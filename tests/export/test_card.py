@@ -1,23 +1,26 @@
 import pytest
 
+import medfusion_monai
 from medfusion_monai.export.card import CardFacts, model_card
 from medfusion_monai.reports.blocks import Cell, Column, Group, Section, Table
 
 INFO = {
     "class_names": ["healthy", "ill"],
     "class_shares": [0.75, 0.25],
-    "image_size": [48, 64],
-    "latent_channels": 4,
-    "prediction_type": "sample",
+    "image": {"size": [48, 64], "channels": 3},
+    "networks": {
+        "autoencoder": {"type": "Autoencoder", "latent_channels": 4},
+        "unet": {"type": "UNet", "channels": [8, 16]},
+    },
+    "schedule": {"prediction_type": "sample"},
+    "sampler": {"sampler": "unipc", "num_inference_steps": 17, "negative_label": None},
+    "training": {"image_count": 12345, "steps": 6789, "images_per_step": 32},
     "version": "0.0.9",
 }
 FACTS = CardFacts(
     metadata={"name": "Name", "version": "1.2", "description": "What it is.", "intended_use": "Only for tests."},
     info=INFO,
-    sizes={"unet_channels": [8, 16]},
     parameters={"autoencoder": 1234567, "unet": 7},
-    overlays=[],
-    options={},
 )
 
 
@@ -40,15 +43,25 @@ def test_card_has_classes_shares_and_sizes():
     assert "| 0 | healthy | 75.0% |" in training
     assert "| 1 | ill | 25.0% |" in training
     assert "48 x 64 pixels" in training
+    assert "three channels" in training
+    assert "Number of training images: 12,345." in training
     networks = section(card, "Networks")
     assert "| weights of autoencoder | 1,234,567 |" in networks
     assert "unet_channels" in networks
     assert "0.0.9" in networks
+    for row in (r"unet_channels | \[8, 16\]", "latent_channels | 4", "prediction_type | sample", "sampler | unipc"):
+        assert f"| {row} |" in networks
+    assert "| num_inference_steps | 17 |" in networks
+    assert "| steps of phase two | 6789 |" in networks
+    assert "negative_label" not in networks
 
 
 def test_what_no_file_says_is_said_to_be_unknown():
-    card = model_card(FACTS._replace(info={key: INFO[key] for key in INFO if key not in ("class_shares", "version")}))
+    card = model_card(
+        FACTS._replace(info={key: INFO[key] for key in INFO if key not in ("class_shares", "version", "training")})
+    )
     assert "| 0 | healthy | not known |" in section(card, "Training data")
+    assert "Number of training images: not known." in section(card, "Training data")
     assert "| trained by medfusion_monai | not known |" in section(card, "Networks")
 
 
@@ -58,12 +71,32 @@ def test_card_without_reports_says_not_measured_and_not_audited():
     assert "Not audited" in section(card, "Privacy audit")
 
 
-def test_command_merges_the_overlays_and_quotes_the_options_for_a_shell():
-    card = model_card(FACTS._replace(overlays=["demo.yaml"], options={"image_size": [48, 64], "negative_label": "a b"}))
-    (line,) = [line for line in card.splitlines() if line.startswith("python -m monai.bundle run inference")]
-    assert "\"['configs/inference.yaml', 'configs/demo.yaml']\"" in line
-    assert "--image_size '[48, 64]' --negative_label 'a b'" in line
-    assert "--model_file FOLDER/model.safetensors --label ill" in line
+def test_command_gives_the_weights_and_a_class_and_nothing_else():
+    lines = model_card(FACTS).splitlines()
+    command = "python -m monai.bundle run inference --config_file configs/inference.yaml"
+    assert f"{command} --model_file FOLDER/model.safetensors --label ill --num_samples 64" in lines
+    assert "import medfusion_monai as mf" in lines
+    assert 'images = mf.load("FOLDER").sample("ill", n=4)' in lines
+
+
+def test_name_of_a_class_is_quoted_for_a_shell_and_for_python():
+    card = model_card(FACTS._replace(info={**INFO, "class_names": ["healthy", 'very "ill"; rm x']}))
+    assert """--label 'very "ill"; rm x' --num_samples""" in card
+    assert r'sample("very \"ill\"; rm x", n=4)' in card
+
+
+def test_card_names_the_wheel_and_no_package_of_an_index():
+    use = section(model_card(FACTS), "Use")
+    assert f"pip install medfusion_monai-{medfusion_monai.__version__}-py3-none-any.whl" in use
+    assert "make bundles" in use
+    assert "medfusion-monai" not in use
+
+
+def test_card_without_a_bundle_says_so():
+    card = model_card(FACTS._replace(metadata=None))
+    assert card.startswith("# Medfusion: weights\n\nThese weights were exported without a bundle")
+    assert section(card, "Intended use").strip() == "None is stated."
+    assert "Weights for the bundle" not in card
 
 
 def figures(**more):

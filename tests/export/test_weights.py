@@ -1,17 +1,22 @@
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import run
 from safetensors import safe_open
 
 from medfusion_monai.cli import main
-from medfusion_monai.configs import read_configs
+from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
 from medfusion_monai.export import export_weights
+from medfusion_monai.export.public import SAMPLER
+from medfusion_monai.model import load
 from medfusion_monai.networks import WeightsError
+from medfusion_monai.run_lock import leave_folders
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import file_sha256, load_weights
 
@@ -20,19 +25,25 @@ NAMES = ["README.md", "checksums.sha256", "model.json", "model.safetensors"]
 PLACE, PATIENT = "planted_hospital_disk", "planted-id-4711"
 
 
+def plant(info):
+    """Put an entry that nobody knows everywhere where one can be, but in networks, which would not be built."""
+    planted = {"planted_key": [PATIENT]}
+    parts = {name: {**info[name], **planted} for name in ("image", "sampler", "training")}
+    return {**info, **parts, **planted, "version": "0.0.9"}
+
+
 @pytest.fixture(scope="module")
-def trained(model_file, parser, tmp_path_factory):
-    """The tiny model in a folder whose name must not get out, with what it was trained with and a stray entry."""
+def trained(model_file, tmp_path_factory):
+    """The tiny model in a folder whose name must not get out, with stray entries in what is said of it."""
     path = Path(shutil.copy(model_file, tmp_path_factory.mktemp(PLACE) / "model.pt"))
-    info = parser.get_parsed_content("model_settings")
-    write_model_info(path, {**info, "class_shares": [0.75, 0.25], "version": "0.0.9", "planted_key": [PATIENT]})
+    write_model_info(path, plant(read_model_info(model_file)))
     return path
 
 
 @pytest.fixture(scope="module")
-def written(trained, settings, tmp_path_factory):
+def written(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
-    export_weights(BUNDLE, trained, folder, ["demo.yaml"], {**settings, "output_dir": PLACE})
+    export_weights(trained, folder, BUNDLE)
     return folder
 
 
@@ -61,23 +72,41 @@ def test_header_says_what_the_weights_are(written):
         metadata["version"],
     )
     assert json.loads(header["model"]) == read_model_info(written / "model.safetensors")
-    sizes = json.loads(header["sizes"])
-    assert (sizes["autoencoder_channels"], sizes["unet_channels"]) == ([8, 16], [16, 16, 32])
+    networks = json.loads(header["model"])["networks"]
+    assert (networks["autoencoder"]["channels"], networks["unet"]["channels"]) == ([8, 16], [16, 16, 32])
 
 
-def test_inference_takes_the_file_with_the_options_of_the_card(written, network, settings):
-    options = {key: value for key, value in settings.items() if f"--{key} " in (written / "README.md").read_text()}
-    assert {"image_size", "autoencoder_channels", "unet_channels", "unet_norm_groups"} <= options.keys()
-    parser = read_configs(BUNDLE, ["inference.yaml"], {**options, "model_file": str(written / "model.safetensors")})
-    parser.get_parsed_content("inference#0")
-    loaded = parser.get_parsed_content("network_def").state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in network.state_dict().items())
+@pytest.mark.parametrize("alone", [False, True], ids=["with model.json", "the file alone"])
+def test_file_is_all_that_sampling_takes(alone, written, model_file, tmp_path):
+    folder = Path(shutil.copytree(written, tmp_path / "FOLDER"))
+    if alone:
+        (folder / "model.json").unlink()
+    (line,) = [line for line in (folder / "README.md").read_text().splitlines() if ".sample(" in line]
+    assert line == 'images = mf.load("FOLDER").sample("cardiomegaly", n=4)'
+    images = load(folder, "cpu").sample("cardiomegaly", n=2)
+    assert torch.equal(images, load(model_file, "cpu").sample("cardiomegaly", n=2))
 
 
-def test_settings_of_the_training_are_kept_and_nothing_else(written, parser):
+def test_command_of_the_card_samples_in_a_bundle(written, tmp_path):
+    (command,) = [line for line in (written / "README.md").read_text().splitlines() if "monai.bundle run" in line]
+    given = shlex.split(command.replace("FOLDER", str(written)).replace("64", "2"))[4:]
+    options = {name.removeprefix("--"): value for name, value in zip(given[1::2], given[2::2], strict=True)}
+    options["num_samples"] = int(options["num_samples"])
+    config_file = str(BUNDLE / options.pop("config_file"))
+    try:
+        run(run_id=given[0], config_file=config_file, output_dir=str(tmp_path / "samples"), **options)
+    finally:  # as the end of its process would
+        leave_folders()
+    assert len(list((tmp_path / "samples").glob("1_cardiomegaly_*.png"))) == 2
+
+
+def test_what_the_model_says_of_itself_is_kept_and_nothing_else(written, model_file):
     info = read_model_info(written / "model.safetensors")
-    expected = parser.get_parsed_content("model_settings")
-    assert info == json.loads(json.dumps({**expected, "class_shares": [0.75, 0.25], "version": "0.0.9"}))
+    assert info == {**read_model_info(model_file), "version": "0.0.9"}
+
+
+def test_settings_of_the_sampler_that_are_kept_are_all_that_there_are():
+    assert set(SAMPLER) == set(LatentDiffusionSampler(NoiseSchedule()).settings())
 
 
 def test_weights_that_were_changed_afterwards_are_refused(written, network, tmp_path):
@@ -94,13 +123,13 @@ def test_checksums_hold_and_leave_the_card_to_be_completed(written):
     assert listed == {name: file_sha256(written / name) for name in ("model.json", "model.safetensors")}
 
 
-def test_same_model_gives_the_same_bytes(written, trained, settings, tmp_path):
-    export_weights(BUNDLE, trained, tmp_path, ["demo.yaml"], settings)
+def test_same_model_gives_the_same_bytes(written, trained, tmp_path):
+    export_weights(trained, tmp_path, BUNDLE)
     assert contents(tmp_path) == contents(written)
 
 
-def test_exporting_an_export_gives_it_again(written, settings, tmp_path):
-    export_weights(BUNDLE, written / "model.safetensors", tmp_path, ["demo.yaml"], settings)
+def test_exporting_an_export_gives_it_again(written, tmp_path):
+    export_weights(written / "model.safetensors", tmp_path, BUNDLE)
     assert contents(tmp_path) == contents(written)
 
 
@@ -109,15 +138,15 @@ def test_nothing_that_is_written_names_a_place_or_a_patient(written, planted):
     assert [name for name, content in contents(written).items() if planted.encode() in content] == []
 
 
-def test_export_over_an_older_one_is_whole(written, trained, settings, tmp_path):
+def test_export_over_an_older_one_is_whole(written, trained, tmp_path):
     folder = Path(shutil.copytree(written, tmp_path / "old"))
     (folder / "checksums.sha256").write_text(f"{'0' * 64}  model.safetensors\n")
-    export_weights(BUNDLE, trained, folder, ["demo.yaml"], settings)
+    export_weights(trained, folder, BUNDLE)
     assert contents(folder) == contents(written)
 
 
 def test_export_killed_between_its_files_leaves_no_list_that_refuses_them(
-    written, trained, settings, network, tmp_path, monkeypatch
+    written, trained, network, tmp_path, monkeypatch
 ):
     folder = Path(shutil.copytree(written, tmp_path / "old"))
     (folder / "checksums.sha256").write_text(f"{'0' * 64}  model.safetensors\n")
@@ -130,16 +159,14 @@ def test_export_killed_between_its_files_leaves_no_list_that_refuses_them(
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        export_weights(BUNDLE, trained, folder, ["demo.yaml"], settings)
+        export_weights(trained, folder, BUNDLE)
     load_weights(network, folder / "model.safetensors")
 
 
 @pytest.fixture
-def export(trained, settings, tmp_path):
+def export(trained, tmp_path):
     """Runs `medfusion export --format safetensors` with the tiny networks."""
-    places = {"bundle": BUNDLE, "model-file": trained, "output": tmp_path / "out"}
-    given = [part for name, place in places.items() for part in (f"--{name}", str(place))]
-    given += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    given = ["--model-file", str(trained), "--output", str(tmp_path / "out"), "--bundle", str(BUNDLE)]
 
     def run(*more):
         return main(["export", *given, "--format", "safetensors", *more])
@@ -197,7 +224,6 @@ def test_report_of_these_weights_is_in_the_card(export, trained, tmp_path):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--set", "unet_channels=[16, 16, 64]"], "do not fit this network"),
         (["--model-file", "none.pt"], "do not exist"),
         (["--format", "onnx", "--report", "x"], "--report and --audit are for the card of safetensors"),
         (["--format", "pickle"], "onnx, torchscript, safetensors, received 'pickle'"),
@@ -209,8 +235,29 @@ def test_export_that_cannot_be_made_is_refused_with_what_to_do(more, words, expo
     assert not (tmp_path / "out").exists()
 
 
-def test_bundle_without_metadata_is_refused(trained, settings, tmp_path):
+def test_bundle_without_metadata_is_refused(trained, tmp_path):
     (tmp_path / "bundle" / "configs").mkdir(parents=True)
     shutil.copy(BUNDLE / "configs" / "inference.yaml", tmp_path / "bundle" / "configs")
     with pytest.raises(ValueError, match=r"metadata\.json cannot be read"):
-        export_weights(tmp_path / "bundle", trained, tmp_path / "out", (), settings)
+        export_weights(trained, tmp_path / "out", tmp_path / "bundle")
+
+
+def test_card_is_of_the_bundle_whose_models_folder_holds_the_weights(trained, written, tmp_path):
+    shutil.copytree(BUNDLE / "configs", tmp_path / "bundle" / "configs")
+    shutil.copytree(trained.parent, tmp_path / "bundle" / "models")
+    export_weights(tmp_path / "bundle", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(written)
+
+
+def test_weights_that_lie_in_no_bundle_go_out_without_one(trained, written, tmp_path):
+    export_weights(trained, tmp_path)
+    assert "exported without a bundle" in (tmp_path / "README.md").read_text()
+    with safe_open(str(tmp_path / "model.safetensors"), "pt") as file:
+        assert "bundle" not in file.metadata()
+    assert (tmp_path / "model.json").read_bytes() == (written / "model.json").read_bytes()
+
+
+def test_zip_has_to_be_unpacked_first(tmp_path):
+    (tmp_path / "bundle.zip").write_bytes(b"PK")
+    with pytest.raises(WeightsError, match="unzip it"):
+        export_weights(tmp_path / "bundle.zip", tmp_path / "out")

@@ -43,8 +43,8 @@ TRAINING = NETWORKS | {
     "num_inference_steps": 3,
     "checkpoint_interval": 1,
 }
-SAMPLING = NETWORKS | {"num_inference_steps": 3, "num_samples": 6, "batch_size": 2}
-MEASURING = NETWORKS | {"replicates": 3, "classifier_seeds": [], "neighbours": 3}
+SAMPLING = {"device": NETWORKS["device"], "num_inference_steps": 3, "num_samples": 6, "batch_size": 2}
+MEASURING = {"device": NETWORKS["device"], "replicates": 3, "classifier_seeds": [], "neighbours": 3}
 
 
 def pytest_addoption(parser):
@@ -182,7 +182,8 @@ class Commands:
         number = len(self.started)
         file = self.logs / f"{number}.json"
         file.write_text(json.dumps({**places, **settings, **overrides}, default=str))
-        configs = [str(CONFIGS / f"{name}.yaml") for name in (FILES[run_id], "demo")]
+        names = (FILES[run_id], "demo") if FILES[run_id] == "train" else (FILES[run_id],)
+        configs = [str(CONFIGS / f"{name}.yaml") for name in names]
         argv = ["run", run_id, "--config_file", str(configs), "--args_file", str(file)]
         log = self.logs / f"{number}_{run_id}.log"
         request = {"argv": argv, "log": str(log), "cwd": str(self.logs), "plants": list(plants)}

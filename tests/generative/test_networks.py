@@ -15,27 +15,34 @@ CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 AUTOENCODER = {
     "_target_": "generative.networks.nets.AutoencoderKL",
     "spatial_dims": 2,
-    "in_channels": "@image_channels",
-    "out_channels": "@image_channels",
-    "latent_channels": "@latent_channels",
-    "num_channels": "@autoencoder_channels",
+    "in_channels": 1,
+    "out_channels": 1,
+    "latent_channels": 8,
+    "num_channels": [8, 8, 16, 16],
     "num_res_blocks": 1,
-    "attention_levels": "$[False] * len(@autoencoder_channels)",
+    "attention_levels": [False] * 4,
     "norm_num_groups": 8,
 }
 UNET = {
     "_target_": "generative.networks.nets.DiffusionModelUNet",
     "spatial_dims": 2,
-    "in_channels": "@latent_channels",
-    "out_channels": "@latent_channels",
-    "num_channels": "$@unet_channels[1:]",
+    "in_channels": 8,
+    "out_channels": 8,
+    "num_channels": [16, 16, 32],
     "num_res_blocks": 1,
-    "attention_levels": "$[level > 0 for level in range(len(@unet_channels) - 1)]",
-    "num_head_channels": "$@unet_channels[1:]",
+    "attention_levels": [False, True, True],
+    "num_head_channels": [16, 16, 32],
     "norm_num_groups": 8,
-    "num_class_embeds": "$len(@class_names) + 1",
+    "num_class_embeds": 3,
 }
-SETTINGS = {
+NETWORK = {
+    "_target_": "medfusion_monai.networks.Medfusion",
+    "autoencoder": {"_target_": "medfusion_monai.networks.MonaiAutoencoder", "network": AUTOENCODER},
+    "unet": {"_target_": "medfusion_monai.networks.MonaiUNet", "network": UNET},
+    "class_names": ["no_cardiomegaly", "cardiomegaly"],
+    "image_size": [32, 32],
+}
+TRAINING = {
     "autoencoder#network": AUTOENCODER,
     "unet#network": UNET,
     "image_size": [32, 32],
@@ -48,18 +55,18 @@ SETTINGS = {
     "diffusion_steps": 4,
     "diffusion_val_interval": 2,
     "num_inference_steps": 3,
-    "device": "$torch.device('cpu')",
 }
+CPU = {"device": "$torch.device('cpu')"}
 
 
-def test_both_phases_train_them_and_inference_samples_them(tmp_path):
+def test_both_phases_train_them_and_inference_samples_them_where_a_config_names_them(tmp_path):
     prepare_phantoms(tmp_path / "data", num_images=20, size=32, seed=0)
-    for run_id, config, places in (
-        ("training", "train.yaml", {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "runs")}),
-        ("inference", "inference.yaml", {"output_dir": str(tmp_path / "samples"), "num_samples": 2}),
-    ):
-        files = [str(CONFIGS / name) for name in (config, "demo.yaml", "monai_networks.yaml")]
-        run(run_id=run_id, config_file=files, model_dir=str(tmp_path / "models"), **SETTINGS, **places)
+    models = tmp_path / "models"
+    places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "runs"), "model_dir": str(models)}
+    files = [str(CONFIGS / name) for name in ("train.yaml", "demo.yaml", "monai_networks.yaml")]
+    run(run_id="training", config_file=files, **TRAINING, **places, **CPU)
+    sampling = {"output_dir": str(tmp_path / "samples"), "model_dir": str(models), "num_samples": 2, **CPU}
+    run(run_id="inference", config_file=str(CONFIGS / "inference.yaml"), network_def=NETWORK, **sampling)
     model = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     expected = nets.AutoencoderKL(2, 1, 1, (1,) * 4, (8, 8, 16, 16), (False,) * 4, 8, 8).state_dict().keys()
     assert {f"autoencoder.network.{name}" for name in expected} < model.keys()

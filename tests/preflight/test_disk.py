@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from medfusion_monai.preflight import check_disk, check_writable, disk, latents_bytes, pictures_bytes
+from medfusion_monai.preflight import disk
+from medfusion_monai.preflight.disk import check_disk, check_writable, latents_bytes, pictures_bytes
 
 
 def networks(kib):

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from medfusion_monai.data import DataError
-from medfusion_monai.preflight import check_sample, images
+from medfusion_monai.preflight import images
+from medfusion_monai.preflight.images import check_sample
 
 
 @pytest.fixture

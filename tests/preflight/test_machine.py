@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from medfusion_monai.preflight import check_device, check_versions, machine
+from medfusion_monai.preflight import machine
+from medfusion_monai.preflight.machine import check_device, check_versions
 
 
 def test_cpu_is_there_with_its_free_memory(monkeypatch):

@@ -112,48 +112,42 @@ def test_refusal_names_key_sizes_and_what_would_fit():
     assert "not even one image fits" in memory._refusal(memory.Trial("diffusion", 32, 9.0, 0), 1.0, CPU)
 
 
+def trainer_of(phase, **settings):
+    return SimpleNamespace(phase=phase, state=SimpleNamespace(device=CPU), **settings)
+
+
 def test_problems_of_all_phases_are_told(monkeypatch):
-    def try_step(parser, part, phase, device, free):
-        if phase == "diffusion":
+    def try_step(trainer, free):
+        if trainer.phase == "diffusion":
             raise ValueError("8 at a time were measured to fit")
-        return memory.Trial(phase, 8, 2.0 * 2**30, 3)
+        return memory.Trial(trainer.phase, 8, 2.0 * 2**30, 3)
 
     monkeypatch.setattr(memory, "try_step", try_step)
-    words, problems = memory._try_phases(dict.fromkeys(memory.PHASES), CPU, 2.0**30)
+    words, problems = memory._try_phases([trainer_of("autoencoder"), trainer_of("diffusion")], CPU, 2.0**30)
     assert words == []
     assert "--autoencoder_batch_size 3 would fit" in problems[0]
     assert problems[1] == "diffusion_batch_size: 8 at a time were measured to fit"
 
 
-def test_phases_that_go_on_are_not_tried(tmp_path, monkeypatch):
+def test_phases_that_go_on_are_not_tried(monkeypatch):
     tried = []
 
-    def try_steps(parser, begun):
-        tried.append(begun)
+    def try_steps(trainers):
+        tried.append([trainer.phase for trainer in trainers])
         return "1 GiB"
 
-    monkeypatch.setattr(memory, "running_parser", lambda: None)
     monkeypatch.setattr(memory, "try_steps", try_steps)
-    (tmp_path / "autoencoder_training.pt").touch()
-    assert memory.check_memory(True, tmp_path) == "1 GiB"
-    assert memory.check_memory(False, tmp_path) == "1 GiB"
-    (tmp_path / "diffusion_training.pt").touch()
-    assert "not tried" in memory.check_memory(True, tmp_path)
-    assert tried == [["autoencoder"], []]
+    phases = [trainer_of("autoencoder", is_begun=True), trainer_of("diffusion", is_begun=False)]
+    assert memory.check_memory(phases) == "1 GiB"
+    phases[0].is_begun = False
+    assert memory.check_memory(phases) == "1 GiB"
+    phases[0].is_begun = phases[1].is_begun = True
+    assert "not tried" in memory.check_memory(phases)
+    assert tried == [["diffusion"], ["autoencoder", "diffusion"]]
 
 
-@pytest.mark.parametrize(("phase", "expected"), [("autoencoder", 8), ("diffusion", 3)])
-def test_micro_batches_are_those_of_phase_two_alone(phase, expected, monkeypatch):
-    values = {"trainer": SimpleNamespace(state=SimpleNamespace()), "sampler": SimpleNamespace(batch_size=8)}
-
-    class Parser:
-        def __contains__(self, key):
-            return key == "micro_batch_size"
-
-        def get_parsed_content(self, key):
-            return 3 if key == "micro_batch_size" else values[key.partition("#")[2]]
-
+def test_images_at_a_time_are_those_that_the_phase_says(monkeypatch):
     found = []
     monkeypatch.setattr(memory, "_on_cpu", lambda step, phase, batch_size, at_once, free: found.append(at_once))
-    memory.try_step(Parser(), "part", phase, CPU, 1.0)
-    assert found == [expected]
+    memory.try_step(trainer_of("diffusion", batch_size=8, at_once=3, twin=lambda: None), 1.0)
+    assert found == [3]

@@ -1,11 +1,14 @@
+import ast
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from medfusion_monai.data import draw_chest_phantom
+from medfusion_monai.reports import demo
 from medfusion_monai.reports.demo import figures_of_report, phantom_agreement, print_summary, run_demo
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -48,6 +51,27 @@ def test_summary_takes_the_test_split_and_all_classes(tmp_path, capsys):
     assert "heart width fits 'cardiomegaly'" in printed
     assert "50.0%" in printed
     assert "report.html" in printed
+
+
+def test_only_the_trainings_merge_the_demos_sizes_as_the_weights_say_them_then(tmp_path, monkeypatch):
+    commands = []
+
+    def ran(command, **options):
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(demo.subprocess, "run", ran)
+    for name in ("train_phantom_features", "phantom_agreement", "figures_of_report", "print_summary"):
+        monkeypatch.setattr(demo, name, lambda *_: {})
+    run_demo(BUNDLES / "medfusion_cxr", tmp_path, num_images=20)
+    files = {command[4]: [Path(file).name for file in ast.literal_eval(command[6])] for command in commands}
+    training = ["train.yaml", "demo.yaml"]
+    assert files == {
+        "train_autoencoder": training,
+        "train_diffusion": training,
+        "inference": ["inference.yaml"],
+        "evaluating": ["evaluate.yaml"],
+    }
 
 
 @pytest.mark.slow

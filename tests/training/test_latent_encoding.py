@@ -23,13 +23,13 @@ from medfusion_monai.data import (
     latent_store,
 )
 from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.networks import Autoencoder, UNet
+from medfusion_monai.networks import Autoencoder, Medfusion, UNet
 from medfusion_monai.training import (
     DiffusionPrepareBatch,
+    LatentDataset,
+    TrainingRun,
     cached_latents,
-    diffusion_dataset,
     latent_encoding,
-    prepare_latents,
 )
 from medfusion_monai.transforms import ReadImaged
 
@@ -238,7 +238,7 @@ def test_images_that_change_while_they_are_encoded_are_an_error(autoencoder, ite
 
 
 def test_images_in_memory_are_refused(autoencoder, items, tmp_path):
-    images = FlippedDataset(ReadableDataset(items, ReadImaged("image", 1), cache_num=2, progress=False))
+    images = FlippedDataset(ReadableDataset(items, ReadImaged("image", 1), cache_num=2))
     with pytest.raises(ValueError, match="cache_num=0"):
         cached_latents(autoencoder, images, tmp_path / "latents", (16, 8))
 
@@ -248,37 +248,59 @@ def test_images_of_another_size_are_refused(autoencoder, items, tmp_path):
         cached_latents(autoencoder, images_of(items), tmp_path / "latents", (16, 16))
 
 
+@pytest.fixture
+def dataset_of_phase_two(autoencoder, items, tmp_path):
+    network = Medfusion(autoencoder, nn.Identity(), ["a", "b"], (16, 8))
+
+    def make(**settings):
+        run = TrainingRun(tmp_path / "runs", tmp_path / "models")
+        return LatentDataset(items, ReadImaged("image", 1), network, run, "training", **settings)
+
+    return make
+
+
 @pytest.mark.parametrize("cache_latents", [True, False])
-def test_data_set_of_phase_two_is_latents_or_images(autoencoder, items, tmp_path, cache_latents):
-    opened = []
-
-    def open_images(cache_num=3):
-        opened.append(cache_num)
-        return ReadableDataset(items, ReadImaged("image", 1), cache_num=cache_num, progress=False)
-
-    dataset = diffusion_dataset(open_images, autoencoder, tmp_path / "latents", (16, 8), cache_latents, ["both"])
+def test_data_set_of_phase_two_is_latents_or_images(dataset_of_phase_two, tmp_path, cache_latents):
+    dataset = dataset_of_phase_two(cache_latents=cache_latents, flips=["both"], cache_num=3)
+    dataset.prepare("cpu")
     assert len(dataset) == 2 * COUNT
     assert ("moments" if cache_latents else "image") in dataset[5]
-    assert opened == [0 if cache_latents else 3]
-    assert (tmp_path / "latents").exists() == cache_latents
+    assert (tmp_path / "runs" / "latents" / "training").exists() == cache_latents
 
 
-def test_images_are_encoded_when_latents_are_prepared_or_asked_for_but_not_in_workers(autoencoder, items, tmp_path):
-    def dataset(name):
-        return diffusion_dataset(lambda **_: images_of(items).dataset, autoencoder, tmp_path / name, (16, 8))
-
-    asked, prepared = dataset("asked"), dataset("prepared")
-    assert len(asked) == COUNT
+def test_items_are_images_until_they_are_prepared(dataset_of_phase_two, tmp_path):
+    dataset = dataset_of_phase_two(flips=["both"])
+    labels = [dataset[index]["label"] for index in range(len(dataset))]
+    assert dataset[5]["image"].shape == (1, 16, 8)
     assert not list(tmp_path.rglob("*.npy"))
-    asked[0]
-    assert list((tmp_path / "asked").rglob("*.npy"))
-    with pytest.raises(ValueError, match="prepare_latents"):
-        next(iter(DataLoader(prepared, num_workers=1)))
-    assert not list((tmp_path / "prepared").rglob("*.npy"))
-    prepare_latents(SeededDataset(prepared), SeededDataset(items))
-    item = next(iter(DataLoader(prepared, num_workers=1)))
-    assert torch.equal(item["moments"][0], asked[0]["moments"])
-    assert torch.equal(pickle.loads(pickle.dumps(prepared))[1]["moments"], asked[1]["moments"])
+    dataset.prepare("cpu")
+    assert list(tmp_path.rglob("*.npy"))
+    assert [dataset[index]["label"] for index in range(len(dataset))] == labels == dataset.labels
+    item = next(iter(DataLoader(dataset, num_workers=1)))
+    assert torch.equal(item["moments"][0], dataset[0]["moments"])
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[1]["moments"], dataset[1]["moments"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "caches"),
+    [
+        ({}, True),
+        ({"random_transforms": [dict]}, False),
+        ({"random_transforms": [dict], "flips": ["both"]}, True),
+        ({"cache_latents": False}, False),
+        ({"cache_latents": False, "flips": ["both"]}, False),
+    ],
+)
+def test_latents_are_cached_unless_something_is_random(dataset_of_phase_two, settings, caches):
+    assert dataset_of_phase_two(**settings).caches == caches
+
+
+def test_images_in_memory_are_encoded_without_reading_them_again(dataset_of_phase_two, monkeypatch):
+    dataset = dataset_of_phase_two(cache_num=COUNT)
+    dataset.images.keep()
+    monkeypatch.setattr(ReadImaged, "__call__", lambda *_: pytest.fail("an image was read"))
+    dataset.prepare("cpu")
+    assert len(dataset[3]["moments"]) == 4
 
 
 # Training from latents and from images

@@ -3,7 +3,6 @@ import json
 import math
 import shutil
 from itertools import combinations, zip_longest
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -12,14 +11,12 @@ import pytest
 import torch
 
 from medfusion_monai.cli import main
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
+from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, derive_seed
 from medfusion_monai.diffusion.inferer import Sampler
-from medfusion_monai.export.bundle import sampling_facts
 from medfusion_monai.export.formats import FORMATS, Format
-from medfusion_monai.weights.model_info import write_model_info
+from medfusion_monai.export.programs import sampling_facts
+from medfusion_monai.model import load
 from medfusion_monai.weights.state_dict import file_sha256
-
-BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 
 
 @functools.cache
@@ -78,7 +75,7 @@ def log_snr(signal, sigma):
 
 
 def correction(widths, cleans, clean):
-    """Give what UniPC adds to the clean latents of a step that it takes again."""
+    """Return what UniPC adds to the clean latents of a step that it takes again."""
     if len(widths) == 1:
         return (clean - cleans[-1]) / 2
     before, h = widths[-2:]
@@ -142,30 +139,39 @@ def test_each_file_gives_pytorch_s_values(file_format, exported):
         assert facts["sha256"] == file_sha256(exported(file_format) / facts["file"])
 
 
-def test_facts_are_those_of_the_bundle_and_its_weights(exported, parser, model_file):
+def test_facts_are_those_of_the_model_and_its_weights(exported, sampler, model_file):
     facts = facts_of(exported("torchscript"))
-    inferer = parser.get_parsed_content("inferer")
-    assert (facts["sampler"], facts["eta"], facts["timesteps"]) == (inferer.sampler, inferer.eta, inferer.timesteps)
-    assert facts["signal"] == [inferer.schedule.exact_signal[timestep] for timestep in facts["timesteps"]]
-    assert facts["sigma"] == [inferer.schedule.exact_sigma[timestep] for timestep in facts["timesteps"]]
+    assert (facts["sampler"], facts["eta"], facts["timesteps"]) == (sampler.sampler, sampler.eta, sampler.timesteps)
+    assert facts["signal"] == [sampler.schedule.exact_signal[timestep] for timestep in facts["timesteps"]]
+    assert facts["sigma"] == [sampler.schedule.exact_sigma[timestep] for timestep in facts["timesteps"]]
     assert len(facts["timesteps"]) == facts["num_inference_steps"] == 4
     assert (facts["image_shape"], facts["latent_shape"]) == ([1, 16, 24], [8, 8, 12])
-    assert facts["class_names"] == parser.get_parsed_content("class_names")
+    assert (facts["guidance_scale"], facts["prediction_type"]) == (2.0, "v_prediction")
+    assert facts["class_names"] == ["no_cardiomegaly", "cardiomegaly"]
     assert facts["weights_sha256"] == file_sha256(model_file)
     labels = facts["networks"]["unet"]["inputs"][2]
     assert labels == {"name": "class_labels", "shape": ["batch"], "dtype": "int64", "value_range": [-1, 1]}
 
 
+def test_files_and_facts_of_a_model_give_the_images_that_it_samples(exported, model_file):
+    model = load(model_file, "cpu")
+    (seed,) = [derive_seed("image", 3, 1, 0)]
+    actual = sample_without_pytorch(exported("onnx"), facts_of(exported("onnx")), label=1, seed=seed)
+    assert np.abs(actual - model.sample("cardiomegaly", n=1, seed=3).numpy()).max() < 1e-3
+
+
 @pytest.fixture
-def export(model_file, settings, tmp_path):
+def models(model_file, tmp_path):
+    """A folder with a copy of the tiny model, which a test may change."""
+    return shutil.copytree(model_file.parent, tmp_path / "models")
+
+
+@pytest.fixture
+def export(model_file, tmp_path):
     """Runs `medfusion export` with the tiny networks."""
 
-    places = {"bundle": BUNDLE, "model-file": model_file, "output": tmp_path / "out"}
-    given = [part for name, place in places.items() for part in (f"--{name}", str(place))]
-    given += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-
     def run(*more):
-        return main(["export", *given, *more])
+        return main(["export", "--model-file", str(model_file), "--output", str(tmp_path / "out"), *more])
 
     return run
 
@@ -196,12 +202,34 @@ def test_format_that_cannot_hold_a_network_is_said_with_its_reason(export, tmp_p
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_weights_of_other_classes_are_refused(export, model_file, tmp_path, capsys):
-    (tmp_path / "models").mkdir()
-    shutil.copy(model_file, tmp_path / "models")
-    write_model_info(tmp_path / "models" / "model.pt", {"class_names": ["normal", "cardiomegaly"]})
-    assert export("--model-file", str(tmp_path / "models" / "model.pt")) == 2
-    assert "were trained with class_names" in capsys.readouterr().err
+def change_info(models, change):
+    info = json.loads((models / "model.json").read_text())
+    change(info)
+    (models / "model.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda info: info["networks"]["unet"].update(channels=[16, 16, 64]), "do not fit this network"),
+        (lambda info: info["networks"]["unet"].update(chanels=[16]), "does not describe a network"),
+        (lambda info: info["networks"]["unet"].update(type="Transformer"), "a network of its user's own"),
+        (lambda info: info["sampler"].update(eta=7), "eta must be between 0 and 1"),
+        (lambda info: info["image"].update(size=[17, 24]), "multiples of 2"),
+    ],
+)
+def test_description_that_does_not_fit_is_refused_with_what_to_do(change, words, models, export, capsys, tmp_path):
+    change_info(models, change)
+    assert export("--model-file", str(models)) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_nothing_describes_are_refused(models, export, capsys, tmp_path):
+    (models / "model.json").unlink()
+    assert export("--model-file", str(models / "model.pt")) == 2
+    assert "model.json is missing" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_program_prints_the_files_and_how_close_they_are(export, tmp_path, monkeypatch, capsys):
@@ -221,11 +249,8 @@ def test_program_prints_the_files_and_how_close_they_are(export, tmp_path, monke
     ("more", "words"),
     [
         (["--format", "tflite"], "format must be one of onnx, torchscript"),
-        (["--set", "unet_channels=[16, 16, 64]"], "do not fit this network"),
-        (["--set", "unet_chanels=[16]"], "unet_chanels: no key"),
-        (["--set", "eta=7"], "eta must be between 0 and 1"),
-        (["--set", "image_size=[17, 24]"], "multiples of 2"),
-        (["--overlays", "dmeo.yaml"], "no such file"),
+        (["--model-file", "none.pt"], "do not exist"),
+        (["--format", "onnx", "--report", "x"], "--report and --audit are for the card of safetensors"),
     ],
 )
 def test_export_that_cannot_be_made_is_refused_with_what_to_do(more, words, export, capsys, tmp_path):

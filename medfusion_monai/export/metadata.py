@@ -1,0 +1,70 @@
+"""What ``metadata.json`` of a bundle says, brought in line with the weights that lie in it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medfusion_monai.model import Model
+
+CHANNELS = {1: "one channel", 3: "three channels"}
+COLOURS = {"0": "red", "1": "green", "2": "blue"}
+
+
+def metadata_of(metadata: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """Return a bundle's metadata with classes, channels and sizes of a model; all else, and what fits, stays.
+
+    Args:
+        metadata: of the bundle.
+        model: of the weights.
+    """
+    names, channels = model.class_names, model.image_channels
+    changed = copy.deepcopy(dict(metadata))
+    if not names_classes(str(metadata.get("label_classes", "")), names):
+        changed["label_classes"] = ", ".join(f"{label} {name}" for label, name in enumerate(names))
+        changed["task"] = f"Class-conditional generation of images: {', '.join(names)}"
+    for key, subject in (("image_classes", "images"), ("pred_classes", "synthetic images")):
+        changed[key] = image_text(str(metadata.get(key, "")), subject, channels, model.image_size)
+    side = f"{model.network.autoencoder.downsampling_factor}*n"
+    formats = changed.get("network_data_format", {})
+    for group, name, gray in (("inputs", "image", "image"), ("outputs", "pred", "reconstruction")):
+        tensor = formats.get(group, {}).get(name)
+        if tensor is None:
+            continue
+        tensor["spatial_shape"] = [side, side]
+        if tensor.get("num_channels") != channels:
+            tensor["num_channels"] = channels
+            tensor["channel_def"] = COLOURS if channels == len(COLOURS) else {"0": gray}
+    return changed
+
+
+def names_classes(text: str, names: Sequence[str]) -> bool:
+    """Whether a text as ``0 no cardiomegaly, 1 cardiomegaly`` is about these classes, words for underscores."""
+    found = dict(re.findall(r"(?:^|, )(\d+) ([^,]*)", text))
+    words = [re.escape(_words(name)) for name in names]
+    return len(found) == len(names) and all(
+        re.match(rf"{word}(?!\w)", _words(found.get(str(label), ""))) for label, word in enumerate(words)
+    )
+
+
+def image_text(text: str, subject: str, channels: int, image_size: Sequence[int]) -> str:
+    """Return a sentence about images: channels, what they show, values and size.
+
+    Args:
+        text: what the bundle says, as ``one channel, frontal chest X-rays in [0, 1]``; it is kept where the channels
+            are these.
+        subject: what the images show where it is not.
+        channels: of the images.
+        image_size: height and width.
+    """
+    words = CHANNELS.get(channels, f"{channels} channels")
+    kept = text.partition(" in [0, 1]")[0]
+    shown = kept if kept.startswith(words) else f"{words}, {subject}"
+    height, width = image_size
+    return f"{shown} in [0, 1], {height} x {width} pixels"
+
+
+def _words(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())

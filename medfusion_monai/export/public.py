@@ -1,0 +1,56 @@
+"""A trained model that is about to leave the house: opened on the CPU, and described by known keys alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfusion_monai.model import Model, find_weights, load
+from medfusion_monai.weights.model_info import model_info
+from medfusion_monai.weights.state_dict import WeightsError
+
+IMAGE = ("resize_mode", "dicom_modalities")
+SAMPLER = ("sampler", "num_inference_steps", "spacing", "eta", "guidance_scale", "negative_label")
+TRAINING = ("images", "image_count", "steps", "images_per_step")
+
+
+def open_model(model_file: str | Path) -> Model:
+    """Load a trained model on the CPU; its ``path`` is that of its weights.
+
+    Args:
+        model_file: weights, or a folder or bundle that holds them.
+
+    Raises:
+        WeightsError: if there are none, nothing describes them, or they do not fit.
+    """
+    path = find_weights(model_file)
+    if path.suffix == ".zip":
+        raise WeightsError(f"{path} is a zip: unzip it, and name the weights in the folder models of the bundle")
+    return load(path, "cpu")
+
+
+def public_info(model: Model) -> dict[str, Any]:
+    """Return what ``model.json`` says of a model, known keys alone: nothing else of a hospital's file goes out.
+
+    Networks and schedule are described as they were built, so that only their own arguments are in it.
+
+    Args:
+        model: with its networks.
+    """
+    found = model.info
+    return {
+        **model_info(
+            model.network,
+            model.schedule,
+            sampler=_known(found.get("sampler"), SAMPLER),
+            image=_known(found.get("image"), IMAGE),
+            training=_known(found.get("training"), TRAINING),
+            class_shares=model.class_shares,
+        ),
+        "version": found.get("version"),
+    }
+
+
+def _known(part: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: part[name] for name in names if name in part} if isinstance(part, Mapping) else {}

@@ -1,0 +1,346 @@
+"""A trained model in Python, and for the bundles' configs: built as its weights say."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.transforms import Compose
+from torch import Tensor
+
+from medfusion_monai.checks import check_counts, check_image_size
+from medfusion_monai.data.sampling_plan import parse_label, parse_labels
+from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, derive_seed
+from medfusion_monai.networks import Autoencoder, Medfusion, UNet
+from medfusion_monai.networks.described import DescriptionError, build
+from medfusion_monai.transforms import read_and_resize
+from medfusion_monai.weights.model_info import (
+    PLACES,
+    found_at,
+    model_info,
+    model_info_path,
+    read_model_info,
+    refuse_contradictions,
+    require_model_info,
+)
+from medfusion_monai.weights.state_dict import WeightsError, load_weights
+
+NAMES = ("model.pt", "model.safetensors")
+"""Of the weights in the folder ``models`` of a bundle: what a training wrote goes before what came with the bundle."""
+
+
+def load(path: str | Path, device: torch.device | str | None = None, network: Medfusion | None = None) -> Model:
+    """Load a trained model; nothing in its files is executed.
+
+    Args:
+        path: a weights file (``.pt`` or ``.safetensors``), a folder with weights, a bundle's folder, or its zip.
+        device: where it computes; None takes the first GPU, or the CPU.
+        network: to fill instead of the one that the weights describe.
+
+    Raises:
+        ValueError: if there are no weights, nothing describes them, or they do not fit.
+
+    Example:
+        >>> import medfusion_monai as mf  # doctest: +SKIP
+        >>> model = mf.load("models/model.pt")  # doctest: +SKIP
+        >>> images = model.sample("cardiomegaly", n=4, seed=0)  # doctest: +SKIP
+    """
+    if Path(path).suffix == ".zip" and zipfile.is_zipfile(path):
+        with tempfile.TemporaryDirectory() as folder:
+            return _loaded(_unzipped(Path(path), Path(folder)), device, network)
+    return _loaded(find_weights(path), device, network)
+
+
+def find_weights(path: str | Path) -> Path:
+    """Return the weights at a path: the file itself, or those of a folder of weights or of a bundle.
+
+    Raises:
+        WeightsError: if there are none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path if path.suffix or path.is_file() else path / NAMES[0]
+    places = [folder / name for folder in (path, path / "models") for name in NAMES]
+    found = [place for place in places if place.is_file()]
+    inner = path if path.name == "models" or not (path / "models").is_dir() else path / "models"
+    return found[0] if found else inner / "model.pt"
+
+
+class Model:
+    """A class-conditional latent diffusion model, as its weights describe it.
+
+    Images that enter and leave are float32 (B, C, H, W) in [0, 1]; latents (B, L, h, w) have unit variance.
+
+    Args:
+        path: the weights file; it need not be there until ``load_weights``.
+        given: what the caller already knows, by the names of ``medfusion_monai.weights.model_info.PLACES`` (None where
+            nothing): compared with what the weights say. ``image_size`` may differ.
+        without_weights: ``image_channels`` and ``class_names`` of the untrained, published network that stands in
+            where there is no file; None for an error.
+        network: to use instead of the one that the weights describe.
+
+    Raises:
+        WeightsError: if nothing describes the weights, or something given contradicts them.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        given: Mapping[str, Any] | None = None,
+        without_weights: Mapping[str, Any] | None = None,
+        network: Medfusion | None = None,
+    ) -> None:
+        self.path, self.given = Path(path), {name: value for name, value in (given or {}).items() if value is not None}
+        unknown = self.given.keys() - PLACES.keys()
+        if unknown:
+            raise ValueError(f"given has {sorted(unknown)}, known are {', '.join(PLACES)}")
+        self.info = self._read(without_weights)
+        if "image_size" in self.given:
+            levels = found_at(self.info, "autoencoder_channels") or [None] * 4
+            check_image_size(self.given["image_size"], 2 ** (len(levels) - 1))
+        if self.path.is_file():
+            refuse_contradictions(self.path, self.info, self.given)
+        if network is not None:
+            self.network = network
+
+    def _read(self, without_weights: Mapping[str, Any] | None) -> dict[str, Any]:
+        if self.path.is_file():
+            needed = {"class_names", "image_size", "prediction_type"}
+            if needed <= self.given.keys() and read_model_info(self.path) is None:
+                return {}  # a config that says everything itself
+            return require_model_info(self.path)
+        if without_weights is None:
+            raise WeightsError(missing_weights(self.path))
+        if read_model_info(self.path) is not None:  # of weights that are not fetched yet
+            return require_model_info(self.path)
+        return untrained_info(**without_weights)
+
+    def _known(self, name: str) -> Any:
+        return self.given.get(name, found_at(self.info, name))
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in label order."""
+        return list(self._known("class_names"))
+
+    @property
+    def image_size(self) -> list[int]:
+        """Height and width of the images that are sampled."""
+        return self._known("image_size")
+
+    @property
+    def image_channels(self) -> int:
+        """1 (gray) or 3 (RGB)."""
+        known = self._known("image_channels")
+        return self.network.autoencoder.in_channels if known is None else known
+
+    @cached_property
+    def network(self) -> Medfusion:
+        """Both stages; random until ``load_weights``.
+
+        Raises:
+            WeightsError: if the description names a network that is not known here.
+        """
+        try:
+            parts = {name: build(part) for name, part in self.info.get("networks", {}).items()}
+            return Medfusion(parts["autoencoder"], parts["unet"], self.class_names, self.image_size)
+        except (DescriptionError, KeyError) as error:
+            raise WeightsError(f"{model_info_path(self.path)} does not describe a network: {error}") from error
+
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that the UNet was trained with."""
+        if "schedule" in self.info:
+            return build(self.info["schedule"])
+        return NoiseSchedule(
+            schedule=self.given.get("noise_schedule", "scaled_linear"),
+            zero_terminal_snr=self.given.get("zero_terminal_snr", False),
+            prediction_type=self.given["prediction_type"],
+        )
+
+    @cached_property
+    def sampler(self) -> LatentDiffusionSampler:
+        """How the model is sampled where nothing else is asked for."""
+        return make_sampler(self)
+
+    @property
+    def class_shares(self) -> list[float] | None:
+        """Shares of the classes among the training images, in label order; None if nothing says them."""
+        return self.info.get("class_shares")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> Model:
+        """Move the model and return it."""
+        self.network.to(device)
+        return self
+
+    def load_weights(self, network: Medfusion | None = None) -> Medfusion:
+        """Fill the network, or another one, with the weights, and return it ready for evaluation.
+
+        Raises:
+            WeightsError: if the weights are missing, damaged, or do not fit.
+        """
+        if not self.path.is_file():
+            raise WeightsError(missing_weights(self.path))
+        filled = self.network if network is None else network
+        load_weights(filled, self.path)
+        return filled.eval()
+
+    @torch.no_grad()
+    def sample(
+        self, label: int | str | Sequence[int | str], n: int = 1, seed: int = 0, batch_size: int = 16, **choices: Any
+    ) -> Tensor:
+        """Sample images, the same as ``run inference`` writes for this label and seed.
+
+        Args:
+            label: number or name of a class, or a list of them.
+            n: images of each.
+            seed: of the set; image k of a label is the same however many others are asked for.
+            batch_size: images at once.
+            choices: other settings of ``LatentDiffusionSampler``, e.g. ``num_inference_steps=50``.
+
+        Returns:
+            float32 (len(label) * n, C, H, W) in [0, 1], on the CPU.
+
+        Raises:
+            ValueError: for a class that there is not, naming those that there are, or a setting out of range.
+        """
+        inferer = make_sampler(self, **choices) if choices else self.sampler
+        labels, seeds = self._plan(label, n, seed)
+        parts = zip(labels.split(batch_size), _chunks(seeds, batch_size), strict=True)
+        return torch.cat([inferer(part.to(self.device), self.network, seeds=own).cpu() for part, own in parts])
+
+    @torch.no_grad()
+    def sample_latents(
+        self, label: int | str | Sequence[int | str], n: int = 1, seed: int = 0, **choices: Any
+    ) -> Tensor:
+        """Sample latents of unit variance (len(label) * n, L, h, w); ``decode`` makes ``sample``'s images of them."""
+        inferer = make_sampler(self, **choices) if choices else self.sampler
+        labels, seeds = self._plan(label, n, seed)
+        return inferer.sample_latents(labels.to(self.device), self.network, seeds)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the most likely latents (B, L, h, w), of unit variance, of images (B, C, H, W) in [0, 1]."""
+        autoencoder = self.network.autoencoder
+        return autoencoder.normalize(autoencoder.encode(self._to_network(images)).mode())
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images (B, C, H, W) in [0, 1] of unit-variance latents (B, L, h, w)."""
+        images = self.network.autoencoder.decode_stage_2_outputs(latents.to(self.device))
+        return (images.float() * 0.5 + 0.5).clamp(0.0, 1.0)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Encode and decode images (B, C, H, W) in [0, 1]."""
+        return self.decode(self.encode(images))
+
+    def _to_network(self, images: Tensor) -> Tensor:
+        if images.ndim != 4:
+            raise ValueError(f"images must be (B, C, H, W) in [0, 1], received shape {tuple(images.shape)}")
+        if images.numel() and not (images.min() >= 0.0 and images.max() <= 1.0):
+            raise ValueError(f"images must be in [0, 1], received {float(images.min()):g} to {float(images.max()):g}")
+        return images.to(self.device, torch.float32) * 2.0 - 1.0
+
+    def _plan(self, label: int | str | Sequence[int | str], n: int, seed: int) -> tuple[Tensor, list[int]]:
+        check_counts(n=n)
+        check_counts(0, seed=seed)
+        chosen = parse_labels(label, self.class_names)
+        pairs = [(number, derive_seed("image", seed, number, index)) for number in chosen for index in range(n)]
+        return torch.tensor([number for number, _ in pairs]), [own for _, own in pairs]
+
+
+def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any) -> LatentDiffusionSampler:
+    """Return the sampler that a model's weights ask for, with other choices where they are not None.
+
+    Where another ``sampler`` is chosen, what is not chosen with it is that sampler's own default.
+
+    Args:
+        model: with schedule, class names and image size.
+        network: that is sampled; None takes the model's.
+        choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class.
+
+    Raises:
+        ValueError: for a setting out of range.
+    """
+    chosen = {name: value for name, value in choices.items() if value is not None}
+    if chosen.get("negative_label") is not None:
+        chosen["negative_label"] = parse_label(chosen["negative_label"], model.class_names, "negative_label")
+    known = dict(model.info.get("sampler", {}))
+    if chosen.get("sampler", known.get("sampler")) != known.get("sampler"):
+        known = {name: value for name, value in known.items() if name in ("guidance_scale", "negative_label")}
+    autoencoder = (model.network if network is None else network).autoencoder
+    check_image_size(model.image_size, autoencoder.downsampling_factor)
+    shape = (autoencoder.latent_channels, *(side // autoencoder.downsampling_factor for side in model.image_size))
+    try:
+        return LatentDiffusionSampler(model.schedule, shape, **{**known, **chosen})
+    except TypeError as error:  # an argument that it does not have
+        raise ValueError(f"the sampler of {model_info_path(model.path)}, or what was chosen: {error}") from error
+
+
+def make_preprocessing(model: Model, mode: str | None = None, modalities: Sequence[str] | None = None) -> Compose:
+    """Return the transform by which the images of a model's training were read, to read others alike.
+
+    Args:
+        model: says size, channels, ``resize_mode`` and ``dicom_modalities``.
+        mode: another way to resize.
+        modalities: other values of Modality that DICOM files may have.
+    """
+    form = model.info.get("image", {})
+    mode, modalities = mode or form.get("resize_mode") or "crop", modalities or form.get("dicom_modalities")
+    return read_and_resize(model.image_size, model.image_channels, mode, modalities)
+
+
+def untrained_info(
+    image_channels: int, class_names: Sequence[str], image_size: Sequence[int] = (256, 256), latent_channels: int = 8
+) -> dict[str, Any]:
+    """Return the description of the published networks without weights."""
+    with torch.device("meta"):
+        parts = Autoencoder(image_channels, latent_channels), UNet(latent_channels, num_classes=len(class_names))
+    schedule = NoiseSchedule(prediction_type="v_prediction")
+    settings = LatentDiffusionSampler(schedule, num_inference_steps=30, spacing="logsnr").settings()
+    return model_info(Medfusion(*parts, class_names, image_size), schedule, settings, {}, {})
+
+
+def missing_weights(path: Path) -> str:
+    """Return the sentence for weights that are not there."""
+    listed = path.parent.parent / "large_files.yml"
+    if path.parent.name == "models" and listed.is_file() and path.name in listed.read_text(encoding="utf-8"):
+        return (
+            f"weights {path} are not fetched yet: {listed.name} says where they are. Run python -m monai.bundle "
+            f"download_large_files --bundle_path {path.parent.parent} where there is internet"
+        )
+    return f"weights {path} do not exist: run training first, or name another file"
+
+
+def _loaded(path: Path, device: torch.device | str | None, network: Medfusion | None) -> Model:
+    model = Model(path, network=network)
+    model.load_weights()
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _unzipped(archive: Path, folder: Path) -> Path:
+    """Unpack the weights of a bundle's zip and return their place; no other file of it is written."""
+    with zipfile.ZipFile(archive) as file:
+        for entry in file.infolist():
+            place = Path(entry.filename)
+            inner = place.parts[-2:] if place.parent.name == "models" else place.parts[-1:]
+            if not entry.is_dir() and (place.parent.name == "models" or place.name == "large_files.yml"):
+                target = folder.joinpath(*inner)
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(file.read(entry))
+    return find_weights(folder)
+
+
+def _chunks(values: list[int], size: int) -> list[list[int]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]

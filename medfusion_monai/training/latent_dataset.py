@@ -1,0 +1,138 @@
+"""The data set of phase two: images whose latents are encoded once and kept on the disk, or the images themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.transforms import Compose
+from torch.utils.data import Dataset
+
+from medfusion_monai.data.flips import FlippedDataset, check_flips, for_each_variant
+from medfusion_monai.data.latent_identity import describe_transforms
+from medfusion_monai.data.latent_store import LatentStore
+from medfusion_monai.data.readable import ReadableDataset
+from medfusion_monai.data.stream import SeededDataset
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.training.images import TrainingImages
+from medfusion_monai.training.latent_encoding import cached_latents
+from medfusion_monai.training.run import TrainingRun
+
+
+class LatentDataset(Dataset):
+    """Images with labels; after ``prepare``, where latents are cached, posteriors of their latents with labels.
+
+    Length, order and labels are the same before and after, so that a workflow can be looked at without encoding a data
+    set. Each flip is an entry of its own.
+
+    Args:
+        data: items with ``image`` (path) and ``label``.
+        transform: reads and resizes an image, without anything random.
+        network: whose autoencoder encodes.
+        run: tells the folder of the latents.
+        name: of the folder in it, one for each data set of the run.
+        cache_latents: whether phase two encodes each image once; ``auto`` unless there are random transforms that no
+            flips stand for.
+        flips: some of ``horizontal``, ``vertical`` and ``both``.
+        random_transforms: of phase one, and of phase two where latents are not cached.
+        unreadable: ``stop`` or ``skip``, see :class:`~medfusion_monai.data.ReadableDataset`.
+        cache_num: images that stay in memory once they were read.
+
+    Raises:
+        ValueError: for unknown flips, or latents that shall be cached with random transforms.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Any,
+        network: Medfusion,
+        run: TrainingRun,
+        name: str,
+        cache_latents: bool | str = "auto",
+        flips: Sequence[str] = (),
+        random_transforms: Sequence[Any] = (),
+        unreadable: str = "stop",
+        cache_num: int = 0,
+    ) -> None:
+        self.flips = check_flips(flips)
+        if cache_latents is True and random_transforms and not flips:
+            raise ValueError(
+                "cache_latents encodes each image once and leaves no room for random_transforms in phase two: set "
+                "cache_latents to false, or name the flips that phase two shall see in latent_flips"
+            )
+        if cache_latents not in (True, False, "auto"):
+            raise ValueError(f"cache_latents must be true, false or auto, received {cache_latents!r}")
+        self.caches = bool(flips) or not random_transforms if cache_latents == "auto" else bool(cache_latents)
+        self.images = ReadableDataset(data, transform, unreadable, cache_num)
+        self.random_transform = Compose(list(random_transforms))
+        self.network, self.latents_dir = network, run.latents_dir / name
+        self._store: LatentStore | None = None
+
+    def __len__(self) -> int:
+        """Entries: images times variants."""
+        return len(self.images) * (1 + len(self.flips))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return entry ``index``: ``label`` and ``image`` (C, H, W) or, once prepared, ``moments`` (2L, h, w)."""
+        return FlippedDataset(self.images, self.flips)[index] if self._store is None else self._store[index]
+
+    @property
+    def labels(self) -> list[int]:
+        """Labels of all entries."""
+        return for_each_variant(self.image_labels, self.flips)
+
+    @property
+    def image_labels(self) -> list[int]:
+        """Labels of the images."""
+        return [item["label"] for item in self.images.data]
+
+    def prepare(self, device: torch.device | str, batch_size: int = 32, num_workers: int = 0) -> None:
+        """Encode what is missing, if latents are cached; all processes of a run call it.
+
+        Args:
+            device: where to encode.
+            batch_size: images at a time.
+            num_workers: processes that read images.
+
+        Raises:
+            ValueError: see ``cached_latents``.
+        """
+        if not self.caches:
+            self.images.keep()  # in memory before workers of a data loader start
+            return
+        if self._store is None:
+            images = FlippedDataset(self.images.as_files_are(), self.flips)
+            size = self.network.image_size
+            assert size is not None
+            autoencoder = self.network.autoencoder
+            self._store = cached_latents(autoencoder, images, self.latents_dir, size, device, batch_size, num_workers)
+
+    def image_stream(self, seed: int, shares: Sequence[float] | None = None, shuffle: bool = True) -> SeededDataset:
+        """Return the images as phase one sees them, augmented; for validation as they are."""
+        if not shuffle:
+            return SeededDataset(self.images, seed=seed, shuffle=False)
+        return SeededDataset(self.images, self.random_transform, seed, labels=self.image_labels, shares=shares)
+
+    def stream(self, seed: int, shares: Sequence[float] | None = None, shuffle: bool = True) -> SeededDataset:
+        """Return the entries as phase two sees them; for validation as they are."""
+        if not shuffle:
+            return SeededDataset(self, seed=seed, shuffle=False)
+        transform = None if self.caches else self.random_transform
+        return SeededDataset(self, transform, seed, labels=self.labels, shares=shares)
+
+    def settings(self, seed: int, images: TrainingImages) -> dict[str, Any]:
+        """Return what decides on the items of a stream, for a checkpoint to compare."""
+        return {
+            "seed": seed,
+            "training_images": images.fingerprint,
+            "class_names": images.class_names,
+            "class_shares": images.class_shares,
+            "image_size": images.image_size,
+            "preprocessing": describe_transforms(self.images.transform),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the network behind: workers of a data loader read what is encoded."""
+        return {**self.__dict__, "network": None}

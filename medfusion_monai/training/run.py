@@ -1,0 +1,249 @@
+"""What both phases of a training share: device, precision, seed, processes, folders, checkpoints, TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.handlers.lr_schedule_handler import LrScheduleHandler
+from monai.handlers.tensorboard_handlers import TensorBoardStatsHandler
+from monai.handlers.validation_handler import ValidationHandler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from medfusion_monai import distributed
+from medfusion_monai.data.readable import check_readable
+from medfusion_monai.data.stream import SeededDataset, StreamSampler
+from medfusion_monai.handlers.checkpoint import Stateful, TrainingCheckpoint
+from medfusion_monai.handlers.guards import StopOnNonFiniteLoss
+from medfusion_monai.handlers.image_grid import ImageGrid
+from medfusion_monai.handlers.progress import ProgressBar
+from medfusion_monai.handlers.stop_on_signal import StopOnSignal
+from medfusion_monai.precision import choose_precision
+from medfusion_monai.preflight.checks import is_rehearsal
+from medfusion_monai.run_lock import leave_folders, use_folders
+from medfusion_monai.training.images import TrainingImages
+
+if TYPE_CHECKING:
+    from medfusion_monai.training.latent_dataset import LatentDataset
+
+
+class TrainingRun:
+    """The settings of a run and what follows from them; both phases build on one object of this class.
+
+    It does nothing until ``start``, so that all its settings can be checked at once.
+
+    Args:
+        output_dir: folder of checkpoints, latents, pictures and TensorBoard's files.
+        model_dir: folder of the weights, ``autoencoder.pt`` and ``model.pt``.
+        ckpt_dir: folder of the checkpoints; None for ``output_dir/checkpoints``.
+        latents_dir: folder of cached latents; None for ``output_dir/latents``.
+        device: where to train.
+        seed: of the networks, the order of the images and all noise.
+        resume: whether to continue from the checkpoints that are there.
+        precision: in which networks run: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        channels_last: memory format of the UNet: ``auto``, true or false.
+        compile: whether to compile the UNet.
+        num_workers: processes that read images; ``auto`` for 4 on a GPU, none on a CPU.
+        max_grad_norm: gradients of a larger norm are scaled down to it; None does not clip.
+        log_interval: steps between values in TensorBoard.
+        val_interval: epochs between validations.
+        checkpoint_interval: steps between checkpoints within epochs; None for none.
+        trial_step: whether to try a step of each phase before the first.
+    """
+
+    float32 = torch.float32
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        model_dir: str | Path,
+        ckpt_dir: str | Path | None = None,
+        latents_dir: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        resume: bool = True,
+        precision: str = "auto",
+        channels_last: bool | str = "auto",
+        compile: bool = False,
+        num_workers: int | str = "auto",
+        max_grad_norm: float | None = 1.0,
+        log_interval: int = 50,
+        val_interval: int = 1,
+        checkpoint_interval: int | None = None,
+        trial_step: bool = True,
+    ) -> None:
+        self.output_dir, self.model_dir = Path(output_dir), Path(model_dir)
+        self.ckpt_dir = self.output_dir / "checkpoints" if ckpt_dir is None else Path(ckpt_dir)
+        self.latents_dir = self.output_dir / "latents" if latents_dir is None else Path(latents_dir)
+        self.device, self.seed, self.resume, self.precision = device, seed, resume, precision
+        self.channels_last, self.compile, self._num_workers = channels_last, compile, num_workers
+        self.max_grad_norm, self.log_interval, self.val_interval = max_grad_norm, log_interval, val_interval
+        self.checkpoint_interval, self.trial_step = checkpoint_interval, trial_step
+        self.rehearsed: set[str] = set()
+
+    @property
+    def autoencoder_file(self) -> Path:
+        """Weights of phase one."""
+        return self.model_dir / "autoencoder.pt"
+
+    @property
+    def model_file(self) -> Path:
+        """Weights of both phases."""
+        return self.model_dir / "model.pt"
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the run writes."""
+        return [self.output_dir, self.ckpt_dir, self.model_dir]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which type networks run.
+
+        Raises:
+            ValueError: for a precision that the device does not have.
+        """
+        return choose_precision(self.precision, self.device)
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the run is on a GPU."""
+        return torch.device(self.device).type == "cuda"
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that read images."""
+        return int(self._num_workers) if self._num_workers != "auto" else 4 * self.on_cuda
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the only or first process of the run, which writes and reports."""
+        return distributed.rank() == 0
+
+    @cached_property
+    def tensorboard(self) -> SummaryWriter | None:
+        """Where values and pictures go; None in all processes but the first."""
+        return SummaryWriter(str(self.output_dir / "tensorboard")) if self.is_first else None
+
+    def start(self, images: TrainingImages, dataset: LatentDataset, val_dataset: LatentDataset) -> None:
+        """Connect the processes, take the folders, and read every image once.
+
+        Raises:
+            ValueError: if a folder cannot be written or is in use, or images cannot be read.
+        """
+        if is_rehearsal():
+            return
+        distributed.start(self.device)
+        use_folders(self.folders)
+        if images.check_files:
+            check_readable([dataset.images, val_dataset.images], images.class_names, distributed.from_first)
+
+    def finish(self) -> None:
+        """Close what ``start`` and the phases opened."""
+        if self.__dict__.get("tensorboard") is not None:
+            self.tensorboard.close()  # type: ignore[union-attr]
+        distributed.finish()
+        leave_folders()
+
+    def sampler(self, batch_size: int) -> StreamSampler:
+        """Return the order in which this process takes items of a stream."""
+        return StreamSampler(batch_size, distributed.rank(), distributed.world_size())
+
+    def loader(self, stream: SeededDataset, sampler: StreamSampler) -> DataLoader:
+        """Return endless batches of a stream for training."""
+        return DataLoader(stream, batch_sampler=sampler, num_workers=self.num_workers, pin_memory=self.on_cuda)
+
+    def open_validation(self, evaluator: Any, stream: SeededDataset, batch_size: int, passes: int = 1) -> None:
+        """Give an evaluator this process's share of a stream.
+
+        Args:
+            evaluator: that validates a phase.
+            stream: of the validation images, in their order.
+            batch_size: items at a time.
+            passes: how often each item comes, each time with other noise.
+        """
+        share = distributed.share(passes * len(stream), distributed.rank(), distributed.world_size())
+        evaluator.data_loader = DataLoader(stream, batch_size, sampler=share, num_workers=self.num_workers)
+        evaluator.state.epoch_length = len(evaluator.data_loader)
+
+    def attach(
+        self,
+        trainer: Any,
+        title: str,
+        network: nn.Module,
+        lr_scheduler: Any,
+        log: Callable[[dict[Any, Any]], dict[str, Any]],
+        draw: Callable[[], Sequence[Tensor]],
+        picture: str,
+        objects: Mapping[str, Stateful],
+        settings: Mapping[str, Any],
+        sampler: StreamSampler,
+    ) -> StopOnSignal:
+        """Attach to a phase's trainer what both phases have, in this order; checkpoint and signals come last.
+
+        Args:
+            trainer: with ``phase``, ``batch_size`` and ``evaluator``, whose metrics go to TensorBoard as well.
+            title: in front of the progress bar.
+            network: that is trained.
+            lr_scheduler: steps once a step.
+            log: makes values for TensorBoard of a step's output.
+            draw: makes the rows of a picture.
+            picture: name of the picture.
+            objects: what a checkpoint holds, by name.
+            settings: what a checkpoint must have in common with the run that continues from it.
+            sampler: of the batches.
+
+        Returns:
+            The handler that listens to signals.
+        """
+        checkpoint = TrainingCheckpoint(
+            path=self.checkpoint_file(trainer.phase),
+            objects=objects,
+            sampler=sampler,
+            settings=settings,
+            resume=self.resume,
+            every_steps=self.checkpoint_interval,
+            writer=self.tensorboard,
+        )
+        stop = StopOnSignal(checkpoint, trainer.evaluator)
+        guard = StopOnNonFiniteLoss(network, self.max_grad_norm, str(self.ckpt_dir), wait=not self.on_cuda)
+        handlers: list[Any] = [guard]
+        if self.is_first:
+            handlers.append(ProgressBar(title, trainer.batch_size * distributed.world_size()))
+            every: dict[str, Any] = {"iteration_log": self.log_interval, "epoch_log": False}
+            handlers.append(TensorBoardStatsHandler(self.tensorboard, output_transform=log, **every))
+            steps = partial(_times, trainer.state.epoch_length)
+            by_step: dict[str, Any] = {"iteration_log": False, "global_epoch_transform": steps}
+            TensorBoardStatsHandler(self.tensorboard, **by_step).attach(trainer.evaluator)
+        handlers.append(LrScheduleHandler(lr_scheduler, print_lr=False, epoch_level=False))
+        handlers.append(ValidationHandler(self.val_interval, trainer.evaluator))
+        if self.is_first:
+            handlers.append(ImageGrid(draw, self.output_dir / "pictures", picture, writer=self.tensorboard))
+        for handler in [*handlers, checkpoint, stop]:
+            handler.attach(trainer)
+        return stop
+
+    def checkpoint_file(self, phase: str) -> Path:
+        """Return the place of a phase's checkpoint."""
+        return self.ckpt_dir / f"{phase}_training.pt"
+
+    def is_begun(self, phase: str) -> bool:
+        """Whether a phase continues from a checkpoint."""
+        return self.resume and self.checkpoint_file(phase).is_file()
+
+
+def epochs(steps: int, val_interval: int) -> int:
+    """Return the epochs of a phase: an epoch ends with a validation, after ``val_interval`` steps.
+
+    Fewer steps than these are one epoch.
+    """
+    return max(1, steps // val_interval)
+
+
+def _times(steps: int, epoch: int) -> int:
+    return steps * epoch

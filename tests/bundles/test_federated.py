@@ -1,0 +1,86 @@
+"""MONAI's federated client runs phase two of the bundle as it is."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from monai.fl.client import MonaiAlgo
+from monai.fl.utils.constants import ExtraItems, WeightType
+from monai.fl.utils.exchange_object import ExchangeObject
+
+from medfusion_monai.errors import first_cause
+from medfusion_monai.run_lock import leave_folders
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
+
+
+@pytest.fixture
+def client(bundle, dataset_dir, tmp_path):
+    """Makes a client of the chest bundle with tiny networks, whose weights lie in a folder of its own."""
+    tiny = sys.modules[bundle.__module__].TINY | {"trial_step": False, "diffusion_val_interval": 2}
+    files = ["configs/train.yaml", "configs/demo.yaml"]
+    places = {"dataset_dir": str(dataset_dir), "model_dir": str(tmp_path / "m"), "output_dir": str(tmp_path / "r")}
+    algo = MonaiAlgo(
+        bundle_root=str(BUNDLE),
+        config_train_filename=files,
+        train_kwargs=tiny | places,
+        config_evaluate_filename=files,
+        eval_kwargs=tiny | places,
+        send_weight_diff=False,
+    )
+    yield algo, tmp_path / "m"
+    leave_folders()
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def run_rounds(algo, rounds=2):
+    """Train a client for some rounds, and give the weights that it sends after each."""
+    algo.initialize(extra={ExtraItems.CLIENT_NAME: "site"})
+    weights = algo.get_weights().weights
+    sent = []
+    for _ in range(rounds):
+        algo.train(ExchangeObject(weights=weights, weight_type=WeightType.WEIGHTS))
+        weights = algo.get_weights().weights
+        sent.append({name: value.clone() for name, value in weights.items()})
+    return sent
+
+
+def test_client_trains_on_the_latents_of_the_trained_autoencoder(client, bundle, dataset_dir, tmp_path):
+    algo, models = client
+    places = {"model_dir": str(models), "output_dir": str(tmp_path / "phase_one")}
+    bundle("train_autoencoder", dataset_dir=str(dataset_dir), **places)
+    first, second = run_rounds(algo)
+    autoencoder, model = load(models / "autoencoder.pt"), load(models / "model.pt")
+    assert not torch.equal(autoencoder["latent_std"], torch.ones(8))
+    used = algo.trainer.autoencoder.state_dict()
+    for name, value in autoencoder.items():
+        assert torch.equal(used[name], value), name
+        assert torch.equal(model[f"autoencoder.{name}"], value), name
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert algo.trainer.state.iteration == 4
+    metrics = algo.evaluate(ExchangeObject(weights=second, weight_type=WeightType.WEIGHTS)).metrics
+    assert 0 < metrics["diffusion_val_loss"] < 10
+    algo.finalize()
+
+
+def test_round_begins_with_the_weights_of_the_server(client, bundle, dataset_dir, tmp_path):
+    algo, models = client
+    places = {"model_dir": str(models), "output_dir": str(tmp_path / "phase_one")}
+    bundle("train_autoencoder", dataset_dir=str(dataset_dir), **places)
+    (local,) = run_rounds(algo, 1)
+    average = {name: torch.zeros_like(value) for name, value in local.items()}
+    algo.trainer.optimizer.param_groups[0]["lr"] = 0.0
+    algo.trainer.lr_scheduler.base_lrs = [0.0]
+    algo.train(ExchangeObject(weights=average, weight_type=WeightType.WEIGHTS))
+    assert all(not value.any() for value in algo.get_weights().weights.values())
+
+
+def test_client_without_a_trained_autoencoder_is_refused(client):
+    algo, _ = client
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        run_rounds(algo, 1)
+    assert "phase two needs phase one: run train_autoencoder" in str(first_cause(caught.value))
