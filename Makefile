@@ -1,6 +1,7 @@
 # make demo   train a bundle on generated images before your eyes (BUNDLE=cxr)
 # make test   run the tests;  make check   tests, linter, types
 # make test-generative   run the tests with monai-generative, in .venv-generative
+# make test-oldest   run the tests of data, networks and sampling with numpy 1 and pydicom 2, in .venv-oldest
 # make bundles   build the wheel and a zip per bundle into dist (OPTIONS="--folders", "--weights-url https://HOST/FOLDER")
 # Each sets up .venv by itself on a machine that has git, make and Python 3.10 or newer.
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BUNDLE ?= cxr
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-generative lint check bundles clean
+.PHONY: demo test test-slow test-generative test-oldest lint check bundles clean
 
 demo: $(VENV)/installed
 	rm -rf runs/demo/$(BUNDLE)
@@ -23,6 +24,11 @@ test-slow: $(VENV)/installed
 # monai-generative needs an older MONAI than the other tests run with, so it has an environment of its own.
 test-generative: $(VENV)-generative/installed
 	$(VENV)-generative/bin/python -m pytest tests/generative
+
+# MONAI Label and other programs beside us keep numpy below 2 and pydicom below 3.
+test-oldest: $(VENV)-oldest/installed
+	$(VENV)-oldest/bin/python -m pytest tests/data tests/transforms tests/networks tests/diffusion \
+		tests/bundles/test_inference.py tests/bundles/test_files.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -46,5 +52,13 @@ $(VENV)-generative/installed: pyproject.toml constraints.txt
 		--editable '.[dev,generative]'
 	touch $@
 
+# The lines of constraints-oldest.txt take the place of those of the same packages in constraints.txt.
+$(VENV)-oldest/installed: pyproject.toml constraints.txt constraints-oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	sed -n 's/==.*/==/p' constraints-oldest.txt | sed 's/^/^/' | grep -v -f - constraints.txt \
+		| cat - constraints-oldest.txt > $(VENV)-oldest/constraints.txt
+	$(VENV)-oldest/bin/python -m pip install --quiet --constraint $(VENV)-oldest/constraints.txt --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-generative runs build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-generative $(VENV)-oldest runs build dist *.egg-info

@@ -114,7 +114,7 @@ def _load(folder: Path) -> Any:
         from diffusers.utils import logging
     except ImportError as error:
         raise ValueError(
-            f"first stage {folder} needs diffusers, which is not installed: pip install 'medfusion-monai[diffusers]'"
+            f"first stage {folder} needs diffusers, which is not installed: pip install diffusers"
         ) from error
     level = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # what matters is raised below

@@ -4,8 +4,9 @@ import gzip
 
 import numpy as np
 import pytest
+from dicom_files import save_dicom
 from PIL import Image, PngImagePlugin
-from pydicom import Dataset, FileMetaDataset, uid
+from pydicom import Dataset, uid
 
 from medfusion_monai.cli import main
 from medfusion_monai.data import draw_chest_phantom
@@ -25,9 +26,7 @@ def write_dicom(path, pixels):
     dataset.HighBit, dataset.PixelRepresentation = 7, 0
     dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OW"
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    dataset.save_as(path, enforce_file_format=True)
+    save_dicom(path, dataset)
 
 
 def contents(path):

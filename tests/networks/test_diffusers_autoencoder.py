@@ -170,5 +170,5 @@ def test_nothing_is_fetched(folder, monkeypatch):
 
 def test_missing_package_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ValueError, match=r"pip install 'medfusion-monai\[diffusers\]'"):
+    with pytest.raises(ValueError, match=r"pip install diffusers"):
         DiffusersAutoencoder(folder)
