@@ -11,27 +11,27 @@ from typing import Any
 
 import torch
 from monai.transforms import Compose
-from torch import Tensor
+from torch import Tensor, nn
 
+import medfusion_monai
 from medfusion_monai.checks import check_counts, check_image_size
 from medfusion_monai.data.sampling_plan import parse_label, parse_labels
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, derive_seed
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.networks.described import DescriptionError, build
+from medfusion_monai.networks.described import DescriptionError, build, describe
 from medfusion_monai.transforms import read_and_resize
 from medfusion_monai.weights.model_info import (
+    FORMAT,
     PLACES,
     found_at,
-    model_info,
     model_info_path,
     read_model_info,
     refuse_contradictions,
     require_model_info,
+    write_model_info,
 )
-from medfusion_monai.weights.state_dict import WeightsError, load_weights
-
-NAMES = ("model.pt", "model.safetensors")
-"""Of the weights in the folder ``models`` of a bundle: what a training wrote goes before what came with the bundle."""
+from medfusion_monai.weights.places import find_weights, missing_weights, unpack_weights
+from medfusion_monai.weights.state_dict import WeightsError, load_weights, save_weights
 
 
 def load(path: str | Path, device: torch.device | str | None = None, network: Medfusion | None = None) -> Model:
@@ -52,23 +52,8 @@ def load(path: str | Path, device: torch.device | str | None = None, network: Me
     """
     if Path(path).suffix == ".zip" and zipfile.is_zipfile(path):
         with tempfile.TemporaryDirectory() as folder:
-            return _loaded(_unzipped(Path(path), Path(folder)), device, network)
+            return _loaded(unpack_weights(Path(path), Path(folder)), device, network)
     return _loaded(find_weights(path), device, network)
-
-
-def find_weights(path: str | Path) -> Path:
-    """Return the weights at a path: the file itself, or those of a folder of weights or of a bundle.
-
-    Raises:
-        WeightsError: if there are none.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return path if path.suffix or path.is_file() else path / NAMES[0]
-    places = [folder / name for folder in (path, path / "models") for name in NAMES]
-    found = [place for place in places if place.is_file()]
-    inner = path if path.name == "models" or not (path / "models").is_dir() else path / "models"
-    return found[0] if found else inner / "model.pt"
 
 
 class Model:
@@ -301,6 +286,60 @@ def make_preprocessing(model: Model, mode: str | None = None, modalities: Sequen
     return read_and_resize(model.image_size, model.image_channels, mode, modalities)
 
 
+def describe_model(
+    network: Medfusion,
+    schedule: nn.Module,
+    sampler: Mapping[str, Any],
+    image: Mapping[str, Any],
+    training: Mapping[str, Any],
+    class_shares: list[float] | None = None,
+) -> dict[str, Any]:
+    """Return the description of a trained model.
+
+    Args:
+        network: both stages, with class names and image size.
+        schedule: of its noise.
+        sampler: settings of ``LatentDiffusionSampler`` that suit it.
+        image: how files become its images: ``resize_mode``, ``dicom_modalities``.
+        training: what it was trained on and for how long.
+        class_shares: of the classes among the training images, in label order.
+    """
+    form = {"size": network.image_size, "channels": network.autoencoder.in_channels, "range": [0.0, 1.0], **image}
+    return {
+        "format": FORMAT,
+        "version": medfusion_monai.__version__,
+        "class_names": network.class_names,
+        "class_shares": class_shares,
+        "image": form,
+        "networks": {name: describe(part) for name, part in network.named_children()},
+        "schedule": describe(schedule),
+        "sampler": dict(sampler),
+        "training": dict(training),
+    }
+
+
+def save_model(network: Medfusion, path: str | Path, sampler: LatentDiffusionSampler) -> None:
+    """Write weights that did not come from a training of this package, and what they are, as a training would.
+
+    Args:
+        network: both stages, with ``class_names`` and ``image_size``.
+        path: the weights file; ``model.json`` is written beside it.
+        sampler: how the model is sampled by default; its schedule is the one that the UNet was trained with.
+
+    Raises:
+        ValueError: if the network does not say its classes or image size.
+
+    Example:
+        >>> network = load_published("vae.ckpt", "diffusion.ckpt")  # doctest: +SKIP
+        >>> network.class_names, network.image_size = ["no_cardiomegaly", "cardiomegaly"], [256, 256]  # doctest: +SKIP
+        >>> save_model(network, "models/model.pt", LatentDiffusionSampler(NoiseSchedule()))  # doctest: +SKIP
+    """
+    if not network.class_names or network.image_size is None:
+        raise ValueError("the network does not say what it is of: set its class_names and image_size")
+    save_weights(network, path)
+    write_model_info(path, describe_model(network, sampler.schedule, sampler.settings(), {}, {}))
+
+
 def untrained_info(
     image_channels: int, class_names: Sequence[str], image_size: Sequence[int] = (256, 256), latent_channels: int = 8
 ) -> dict[str, Any]:
@@ -309,37 +348,13 @@ def untrained_info(
         parts = Autoencoder(image_channels, latent_channels), UNet(latent_channels, num_classes=len(class_names))
     schedule = NoiseSchedule(prediction_type="v_prediction")
     settings = LatentDiffusionSampler(schedule, num_inference_steps=30, spacing="logsnr").settings()
-    return model_info(Medfusion(*parts, class_names, image_size), schedule, settings, {}, {})
-
-
-def missing_weights(path: Path) -> str:
-    """Return the sentence for weights that are not there."""
-    listed = path.parent.parent / "large_files.yml"
-    if path.parent.name == "models" and listed.is_file() and path.name in listed.read_text(encoding="utf-8"):
-        return (
-            f"weights {path} are not fetched yet: {listed.name} says where they are. Run python -m monai.bundle "
-            f"download_large_files --bundle_path {path.parent.parent} where there is internet"
-        )
-    return f"weights {path} do not exist: run training first, or name another file"
+    return describe_model(Medfusion(*parts, class_names, image_size), schedule, settings, {}, {})
 
 
 def _loaded(path: Path, device: torch.device | str | None, network: Medfusion | None) -> Model:
     model = Model(path, network=network)
     model.load_weights()
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _unzipped(archive: Path, folder: Path) -> Path:
-    """Unpack the weights of a bundle's zip and return their place; no other file of it is written."""
-    with zipfile.ZipFile(archive) as file:
-        for entry in file.infolist():
-            place = Path(entry.filename)
-            inner = place.parts[-2:] if place.parent.name == "models" else place.parts[-1:]
-            if not entry.is_dir() and (place.parent.name == "models" or place.name == "large_files.yml"):
-                target = folder.joinpath(*inner)
-                target.parent.mkdir(exist_ok=True)
-                target.write_bytes(file.read(entry))
-    return find_weights(folder)
 
 
 def _chunks(values: list[int], size: int) -> list[list[int]]:

@@ -14,7 +14,9 @@ from PIL import Image
 
 import medfusion_monai as mf
 from medfusion_monai.data import prepare_phantoms
-from medfusion_monai.networks import WeightsError
+from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
+from medfusion_monai.model import save_model
+from medfusion_monai.networks import Medfusion, WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,18 @@ def test_counts_that_make_no_sense_are_refused(model, n, seed, word):
 def test_images_of_another_form_are_refused(model, images, words):
     with pytest.raises(ValueError, match=words):
         model.reconstruct(images)
+
+
+def test_weights_from_elsewhere_can_be_saved_and_loaded(model, tmp_path):
+    network = Medfusion(model.network.autoencoder, model.network.unet)
+    sampler = LatentDiffusionSampler(NoiseSchedule(prediction_type="v_prediction"), num_inference_steps=2, eta=0.0)
+    with pytest.raises(ValueError, match="set its class_names and image_size"):
+        save_model(network, tmp_path / "model.pt", sampler)
+    network.class_names, network.image_size = ["well", "ill"], [24, 40]
+    save_model(network, tmp_path / "model.pt", sampler)
+    loaded = mf.load(tmp_path / "model.pt", device="cpu")
+    assert loaded.sample("ill").shape == (1, 1, 24, 40)
+    assert loaded.sampler.settings() == sampler.settings()
 
 
 def test_weights_that_are_not_there_are_named(tmp_path):

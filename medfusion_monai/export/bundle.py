@@ -14,9 +14,10 @@ from monai.bundle import ConfigParser
 from medfusion_monai.export.card import CardFacts, facts_of
 from medfusion_monai.export.public import open_model
 from medfusion_monai.export.readme import REQUIREMENTS, shipped_readme
-from medfusion_monai.model import NAMES, Model
+from medfusion_monai.model import Model
 from medfusion_monai.weights.checksums import CHECKSUMS
 from medfusion_monai.weights.model_info import model_info_path
+from medfusion_monai.weights.places import NAMES
 from medfusion_monai.weights.state_dict import WeightsError, check_listed, file_sha256
 
 PHASE_ONE = "autoencoder.pt"
@@ -29,10 +30,10 @@ FOR_LOADING = (
 )
 TRAIN: dict[str, Any] = {
     "about": FOR_LOADING,
-    "imports": ["$import medfusion_monai", "$import medfusion_monai.bundle", "$import medfusion_monai.model"],
+    "imports": ["$import medfusion_monai", "$import medfusion_monai.bundle", "$import medfusion_monai.weights.places"],
     "bundle_root": "$medfusion_monai.bundle.find_root()",
     "dataset_dir": "$medfusion_monai.bundle.beside(@bundle_root, 'data')",
-    "model_file": "$str(medfusion_monai.model.find_weights(@bundle_root))",
+    "model_file": "$str(medfusion_monai.weights.places.find_weights(@bundle_root))",
     "device": "$medfusion_monai.distributed.default_device()",
     "model": {"_target_": "medfusion_monai.Model", "path": "@model_file", "without_weights": "@untrained"},
     "network_def": "$@model.network",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.model import Model, find_weights, load
-from medfusion_monai.weights.model_info import model_info
+from medfusion_monai.model import Model, describe_model, load
+from medfusion_monai.weights.places import find_weights
 from medfusion_monai.weights.state_dict import WeightsError
 
 IMAGE = ("resize_mode", "dicom_modalities")
@@ -40,7 +40,7 @@ def public_info(model: Model) -> dict[str, Any]:
     """
     found = model.info
     return {
-        **model_info(
+        **describe_model(
             model.network,
             model.schedule,
             sampler=_known(found.get("sampler"), SAMPLER),

@@ -26,6 +26,7 @@ from medfusion_monai.handlers.ema import AveragedWeights
 from medfusion_monai.handlers.image_grid import sample_rows
 from medfusion_monai.kernels import choose_channels_last, compile_network, lay_out, widths
 from medfusion_monai.losses import DiffusionLoss
+from medfusion_monai.model import describe_model
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.described import describe
 from medfusion_monai.precision import MixedPrecisionInferer
@@ -38,7 +39,6 @@ from medfusion_monai.training.learning_rate import AdamW
 from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 from medfusion_monai.training.run import TrainingRun
 from medfusion_monai.transforms import form_of
-from medfusion_monai.weights.model_info import model_info
 from medfusion_monai.weights.state_dict import file_sha256, load_weights
 
 logger = logging.getLogger(__name__)
@@ -214,7 +214,7 @@ class DiffusionTraining(SupervisedTrainer):
             "images_per_step": self.batch_size * world_size(),
         }
         form = form_of(self.dataset.images.transform)
-        return model_info(
+        return describe_model(
             self.averaged_model,
             self.schedule,
             self.image_inferer.settings(),

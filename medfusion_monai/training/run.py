@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from monai.handlers.lr_schedule_handler import LrScheduleHandler
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from medfusion_monai import distributed
-from medfusion_monai.data.readable import check_readable
+from medfusion_monai.data.readable import ReadableDataset, check_readable
 from medfusion_monai.data.stream import SeededDataset, StreamSampler
 from medfusion_monai.handlers.checkpoint import Stateful, TrainingCheckpoint
 from medfusion_monai.handlers.guards import StopOnNonFiniteLoss
@@ -27,9 +27,6 @@ from medfusion_monai.precision import choose_precision
 from medfusion_monai.preflight.checks import is_rehearsal
 from medfusion_monai.run_lock import leave_folders, use_folders
 from medfusion_monai.training.images import TrainingImages
-
-if TYPE_CHECKING:
-    from medfusion_monai.training.latent_dataset import LatentDataset
 
 
 class TrainingRun:
@@ -130,8 +127,12 @@ class TrainingRun:
         """Where values and pictures go; None in all processes but the first."""
         return SummaryWriter(str(self.output_dir / "tensorboard")) if self.is_first else None
 
-    def start(self, images: TrainingImages, dataset: LatentDataset, val_dataset: LatentDataset) -> None:
+    def start(self, images: TrainingImages, *read: ReadableDataset) -> None:
         """Connect the processes, take the folders, and read every image once.
+
+        Args:
+            images: says whether to read.
+            read: the images of training and validation.
 
         Raises:
             ValueError: if a folder cannot be written or is in use, or images cannot be read.
@@ -141,7 +142,7 @@ class TrainingRun:
         distributed.start(self.device)
         use_folders(self.folders)
         if images.check_files:
-            check_readable([dataset.images, val_dataset.images], images.class_names, distributed.from_first)
+            check_readable(read, images.class_names, distributed.from_first)
 
     def finish(self) -> None:
         """Close what ``start`` and the phases opened."""

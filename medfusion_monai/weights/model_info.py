@@ -12,12 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 import medfusion_monai
 from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.networks.described import describe
-from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.weights.checksums import forget_checksum
 from medfusion_monai.weights.state_dict import WeightsError, check_listed, read_safetensors_metadata
 
@@ -49,38 +45,6 @@ PLACES: dict[str, tuple[str, ...]] = {
     "prediction_type": ("schedule", "prediction_type"),
 }
 """Where a description holds what users know by these names."""
-
-
-def model_info(
-    network: Medfusion,
-    schedule: nn.Module,
-    sampler: Mapping[str, Any],
-    image: Mapping[str, Any],
-    training: Mapping[str, Any],
-    class_shares: list[float] | None = None,
-) -> dict[str, Any]:
-    """Return the description of a trained model.
-
-    Args:
-        network: both stages, with class names and image size.
-        schedule: of its noise.
-        sampler: settings of ``LatentDiffusionSampler`` that suit it.
-        image: how files become its images: ``resize_mode``, ``dicom_modalities``.
-        training: what it was trained on and for how long.
-        class_shares: of the classes among the training images, in label order.
-    """
-    form = {"size": network.image_size, "channels": network.autoencoder.in_channels, "range": [0.0, 1.0], **image}
-    return {
-        "format": FORMAT,
-        "version": medfusion_monai.__version__,
-        "class_names": network.class_names,
-        "class_shares": class_shares,
-        "image": form,
-        "networks": {name: describe(part) for name, part in network.named_children()},
-        "schedule": describe(schedule),
-        "sampler": dict(sampler),
-        "training": dict(training),
-    }
 
 
 def model_info_path(path: str | Path) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
+from medfusion_monai.model import describe_model
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.weights.model_info import model_info, write_model_info
+from medfusion_monai.weights.model_info import write_model_info
 from medfusion_monai.weights.state_dict import save_weights
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def info_of(network):
     training = {"images": "ab" * 32, "image_count": 557, "steps": 1000, "images_per_step": 32}
     form = {"resize_mode": "crop", "dicom_modalities": None}
     count = len(network.class_names)
-    return model_info(network, schedule, sampler.settings(), form, training, class_shares=[1 / count] * count)
+    return describe_model(network, schedule, sampler.settings(), form, training, class_shares=[1 / count] * count)
 
 
 def save(network, path):

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
+from medfusion_monai.model import describe_model
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet, WeightsError
 from medfusion_monai.networks.described import DescriptionError, build, describe
 from medfusion_monai.weights.model_info import (
     METADATA_KEY,
     PLACES,
     found_at,
-    model_info,
     model_info_path,
     read_model_info,
     refuse_contradictions,
@@ -33,7 +33,7 @@ def network():
 def info_of(**schedule):
     schedule = NoiseSchedule(prediction_type="v_prediction", **schedule)
     settings = LatentDiffusionSampler(schedule, num_inference_steps=7, guidance_scale=2.0).settings()
-    return model_info(network(), schedule, settings, {"resize_mode": "pad"}, {"steps": 5}, [0.75, 0.25])
+    return describe_model(network(), schedule, settings, {"resize_mode": "pad"}, {"steps": 5}, [0.75, 0.25])
 
 
 INFO = json.loads(json.dumps(info_of()))
