@@ -75,6 +75,8 @@ def accept_overrides() -> None:
         if changes:
             workflow.parser.update(changes)
             workflow.parser.parse(reset=True)
+        if "bundle_root" in workflow.parser:  # from here on it is not in its first step any more
+            workflow.parser.get_parsed_content("bundle_root")
 
 
 def repeat_errors_last() -> None:

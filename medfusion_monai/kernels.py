@@ -97,8 +97,14 @@ def compile_network(
     Raises:
         ValueError: if a small function cannot be compiled, as where there is no compiler.
     """
-    if not enabled:
-        return network
+    if enabled:
+        check_compile(device, backend)
+        network.compile(dynamic=False, backend=backend)
+    return network
+
+
+def check_compile(device: torch.device | str = "cpu", backend: str | Callable[..., Any] = "inductor") -> None:
+    """Raise a ValueError if a small function cannot be compiled, as where there is no compiler."""
     try:
         torch.compile(_probe, dynamic=False, backend=backend)(torch.ones(2, device=device))
     except Exception as error:
@@ -108,8 +114,6 @@ def compile_network(
             f"compile does not work on {torch.device(device)} here ({reason}): it takes a C++ compiler on a CPU and "
             "Triton with a C compiler on a GPU; install them, or leave compile at false"
         ) from error
-    network.compile(dynamic=False, backend=backend)
-    return network
 
 
 def _probe(values: Tensor) -> Tensor:

@@ -56,6 +56,10 @@ def load(path: str | Path, device: torch.device | str | None = None, network: Me
     return _loaded(find_weights(path), device, network)
 
 
+NEEDED = {"class_names", "image_size", "image_channels", "prediction_type"}
+"""What a config has to give, beside ``network_def``, for weights that nothing describes."""
+
+
 class Model:
     """A class-conditional latent diffusion model, as its weights describe it.
 
@@ -85,9 +89,9 @@ class Model:
         if unknown:
             raise ValueError(f"given has {sorted(unknown)}, known are {', '.join(PLACES)}")
         self.info = self._read(without_weights)
-        if "image_size" in self.given:
-            levels = found_at(self.info, "autoencoder_channels") or [None] * 4
-            check_image_size(self.given["image_size"], 2 ** (len(levels) - 1))
+        size = self.given.get("image_size", [8, 8])
+        if not isinstance(size, list | tuple) or len(size) != 2:
+            check_image_size(size)
         if self.path.is_file():
             refuse_contradictions(self.path, self.info, self.given)
         if network is not None:
@@ -95,8 +99,7 @@ class Model:
 
     def _read(self, without_weights: Mapping[str, Any] | None) -> dict[str, Any]:
         if self.path.is_file():
-            needed = {"class_names", "image_size", "prediction_type"}
-            if needed <= self.given.keys() and read_model_info(self.path) is None:
+            if self.given.keys() >= NEEDED and read_model_info(self.path) is None:
                 return {}  # a config that says everything itself
             return require_model_info(self.path)
         if without_weights is None:
@@ -184,14 +187,15 @@ class Model:
     def sample(
         self, label: int | str | Sequence[int | str], n: int = 1, seed: int = 0, batch_size: int = 16, **choices: Any
     ) -> Tensor:
-        """Sample images, the same as ``run inference`` writes for this label and seed.
+        """Sample images, the same as ``run inference --precision float32`` writes for this label and seed.
 
         Args:
             label: number or name of a class, or a list of them.
             n: images of each.
             seed: of the set; image k of a label is the same however many others are asked for.
             batch_size: images at once.
-            choices: other settings of ``LatentDiffusionSampler``, e.g. ``num_inference_steps=50``.
+            choices: other settings of ``LatentDiffusionSampler``, e.g. ``num_inference_steps=50``, or
+                ``dtype=torch.bfloat16`` where the device multiplies it.
 
         Returns:
             float32 (len(label) * n, C, H, W) in [0, 1], on the CPU.
@@ -280,8 +284,17 @@ def make_preprocessing(model: Model, mode: str | None = None, modalities: Sequen
         model: says size, channels, ``resize_mode`` and ``dicom_modalities``.
         mode: another way to resize.
         modalities: other values of Modality that DICOM files may have.
+
+    Raises:
+        ValueError: if the training read its images in a way of its own.
     """
     form = model.info.get("image", {})
+    if form.get("preprocessing") and mode is None:
+        raise ValueError(
+            f"the training of {model.path} read its images in a way of its own ({', '.join(form['preprocessing'])}), "
+            "which weights cannot say: give preprocessing in a config as in the training, or a resize_mode to read "
+            "them in the usual way"
+        )
     mode, modalities = mode or form.get("resize_mode") or "crop", modalities or form.get("dicom_modalities")
     return read_and_resize(model.image_size, model.image_channels, mode, modalities)
 

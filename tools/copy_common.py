@@ -18,7 +18,6 @@ SOURCE = BUNDLES / "medfusion_cxr"
 OWN_FILES = ("docs/README.md", "docs/data_license.txt")
 OWN_KEYS = (
     "class_names",
-    "untrained",
     "image_size",
     "image_channels",
     "latent_channels",

@@ -88,6 +88,10 @@ class ReadableDataset(Dataset):
             bar = tqdm(found, "read images", len(wanted), disable=len(wanted) <= BAR_FROM)
             return {index: reason for index, reason in zip(wanted, bar, strict=True) if reason is not None}
 
+    def forget(self) -> None:
+        """Let go of the images in memory."""
+        self._kept.clear()
+
     def leave_out(self, indices: Sequence[int], class_names: Sequence[str]) -> None:
         """Take images out of the list.
 

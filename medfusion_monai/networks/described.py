@@ -57,8 +57,8 @@ def describe(module: nn.Module) -> dict[str, Any]:
 
     A module of another class is described by its name alone, and :func:`build` refuses it.
     """
-    if not isinstance(module, Described):
-        return {TYPE: type(module).__qualname__}
+    if KINDS.get(type(module).__name__) is not type(module) or not isinstance(module, Described):
+        return {TYPE: f"{type(module).__module__}.{type(module).__qualname__}"}
     arguments = {name: _plain(value) for name, value in module.built_with.items() if name not in module.not_described}
     return {TYPE: type(module).__name__, **arguments}
 

@@ -84,6 +84,7 @@ def _try_phases(trainers: Sequence[Any], device: torch.device, free: float) -> t
     for trainer in trainers:
         try:
             trial = try_step(trainer, free)
+            _release(device)
         except ValueError as error:  # a step that measures by itself what would fit
             problems.append(f"{trainer.phase}_batch_size: {error}")
             continue

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigWorkflow
 
 from medfusion_monai.errors import first_cause, short_message
@@ -47,17 +52,34 @@ def check_config(
 
 
 def _rehearse(files: Sequence[str], overrides: Mapping[str, Any], run: str) -> list[Outcome]:
-    with rehearsal() as outcomes:
+    with rehearsal() as outcomes, _process_as_before():
         workflow = ConfigWorkflow(list(files), run_id=run, logging_file=False, **overrides)
         try:
             workflow.initialize()
-            workflow.run()
+            if outcomes:  # a training, whose trainers know what a rehearsal is
+                workflow.run()
         except Exception as error:
             cause = first_cause(error)
             if not problems_of(outcomes):  # a network or trainer that cannot be built
                 outcomes.append(Outcome(*LAST[0], error=cause if isinstance(cause, Exception) else error))
+    if not outcomes:
+        return [Outcome(*LAST[0])]
     tried = {(outcome.part, outcome.name) for outcome in outcomes}
     return [*outcomes, *(Outcome(*check, left_out=True) for check in LAST if check not in tried)]
+
+
+@contextmanager
+def _process_as_before() -> Iterator[None]:
+    """Undo what the first steps of a run change in the process: signals, the hook of errors, random numbers."""
+    hook, in_main = sys.excepthook, threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        sys.excepthook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _bundle_versions(metadata: Path) -> str:

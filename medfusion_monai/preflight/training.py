@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from medfusion_monai.checks import check_bool, check_counts, check_image_size, check_optional_counts
-from medfusion_monai.kernels import choose_channels_last
+from medfusion_monai.kernels import check_compile, choose_channels_last
 from medfusion_monai.preflight.checks import Check, check_all, is_rehearsal
 from medfusion_monai.preflight.disk import check_disk, check_writable, latents_bytes, pictures_bytes
 from medfusion_monai.preflight.images import check_sample
@@ -64,6 +66,7 @@ class TrainingChecks:
                 Check("data", "sample", self._check_sample),
                 Check("data", "labels", images.describe_labels),
                 Check("data", "folders", self._check_folders),
+                Check("machine", "compile", lambda: check_compile(run.device) if run.compile is True else None),
                 Check("networks", "precision", lambda: run.dtype and None),
                 Check("networks", "class_shares", lambda: images.shares and None),
             ]
@@ -80,6 +83,7 @@ class TrainingChecks:
         check_all(
             [
                 Check("networks", "networks", lambda: None),
+                Check("data", "latents", lambda: check_writable(diffusion.latent_folders)),
                 Check("room", "disk", lambda: self._check_disk(network, autoencoder, diffusion)),
                 Check("room", "memory", lambda: self._check_memory(autoencoder, diffusion)),
             ]
@@ -97,16 +101,18 @@ class TrainingChecks:
 
     def _check_folders(self) -> None:
         refuse_used(self.run.folders)
-        check_writable([*self.run.folders, self.run.latents_dir])
+        check_writable(self.run.folders)
 
     def _check_counts(self) -> None:
         batch_sizes = {f"{phase}_batch_size": settings["batch_size"] for phase, settings in self.phases.items()}
         check_counts(val_images=self.images.val_images, log_interval=self.run.log_interval, **batch_sizes)
         check_optional_counts(checkpoint_interval=self.run.checkpoint_interval)
+        if self.run.workers != "auto":
+            check_counts(0, num_workers=self.run.workers)
 
     def _check_switches(self) -> None:
         run = self.run
-        choose_channels_last(run.channels_last, "cpu", run.float32, [1])
+        choose_channels_last(run.channels_last, "cpu", torch.float32, [1])
         switches = {"resume": run.resume, "compile": run.compile, "trial_step": run.trial_step}
         check_bool(**switches, check_files=self.images.check_files)
 

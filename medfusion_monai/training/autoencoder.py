@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from medfusion_monai.handlers.checkpoint import BestWeights
 from medfusion_monai.handlers.image_grid import reconstruction_rows
+from medfusion_monai.handlers.stop_on_signal import StopOnSignal
 from medfusion_monai.losses import AdversarialLoss, ReconstructionLoss, image_ssim
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.preflight.checks import is_rehearsal
@@ -30,7 +31,7 @@ from medfusion_monai.training.latent_dataset import LatentDataset
 from medfusion_monai.training.latent_statistics import measure_latent_statistics
 from medfusion_monai.training.learning_rate import Adam
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
-from medfusion_monai.training.run import TrainingRun, epochs
+from medfusion_monai.training.run import TrainingRun, epochs, is_finished
 from medfusion_monai.weights.state_dict import WeightsError, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class AutoencoderTraining(AutoencoderTrainer):
         val_interval: steps of an epoch, which ends with a validation.
         batch_size: images of a step and process.
         discriminator_lr: learning rate of the discriminators.
-        train_handlers: further handlers of the trainer.
+        train_handlers: further handlers of the trainer, before its checkpoints.
     """
 
     phase = "autoencoder"
@@ -78,8 +79,7 @@ class AutoencoderTraining(AutoencoderTrainer):
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.training_run, self.images, self.dataset, self.val_dataset = run, images, dataset, val_dataset
         self.batch_size = self.at_once = batch_size
-        self.autoencoder = network.autoencoder.to(run.device)
-        adversarial = adversarial.to(run.device)
+        self.autoencoder = network.autoencoder
         built, self.lr_scheduler = optimizer.build(self.autoencoder.parameters(), steps)
         on_device: dict[str, Any] = {
             "device": torch.device(run.device),
@@ -101,11 +101,10 @@ class AutoencoderTraining(AutoencoderTrainer):
             epoch_length=min(val_interval, steps),
             train_data_loader=[],  # see prepare
             optimizer=built,
-            loss_function=loss.to(run.device),
+            loss_function=loss,
             adversarial=adversarial,
             discriminator_optimizer=torch.optim.Adam(adversarial.parameters(), lr=discriminator_lr),
             dtype=torch.float32 if run.dtype is torch.float16 else run.dtype,
-            train_handlers=list(train_handlers) or None,
             **reading,
             **on_device,
         )
@@ -114,11 +113,10 @@ class AutoencoderTraining(AutoencoderTrainer):
             key_val_metric={"autoencoder_val_loss": Loss(self._validation_loss, output_transform=_pred_and_image)},
             additional_metrics={"autoencoder_val_ssim": Loss(_mean_ssim, output_transform=_pred_and_image)},
             metric_cmp_fn=operator.lt,
-            val_handlers=[self.best],
             **reading,
             **on_device,
         )
-        self._stop: Any = None
+        self._stop: StopOnSignal | None = None
 
     @property
     def is_begun(self) -> bool:
@@ -130,20 +128,29 @@ class AutoencoderTraining(AutoencoderTrainer):
         if is_rehearsal():
             self.training_run.rehearsed.add(self.phase)
             return
-        self.prepare()
-        try:
-            super().run()
-        finally:
-            self._stop.stop_listening(self)
+        stop = self._prepare()
+        if not is_finished(self):
+            try:
+                super().run()
+            finally:
+                stop.stop_listening(self)
         self.finish()
 
-    def prepare(self) -> None:
+    def to_device(self) -> None:
+        """Bring to the device what a step needs; until then nothing of it is there."""
+        parts: tuple[Any, ...] = (self.autoencoder, self.loss_function, self.adversarial)
+        for part in parts:
+            part.to(self.training_run.device)
+
+    def _prepare(self) -> StopOnSignal:
         """Open the data and attach the handlers, once."""
         if self._stop is not None:
-            return
+            return self._stop
+        self.to_device()
         run, dataset = self.training_run, self.dataset
-        if run.num_workers:
+        if run.num_workers:  # or each worker would read them for itself
             dataset.images.keep()
+            self.val_dataset.images.keep()
         sampler = run.sampler(self.batch_size)
         self.data_loader = run.loader(dataset.image_stream(run.seed, self.images.shares), sampler)
         validation = self.val_dataset.image_stream(run.seed, shuffle=False)
@@ -159,7 +166,10 @@ class AutoencoderTraining(AutoencoderTrainer):
             objects=self._checkpointed(),
             settings=self.dataset.settings(run.seed, self.images),
             sampler=sampler,
+            best=self.best,
+            further=self._arguments["train_handlers"],
         )
+        return self._stop
 
     def _checkpointed(self) -> dict[str, Any]:
         return {
@@ -196,9 +206,9 @@ class AutoencoderTraining(AutoencoderTrainer):
     def twin(self) -> AutoencoderTraining:
         """Return another trainer of the same step, with networks of its own."""
         own = copy.deepcopy({name: self._arguments[name] for name in ("network", "loss", "adversarial")})
-        twin = AutoencoderTraining(**{**self._arguments, **own, "train_handlers": ()})
-        # With the discriminators, which make a step larger.
-        twin.state.iteration = (twin.adversarial.start_step or 0) + 1 if twin.adversarial else 1
+        twin = AutoencoderTraining(**{**self._arguments, **own})
+        twin.to_device()
+        twin.state.iteration = (own["adversarial"].start_step or 0) + 1  # with discriminators, which make it larger
         return twin
 
     def noise(self, images: int) -> dict[str, Any]:

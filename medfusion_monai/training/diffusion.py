@@ -19,11 +19,13 @@ from monai.engines.trainer import SupervisedTrainer
 from monai.inferers.inferer import Inferer
 from torch import Tensor
 
+from medfusion_monai.data.class_shares import true_shares
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
 from medfusion_monai.distributed import data_parallel, world_size
 from medfusion_monai.handlers.checkpoint import BestWeights
 from medfusion_monai.handlers.ema import AveragedWeights
 from medfusion_monai.handlers.image_grid import sample_rows
+from medfusion_monai.handlers.stop_on_signal import StopOnSignal
 from medfusion_monai.kernels import choose_channels_last, compile_network, lay_out, widths
 from medfusion_monai.losses import DiffusionLoss
 from medfusion_monai.model import describe_model
@@ -37,7 +39,7 @@ from medfusion_monai.training.images import TrainingImages
 from medfusion_monai.training.latent_dataset import LatentDataset
 from medfusion_monai.training.learning_rate import AdamW
 from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
-from medfusion_monai.training.run import TrainingRun
+from medfusion_monai.training.run import TrainingRun, is_finished
 from medfusion_monai.transforms import form_of
 from medfusion_monai.weights.state_dict import file_sha256, load_weights
 
@@ -69,7 +71,8 @@ class DiffusionTraining(SupervisedTrainer):
         batch_size: images of a step and process.
         micro_batch_size: images that go through the UNet at a time; None for all.
         label_dropout: probability that a sample loses its label.
-        train_handlers: further handlers of the trainer.
+        train_handlers: further handlers of the trainer, before its checkpoints.
+        val_handlers: further handlers of the evaluator.
     """
 
     phase = "diffusion"
@@ -93,14 +96,12 @@ class DiffusionTraining(SupervisedTrainer):
         micro_batch_size: int | None = None,
         label_dropout: float = 0.5,
         train_handlers: Sequence[Any] = (),
+        val_handlers: Sequence[Any] = (),
     ) -> None:
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.training_run, self.images, self.dataset, self.val_dataset = run, images, dataset, val_dataset
         self.batch_size, self.at_once = batch_size, min(micro_batch_size or batch_size, batch_size)
-        channels_last = choose_channels_last(run.channels_last, run.device, run.dtype, widths(network.unet))
-        self.unet = lay_out(network.unet.to(run.device), channels_last)
-        self.autoencoder = network.autoencoder.to(run.device)
-        self.schedule = schedule.to(run.device)
+        self.unet, self.autoencoder, self.schedule = network.unet, network.autoencoder, schedule
         self.image_inferer = copy.copy(image_inferer)
         self.image_inferer.dtype = run.dtype
         self.step = DiffusionStep(micro_batch_size, run.dtype)
@@ -108,7 +109,6 @@ class DiffusionTraining(SupervisedTrainer):
         self.averaged_model = Medfusion(self.autoencoder, self.ema.module, network.class_names, network.image_size)
         self.best = BestWeights(run.model_file, self.averaged_model, "diffusion_val_loss", info=self.describe)
         built, self.lr_scheduler = optimizer.build(self.unet.parameters(), steps)
-        loss = loss.to(run.device)
         on_device: dict[str, Any] = {
             "device": torch.device(run.device),
             "non_blocking": run.on_cuda,
@@ -126,7 +126,6 @@ class DiffusionTraining(SupervisedTrainer):
             inferer=inferer,
             prepare_batch=prepare_batch,
             iteration_update=self.step,
-            train_handlers=list(train_handlers) or None,
             **on_device,
         )
         self.evaluator = DiffusionEvaluator(
@@ -137,10 +136,10 @@ class DiffusionTraining(SupervisedTrainer):
             prepare_batch=prepare_batch,
             key_val_metric={"diffusion_val_loss": Loss(loss, output_transform=_pred_and_target)},
             metric_cmp_fn=operator.lt,
-            val_handlers=[self.best],
             **on_device,
         )
-        self._stop: Any = None
+        self._is_open = False
+        self._stop: StopOnSignal | None = None
 
     @property
     def is_begun(self) -> bool:
@@ -158,34 +157,55 @@ class DiffusionTraining(SupervisedTrainer):
             if "autoencoder" not in self.training_run.rehearsed:
                 check_all([Check("networks", "autoencoder_file", self._check_autoencoder)])
             return
-        self.prepare()
-        try:
-            super().run()
-        finally:
-            self._stop.stop_listening(self)
+        self.open()
+        stop = self._attach_handlers()
+        if not is_finished(self):
+            try:
+                super().run()
+            finally:
+                stop.stop_listening(self)
         check_validated(self.training_run.model_file)
         logger.info("phase two is finished: %s", self.training_run.model_file)
 
-    def prepare(self) -> None:
-        """Load the autoencoder, encode the images and attach the handlers, once.
+    def open(self) -> None:
+        """Load the autoencoder, encode the images that are not, and open the data, once.
 
         Raises:
             WeightsError: if there is no trained autoencoder, or it does not fit.
         """
-        if self._stop is not None:
+        if self._is_open:
             return
         run = self.training_run
         self._load_autoencoder()
+        self.to_device()
         self.val_dataset.caches = self.dataset.caches
         for dataset in (self.dataset, self.val_dataset):
             dataset.prepare(run.device, self.at_once, run.num_workers)
-        sampler = run.sampler(self.batch_size)
-        self.data_loader = run.loader(self.dataset.stream(run.seed, self.images.shares), sampler)
+        self._sampler = run.sampler(self.batch_size)
+        self.data_loader = run.loader(self.dataset.stream(run.seed, self.images.shares), self._sampler)
         validation = self.val_dataset.stream(run.seed, shuffle=False)
         run.open_validation(self.evaluator, validation, self.at_once, passes=DRAWS)
         self.network = data_parallel(compile_network(self.unet, run.compile, run.device), run.device)
-        self.ema.attach(self)
-        self._stop = run.attach(
+        self._is_open = True
+
+    def to_device(self) -> None:
+        """Bring to the device what a step needs; until then nothing of it is there."""
+        device, unet = self.training_run.device, self.unet
+        channels_last = choose_channels_last(self.training_run.channels_last, device, self.step.dtype, widths(unet))
+        for network in (unet, self.ema.module):
+            lay_out(network.to(device), channels_last)
+        parts: tuple[Any, ...] = (self.autoencoder, self.schedule, self.loss_function)
+        for part in parts:
+            part.to(device)
+
+    def _attach_handlers(self) -> StopOnSignal:
+        if self._stop is None:
+            self.ema.attach(self)
+            self._stop = self._attach_shared_handlers()
+        return self._stop
+
+    def _attach_shared_handlers(self) -> StopOnSignal:
+        return self.training_run.attach(
             self,
             title="phase two, diffusion",
             network=self.unet,
@@ -202,14 +222,17 @@ class DiffusionTraining(SupervisedTrainer):
                 "step": self.step,
             },
             settings=self._settings(),
-            sampler=sampler,
+            sampler=self._sampler,
+            best=self.best,
+            further=self._arguments["train_handlers"],
+            val_further=self._arguments["val_handlers"],
         )
 
     def describe(self) -> dict[str, Any]:
         """Return what ``model.json`` says of weights that are saved now."""
         training = {
             "images": self.images.fingerprint,
-            "image_count": len(self.images.training),
+            "image_count": len(self.dataset.images),
             "steps": self.state.iteration,
             "images_per_step": self.batch_size * world_size(),
         }
@@ -220,13 +243,15 @@ class DiffusionTraining(SupervisedTrainer):
             self.image_inferer.settings(),
             form,
             training,
-            self.images.true_shares,
+            true_shares(self.dataset.image_labels, len(self.averaged_model.class_names)),
         )
 
     def twin(self) -> DiffusionTraining:
         """Return another trainer of the same step, with networks of its own."""
         own = copy.deepcopy({name: self._arguments[name] for name in ("network", "schedule", "loss")})
-        return DiffusionTraining(**{**self._arguments, **own, "train_handlers": ()})
+        twin = DiffusionTraining(**{**self._arguments, **own})
+        twin.to_device()
+        return twin
 
     def noise(self, images: int) -> dict[str, Any]:
         """Return a batch of noise, to try a step: of posteriors where latents are cached."""
@@ -271,7 +296,7 @@ class DiffusionTraining(SupervisedTrainer):
 
 
 class DiffusionEvaluator(SupervisedEvaluator):
-    """Validates averaged weights on latents; called by itself it has these prepared first.
+    """Validates averaged weights on latents; called by itself it has the data opened first, and writes no weights.
 
     Args:
         training: the phase that it belongs to.
@@ -284,7 +309,7 @@ class DiffusionEvaluator(SupervisedEvaluator):
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as MONAI's evaluators
         """Validate once."""
-        self.training.prepare()
+        self.training.open()
         super().run(global_epoch)
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.transforms import Compose
+from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset
 
 from medfusion_monai.data.flips import FlippedDataset, check_flips, for_each_variant
-from medfusion_monai.data.latent_identity import describe_transforms
 from medfusion_monai.data.latent_store import LatentStore
 from medfusion_monai.data.readable import ReadableDataset
 from medfusion_monai.data.stream import SeededDataset
@@ -18,6 +17,7 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.training.images import TrainingImages
 from medfusion_monai.training.latent_encoding import cached_latents
 from medfusion_monai.training.run import TrainingRun
+from medfusion_monai.transforms import form_of
 
 
 class LatentDataset(Dataset):
@@ -40,7 +40,8 @@ class LatentDataset(Dataset):
         cache_num: images that stay in memory once they were read.
 
     Raises:
-        ValueError: for unknown flips, or latents that shall be cached with random transforms.
+        ValueError: for unknown flips, latents that shall be cached with random transforms, or a transform that is
+            random.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class LatentDataset(Dataset):
         if cache_latents not in (True, False, "auto"):
             raise ValueError(f"cache_latents must be true, false or auto, received {cache_latents!r}")
         self.caches = bool(flips) or not random_transforms if cache_latents == "auto" else bool(cache_latents)
+        if any(isinstance(step, Randomizable) for step in getattr(transform, "transforms", [transform])):
+            raise ValueError("preprocessing is done once an image: name what is random in random_transforms")
         self.images = ReadableDataset(data, transform, unreadable, cache_num)
         self.random_transform = Compose(list(random_transforms))
         self.network, self.latents_dir = network, run.latents_dir / name
@@ -108,6 +111,7 @@ class LatentDataset(Dataset):
             assert size is not None
             autoencoder = self.network.autoencoder
             self._store = cached_latents(autoencoder, images, self.latents_dir, size, device, batch_size, num_workers)
+            self.images.forget()
 
     def image_stream(self, seed: int, shares: Sequence[float] | None = None, shuffle: bool = True) -> SeededDataset:
         """Return the images as phase one sees them, augmented; for validation as they are."""
@@ -130,7 +134,7 @@ class LatentDataset(Dataset):
             "class_names": images.class_names,
             "class_shares": images.class_shares,
             "image_size": images.image_size,
-            "preprocessing": describe_transforms(self.images.transform),
+            **form_of(self.images.transform),
         }
 
     def __getstate__(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from medfusion_monai import distributed
 from medfusion_monai.data.readable import ReadableDataset, check_readable
 from medfusion_monai.data.stream import SeededDataset, StreamSampler
-from medfusion_monai.handlers.checkpoint import Stateful, TrainingCheckpoint
+from medfusion_monai.handlers.checkpoint import BestWeights, Stateful, TrainingCheckpoint
 from medfusion_monai.handlers.guards import StopOnNonFiniteLoss
 from medfusion_monai.handlers.image_grid import ImageGrid
 from medfusion_monai.handlers.progress import ProgressBar
@@ -48,12 +48,10 @@ class TrainingRun:
         num_workers: processes that read images; ``auto`` for 4 on a GPU, none on a CPU.
         max_grad_norm: gradients of a larger norm are scaled down to it; None does not clip.
         log_interval: steps between values in TensorBoard.
-        val_interval: epochs between validations.
+        val_interval: epochs between validations; an epoch ends after ``val_interval`` steps of its phase.
         checkpoint_interval: steps between checkpoints within epochs; None for none.
         trial_step: whether to try a step of each phase before the first.
     """
-
-    float32 = torch.float32
 
     def __init__(
         self,
@@ -78,7 +76,7 @@ class TrainingRun:
         self.ckpt_dir = self.output_dir / "checkpoints" if ckpt_dir is None else Path(ckpt_dir)
         self.latents_dir = self.output_dir / "latents" if latents_dir is None else Path(latents_dir)
         self.device, self.seed, self.resume, self.precision = device, seed, resume, precision
-        self.channels_last, self.compile, self._num_workers = channels_last, compile, num_workers
+        self.channels_last, self.compile, self.workers = channels_last, compile, num_workers
         self.max_grad_norm, self.log_interval, self.val_interval = max_grad_norm, log_interval, val_interval
         self.checkpoint_interval, self.trial_step = checkpoint_interval, trial_step
         self.rehearsed: set[str] = set()
@@ -115,7 +113,7 @@ class TrainingRun:
     @property
     def num_workers(self) -> int:
         """Processes that read images."""
-        return int(self._num_workers) if self._num_workers != "auto" else 4 * self.on_cuda
+        return self.workers if isinstance(self.workers, int) else 4 * self.on_cuda
 
     @property
     def is_first(self) -> bool:
@@ -160,7 +158,7 @@ class TrainingRun:
         return DataLoader(stream, batch_sampler=sampler, num_workers=self.num_workers, pin_memory=self.on_cuda)
 
     def open_validation(self, evaluator: Any, stream: SeededDataset, batch_size: int, passes: int = 1) -> None:
-        """Give an evaluator this process's share of a stream.
+        """Open an evaluator's loader on this process's share of a stream.
 
         Args:
             evaluator: that validates a phase.
@@ -184,6 +182,9 @@ class TrainingRun:
         objects: Mapping[str, Stateful],
         settings: Mapping[str, Any],
         sampler: StreamSampler,
+        best: BestWeights,
+        further: Sequence[Any] = (),
+        val_further: Sequence[Any] = (),
     ) -> StopOnSignal:
         """Attach to a phase's trainer what both phases have, in this order; checkpoint and signals come last.
 
@@ -198,6 +199,9 @@ class TrainingRun:
             objects: what a checkpoint holds, by name.
             settings: what a checkpoint must have in common with the run that continues from it.
             sampler: of the batches.
+            best: keeps the best weights.
+            further: handlers of the user's for the trainer.
+            val_further: and for the evaluator.
 
         Returns:
             The handler that listens to signals.
@@ -214,6 +218,7 @@ class TrainingRun:
         stop = StopOnSignal(checkpoint, trainer.evaluator)
         guard = StopOnNonFiniteLoss(network, self.max_grad_norm, str(self.ckpt_dir), wait=not self.on_cuda)
         handlers: list[Any] = [guard]
+        best.attach(trainer.evaluator)
         if self.is_first:
             handlers.append(ProgressBar(title, trainer.batch_size * distributed.world_size()))
             every: dict[str, Any] = {"iteration_log": self.log_interval, "epoch_log": False}
@@ -225,8 +230,10 @@ class TrainingRun:
         handlers.append(ValidationHandler(self.val_interval, trainer.evaluator))
         if self.is_first:
             handlers.append(ImageGrid(draw, self.output_dir / "pictures", picture, writer=self.tensorboard))
-        for handler in [*handlers, checkpoint, stop]:
+        for handler in [*handlers, *further, checkpoint, stop]:
             handler.attach(trainer)
+        for handler in val_further:
+            handler.attach(trainer.evaluator)
         return stop
 
     def checkpoint_file(self, phase: str) -> Path:
@@ -244,6 +251,12 @@ def epochs(steps: int, val_interval: int) -> int:
     Fewer steps than these are one epoch.
     """
     return max(1, steps // val_interval)
+
+
+def is_finished(trainer: Any) -> bool:
+    """Whether a trainer that was run has made all its steps; one that is run again would begin anew."""
+    done, wanted = trainer.state.iteration, (trainer.state.max_epochs or 0) * (trainer.state.epoch_length or 0)
+    return done > 0 and done >= wanted
 
 
 def _times(steps: int, epoch: int) -> int:

@@ -29,18 +29,14 @@ def read_and_resize(
 
 
 def form_of(transform: Any) -> dict[str, Any]:
-    """Return how a transform like ``read_and_resize`` makes images of files: ``resize_mode``, ``dicom_modalities``.
+    """Return how ``read_and_resize`` makes images of files: ``resize_mode`` and ``dicom_modalities``.
 
-    Of other transforms nothing is known.
+    Of another transform only its steps are named, as ``preprocessing``: it cannot be made again from that.
     """
     steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-    form: dict[str, Any] = {}
-    for step in steps:
-        if isinstance(step, ReadImaged):
-            form["dicom_modalities"] = step.modalities
-        elif isinstance(step, ResizeCenterCropd):
-            form["resize_mode"] = step.mode
-    return form
+    if [type(step) for step in steps] != [ReadImaged, ResizeCenterCropd]:
+        return {"preprocessing": [type(step).__qualname__ for step in steps]}
+    return {"dicom_modalities": steps[0].modalities, "resize_mode": steps[1].mode}
 
 
 class ReadImaged(MapTransform):

@@ -25,7 +25,7 @@ FORMAT = 1
 METADATA_KEY = "model"
 """Name of the same JSON in the header of a safetensors file."""
 
-MEND = "Fetch it again, or write it anew by training or medfusion export"
+MEND = "Fetch it again, or take it from the training that wrote the weights"
 
 PARTS: dict[str, type] = {"class_names": list, "image": dict, "networks": dict, "schedule": dict, "sampler": dict}
 """What a description has to hold."""
@@ -64,22 +64,25 @@ def write_model_info(path: str | Path, info: Mapping[str, Any]) -> None:
 def read_model_info(path: str | Path) -> dict[str, Any] | None:
     """Read the description of the weights at ``path``, or None where nothing describes them.
 
-    It is in the file beside them or, where there is none, in the header of a safetensors file.
+    It is in the file beside them, and in the header of a safetensors file.
 
     Raises:
-        WeightsError: if the file is empty or not a JSON object, of a later version, or not the one that
-            ``checksums.sha256`` beside it lists.
+        WeightsError: if both are there and differ, if the file is empty or not a JSON object, of a later version, or
+            not the one that ``checksums.sha256`` beside it lists.
     """
-    file = model_info_path(path)
-    if not file.is_file():
-        text = read_safetensors_metadata(path).get(METADATA_KEY)
-        return None if text is None else _object(text, Path(path))
+    file, header = model_info_path(path), read_safetensors_metadata(path).get(METADATA_KEY)
+    own = None if header is None else _object(header, Path(path))
+    if not file.is_file() or (own is not None and Path(path).with_suffix(".pt").is_file()):  # it is that file's
+        return own
     check_listed(file)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"{file} cannot be read as JSON: {error}. {MEND}") from error
-    return _object(text, file)
+    beside = _object(text, file)
+    if own is not None and own != beside:
+        raise WeightsError(f"{file} and the header of {path} describe different weights: delete the one that is wrong")
+    return beside
 
 
 def require_model_info(path: str | Path) -> dict[str, Any]:
@@ -92,7 +95,8 @@ def require_model_info(path: str | Path) -> dict[str, Any]:
     if info is None:
         raise WeightsError(
             f"nothing says what network the weights {path} are of: {model_info_path(path)} is missing. Bring the file "
-            "that was written with them, or give network_def, class_names, image_size and prediction_type in a config"
+            "that was written with them. Where a config is run it may give network_def, class_names, image_size, "
+            "image_channels and prediction_type instead"
         )
     missing = [name for name, kind in PARTS.items() if not isinstance(info.get(name), kind)]
     if missing:

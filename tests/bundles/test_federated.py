@@ -1,10 +1,12 @@
 """MONAI's federated client runs phase two of the bundle as it is."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
@@ -77,6 +79,40 @@ def test_round_begins_with_the_weights_of_the_server(client, bundle, dataset_dir
     algo.trainer.lr_scheduler.base_lrs = [0.0]
     algo.train(ExchangeObject(weights=average, weight_type=WeightType.WEIGHTS))
     assert all(not value.any() for value in algo.get_weights().weights.values())
+
+
+def test_client_that_is_started_again_begins_with_the_weights_of_the_server(client, bundle, dataset_dir, tmp_path):
+    algo, models = client
+    places = {"model_dir": str(models), "output_dir": str(tmp_path / "phase_one")}
+    bundle("train_autoencoder", dataset_dir=str(dataset_dir), **places)
+    run_rounds(algo, 1)
+    leave_folders()
+    again = MonaiAlgo(
+        bundle_root=str(BUNDLE),
+        config_train_filename=algo.config_train_filename,
+        train_kwargs=algo.train_kwargs | {"resume": False, "diffusion_lr": 0.0},
+        config_evaluate_filename=None,
+        send_weight_diff=False,
+    )
+    again.initialize(extra={ExtraItems.CLIENT_NAME: "site"})
+    average = {name: torch.full_like(value, 0.01) for name, value in again.get_weights().weights.items()}
+    again.train(ExchangeObject(weights=average, weight_type=WeightType.WEIGHTS))
+    assert again.trainer.state.iteration == 2
+    assert all(bool((value == 0.01).all()) for value in again.get_weights().weights.values())
+
+
+def test_evaluation_by_itself_writes_no_weights(bundle, trained, dataset_dir, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "m")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
+    tiny = sys.modules[bundle.__module__].TINY | {"trial_step": False}
+    places = {"dataset_dir": str(dataset_dir), "model_dir": str(tmp_path / "m"), "output_dir": str(tmp_path / "r")}
+    files = [str(BUNDLE / "configs" / name) for name in ("train.yaml", "demo.yaml")]
+    workflow = ConfigWorkflow(files, workflow_type="train", **(tiny | places))
+    workflow.initialize()
+    workflow.evaluator.run()
+    workflow.finalize()
+    assert workflow.evaluator.state.metrics["diffusion_val_loss"] > 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir() if path.name[0] != "."} == before
 
 
 def test_client_without_a_trained_autoencoder_is_refused(client):

@@ -305,6 +305,20 @@ def test_description_names_no_code_to_run(refused, models):
     assert "'os.system' is a network of its user's own" in refused(model_dir=str(models))
 
 
+def test_config_may_say_all_that_weights_do_not(bundle, models, tmp_path):
+    info = json.loads((models / "model.json").read_text())
+    (models / "model.json").unlink()
+    parts = {name: {k: v for k, v in part.items() if k != "type"} for name, part in info["networks"].items()}
+    network = {"_target_": "medfusion_monai.networks.Medfusion"}
+    network["autoencoder"] = {"_target_": "medfusion_monai.networks.Autoencoder", **parts["autoencoder"]}
+    network["unet"] = {"_target_": "medfusion_monai.networks.UNet", **parts["unet"]}
+    given = {"class_names": info["class_names"], "image_size": [32, 32], "image_channels": 1}
+    given["prediction_type"] = "v_prediction"
+    places = {"model_dir": str(models), "output_dir": str(tmp_path / "s")}
+    bundle("inference", "inference.yaml", network_def=network, num_samples=1, label="cardiomegaly", **given, **places)
+    assert len(list((tmp_path / "s").glob("*.png"))) == 1
+
+
 def test_network_of_a_config_wins(bundle, models, tmp_path):
     networks = json.loads((models / "model.json").read_text())["networks"]
     set_info(models, networks=networks | {"unet": {"type": "MyUNet"}})

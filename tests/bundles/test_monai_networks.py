@@ -11,8 +11,8 @@ from monai.bundle import ConfigWorkflow
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from PIL import Image
 
-from medfusion_monai.configs import read_configs
 from medfusion_monai.errors import first_cause
+from medfusion_monai.preflight.config import read_files
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 OVERLAYS = ("demo.yaml", "monai_networks.yaml")
@@ -96,7 +96,9 @@ def test_required_properties_are_all_there(config, kind, folder, dataset_dir, tm
 
 def test_published_widths_give_networks_of_the_size_that_the_config_says():
     with torch.device("meta"):
-        network = read_configs(BUNDLE, ["train.yaml", "monai_networks.yaml"]).get_parsed_content("network_def")
+        network = read_files(
+            [str(BUNDLE / "configs" / name) for name in ("train.yaml", "monai_networks.yaml")], {}
+        ).get_parsed_content("network_def")
     sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (network.autoencoder, network.unet)]
     header = (BUNDLE / "configs" / "monai_networks.yaml").read_text()
     assert f"{sizes[0]:.1f} M and {sizes[1]:.0f} M weights" in header

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,7 +80,7 @@ def test_place_of_latents_that_cannot_be_written_is_found(check, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, table, _ = check(latents_dir=str(tmp_path / "file"))
     assert code == 2
-    assert row(table, "data: folders")[0] == "problem"
+    assert row(table, "data: latents")[0] == "problem"
     assert str(tmp_path / "file") in table
 
 
@@ -106,6 +107,18 @@ def test_run_that_the_config_does_not_have_is_refused(check):
     code, _, error = check("--run", "sampling")
     assert code == 2
     assert "'sampling' is nothing that" in error
+
+
+@pytest.mark.parametrize(("config", "run"), [("inference.yaml", "inference"), ("evaluate.yaml", "evaluating")])
+def test_check_of_another_config_writes_and_samples_nothing(config, run, trained, dataset_dir, tmp_path, capsys):
+    settings = {"model_dir": str(trained / "models"), "output_dir": str(tmp_path / "out"), "device": "cpu"}
+    settings |= {"dataset_dir": str(dataset_dir), "samples_dir": None} if run == "evaluating" else {}
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    handlers = [signal.getsignal(signal.SIGTERM), sys.excepthook]
+    assert main(["check", str(CONFIGS / config), "--run", run, *options]) == 0, capsys.readouterr().out
+    assert "no problems" in capsys.readouterr().out
+    assert not any(tmp_path.iterdir())
+    assert [signal.getsignal(signal.SIGTERM), sys.excepthook] == handlers
 
 
 def problem(bundle, settings, **overrides):

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import shutil
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from PIL import Image
 
 from medfusion_monai.errors import first_cause
@@ -132,6 +134,43 @@ def test_killed_training_ends_as_if_it_had_not_been(phase, bundle, trained, data
     assert ours["objects"]["best"] == theirs["objects"]["best"]
     if phase == "diffusion":
         assert same_weights(ours["objects"]["ema"]["module"], theirs["objects"]["ema"]["module"])
+
+
+def test_trainer_that_is_run_again_after_its_end_changes_nothing(dataset_dir, tmp_path, bundle):
+    places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
+    tiny = sys.modules[bundle.__module__].TINY | {"trial_step": False, "dataset_dir": str(dataset_dir)}
+    files = [str(CONFIGS / "train.yaml"), str(CONFIGS / "demo.yaml")]
+    workflow = ConfigWorkflow(files, workflow_type="train", run_id="training", **(tiny | places))
+    workflow.initialize()
+    workflow.run()
+    before = load(tmp_path / "models" / "model.pt")
+    workflow.run()
+    workflow.finalize()
+    assert workflow.trainer.state.iteration == 4
+    assert same_weights(load(tmp_path / "models" / "model.pt"), before)
+
+
+@pytest.mark.parametrize("config", ["train.yaml", "inference.yaml", "evaluate.yaml"])
+def test_configs_take_the_handlers_of_experiment_tracking(config):
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / config))
+    settings = copy.deepcopy(DEFAULT_EXP_MGMT_SETTINGS["mlflow"])
+    settings["configs"]["save_execute_config"] = False
+    ConfigWorkflow.patch_bundle_tracking(parser, settings)
+    engines = {"train.yaml": "train#handlers", "inference.yaml": "handlers", "evaluate.yaml": "handlers"}
+    assert "MLFlowHandler" in str(parser[engines[config]])
+
+
+def test_user_s_handlers_reach_trainer_and_evaluator(bundle, dataset_dir, tmp_path, capsys):
+    places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
+    handlers = {name: [{"_target_": "StatsHandler", "name": name}] for name in ("train#handlers", "validate#handlers")}
+    transform = "$lambda out: out['loss']"
+    handlers["train#handlers"][0]["output_transform"] = transform
+    handlers["validate#handlers"][0]["iteration_log"] = False
+    bundle("training", dataset_dir=str(dataset_dir), **handlers, **places)
+    said = capsys.readouterr().out
+    assert "diffusion_val_loss" in said
+    assert "Iter: 2/2" in said
 
 
 def test_finished_training_is_not_trained_again(bundle, trained, dataset_dir, tmp_path):

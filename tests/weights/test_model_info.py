@@ -94,7 +94,15 @@ def test_arguments_that_a_network_does_not_take_are_named():
 
 
 def test_network_of_a_users_own_is_described_by_its_name():
-    assert describe(nn.Linear(1, 1)) == {"type": "Linear"}
+    assert describe(nn.Linear(1, 1)) == {"type": "torch.nn.modules.linear.Linear"}
+
+
+def test_network_that_only_has_the_name_of_ours_is_not_taken_for_it():
+    own = type("UNet", (UNet,), {})(channels=(8, 8), embedding_channels=16, norm_groups=2)
+    stranger = type("UNet", (nn.Module,), {})()
+    for network in (own, stranger):
+        with pytest.raises(DescriptionError, match=r"\.UNet' is a network of its user's own"):
+            build(describe(network))
 
 
 def test_all_places_are_there():
@@ -188,9 +196,18 @@ def test_header_of_safetensors_says_what_no_file_beside_them_does(described):
     assert require_model_info(described) == INFO
 
 
-def test_file_beside_safetensors_goes_before_their_header(described):
+def test_file_beside_safetensors_that_says_something_else_is_refused(described):
+    write_model_info(described, INFO)
+    assert read_model_info(described) == INFO
     write_model_info(described, INFO | {"class_shares": None})
-    assert read_model_info(described)["class_shares"] is None
+    with pytest.raises(WeightsError, match=r"model\.json and the header of .*model\.safetensors describe different"):
+        read_model_info(described)
+
+
+def test_file_of_other_weights_beside_safetensors_is_not_theirs(described):
+    write_model_info(described, INFO | {"class_shares": None})
+    described.with_suffix(".pt").touch()
+    assert read_model_info(described) == INFO
 
 
 def test_safetensors_without_such_a_text_say_nothing(tmp_path):
