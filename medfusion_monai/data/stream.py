@@ -22,7 +22,7 @@ class SeededDataset(Dataset):
     trainers draw its noise; so training does not depend on batch size, workers, processes or restarts.
 
     Args:
-        dataset: items are dictionaries, e.g. a ``monai.data.CacheDataset`` with the deterministic transforms.
+        dataset: items are dictionaries, e.g. ``LatentDataset.images``, without what is random.
         random_transform: applied to each item with a random state of its own.
         seed: of orders, transforms and the items' seeds.
         shuffle: whether passes have random orders; validation uses False.

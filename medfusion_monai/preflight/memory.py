@@ -69,7 +69,6 @@ def try_steps(trainers: Sequence[Any]) -> str:
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _quiet():
         free = free_memory(device) + (resident() or 0 if device.type == "cpu" else 0)
         words, problems = _try_phases(trainers, device, free)
-    _release(device)
     if problems:
         raise ValueError("; ".join(problems))
     if not words:
@@ -84,10 +83,11 @@ def _try_phases(trainers: Sequence[Any], device: torch.device, free: float) -> t
     for trainer in trainers:
         try:
             trial = try_step(trainer, free)
-            _release(device)
         except ValueError as error:  # a step that measures by itself what would fit
             problems.append(f"{trainer.phase}_batch_size: {error}")
             continue
+        finally:
+            _release(device)
         if trial is not None and trial.fits < trial.batch_size:
             problems.append(_refusal(trial, free, device))
         elif trial is not None:
