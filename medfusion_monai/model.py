@@ -11,18 +11,17 @@ from typing import Any
 
 import torch
 from monai.transforms import Compose
-from torch import Tensor, nn
+from torch import Tensor
 
-import medfusion_monai
 from medfusion_monai.checks import check_counts, check_image_size
 from medfusion_monai.data.sampling_plan import parse_label, parse_labels
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, derive_seed
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.networks.described import DescriptionError, build, describe
+from medfusion_monai.networks.described import DescriptionError, build
 from medfusion_monai.transforms import read_and_resize
 from medfusion_monai.weights.model_info import (
-    FORMAT,
     PLACES,
+    describe_model,
     found_at,
     model_info_path,
     read_model_info,
@@ -205,8 +204,8 @@ class Model:
         """
         inferer = make_sampler(self, **choices) if choices else self.sampler
         labels, seeds = self._plan(label, n, seed)
-        parts = zip(labels.split(batch_size), _chunks(seeds, batch_size), strict=True)
-        return torch.cat([inferer(part.to(self.device), self.network, seeds=own).cpu() for part, own in parts])
+        parts = [slice(start, start + batch_size) for start in range(0, len(seeds), batch_size)]
+        return torch.cat([inferer(labels[at].to(self.device), self.network, seeds=seeds[at]).cpu() for at in parts])
 
     @torch.no_grad()
     def sample_latents(
@@ -270,7 +269,7 @@ def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any)
         known = {name: value for name, value in known.items() if name in ("guidance_scale", "negative_label")}
     autoencoder = (model.network if network is None else network).autoencoder
     check_image_size(model.image_size, autoencoder.downsampling_factor)
-    shape = (autoencoder.latent_channels, *(side // autoencoder.downsampling_factor for side in model.image_size))
+    shape = autoencoder.latent_shape(model.image_size)
     try:
         return LatentDiffusionSampler(model.schedule, shape, **{**known, **chosen})
     except TypeError as error:  # an argument that it does not have
@@ -297,38 +296,6 @@ def make_preprocessing(model: Model, mode: str | None = None, modalities: Sequen
         )
     mode, modalities = mode or form.get("resize_mode") or "crop", modalities or form.get("dicom_modalities")
     return read_and_resize(model.image_size, model.image_channels, mode, modalities)
-
-
-def describe_model(
-    network: Medfusion,
-    schedule: nn.Module,
-    sampler: Mapping[str, Any],
-    image: Mapping[str, Any],
-    training: Mapping[str, Any],
-    class_shares: list[float] | None = None,
-) -> dict[str, Any]:
-    """Return the description of a trained model.
-
-    Args:
-        network: both stages, with class names and image size.
-        schedule: of its noise.
-        sampler: settings of ``LatentDiffusionSampler`` that suit it.
-        image: how files become its images: ``resize_mode``, ``dicom_modalities``.
-        training: what it was trained on and for how long.
-        class_shares: of the classes among the training images, in label order.
-    """
-    form = {"size": network.image_size, "channels": network.autoencoder.in_channels, "range": [0.0, 1.0], **image}
-    return {
-        "format": FORMAT,
-        "version": medfusion_monai.__version__,
-        "class_names": network.class_names,
-        "class_shares": class_shares,
-        "image": form,
-        "networks": {name: describe(part) for name, part in network.named_children()},
-        "schedule": describe(schedule),
-        "sampler": dict(sampler),
-        "training": dict(training),
-    }
 
 
 def save_model(network: Medfusion, path: str | Path, sampler: LatentDiffusionSampler) -> None:
@@ -368,7 +335,3 @@ def _loaded(path: Path, device: torch.device | str | None, network: Medfusion | 
     model = Model(path, network=network)
     model.load_weights()
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _chunks(values: list[int], size: int) -> list[list[int]]:
-    return [values[start : start + size] for start in range(0, len(values), size)]

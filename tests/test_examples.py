@@ -18,11 +18,8 @@ def test_notebooks_are_stored_without_outputs():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_shows_what_it_says(path, small_model, monkeypatch):
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    monkeypatch.setenv("MEDFUSION_MODEL", str(small_model))
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=str(path.parent))
+def test_notebook_runs_and_shows_what_it_says(path, execute):
+    notebook = execute(path)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     text = "".join(output.get("text", "") for output in outputs)
     assert "['no_cardiomegaly', 'cardiomegaly'] [48, 48]" in text
@@ -32,13 +29,26 @@ def test_notebook_runs_and_shows_what_it_says(path, small_model, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_cell_that_samples_an_unknown_class_says_which_there_are(path, small_model, monkeypatch):
+def test_cell_that_samples_an_unknown_class_says_which_there_are(path, execute):
+    nbclient = pytest.importorskip("nbclient")
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="0 no_cardiomegaly, 1 cardiomegaly"):
+        execute(path, cells=2, then="model.sample('cardiomegally')")
+
+
+@pytest.fixture
+def execute(small_model, monkeypatch):
+    """Executes a notebook on the small model, all of it or its first cells and then another, and returns it."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.setenv("MEDFUSION_MODEL", str(small_model))
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells = [*notebook.cells[:2], nbformat.v4.new_code_cell("model.sample('cardiomegally')")]
-    with pytest.raises(nbclient.exceptions.CellExecutionError, match="0 no_cardiomegaly, 1 cardiomegaly"):
+
+    def run(path, cells=None, then=None):
+        notebook = nbformat.read(path, as_version=4)
+        added = [] if then is None else [nbformat.v4.new_code_cell(then)]
+        notebook.cells = [*notebook.cells[:cells], *added]
         nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=str(path.parent))
+        return notebook
+
+    return run
 
 
 @pytest.fixture(scope="module")

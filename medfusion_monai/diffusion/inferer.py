@@ -101,7 +101,7 @@ class LatentDiffusionSampler(Inferer):
 
     def settings(self) -> dict[str, Any]:
         """Return what decides on a sample beside weights, label, seed and schedule, as JSON holds it."""
-        names = ("sampler", "num_inference_steps", "spacing", "eta", "guidance_scale", "negative_label")
+        names = ("sampler", "num_inference_steps", "spacing", "guidance_scale", "eta", "negative_label")
         return {name: getattr(self, name) for name in names}
 
     @torch.no_grad()

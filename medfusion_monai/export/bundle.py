@@ -16,7 +16,7 @@ from medfusion_monai.export.public import open_model
 from medfusion_monai.export.readme import REQUIREMENTS, shipped_readme
 from medfusion_monai.model import Model
 from medfusion_monai.weights.checksums import CHECKSUMS
-from medfusion_monai.weights.model_info import model_info_path
+from medfusion_monai.weights.model_info import model_info_path, model_info_text
 from medfusion_monai.weights.places import NAMES
 from medfusion_monai.weights.state_dict import WeightsError, check_listed, file_sha256
 
@@ -109,7 +109,7 @@ def bundle_files(
     if facts is not None:
         files["configs/metadata.json"] = _json(facts.metadata)
         described = model_info_path(next(path for path in parts.weights if path.name in NAMES))
-        models[described.name] = (json.dumps(facts.info, indent=1, ensure_ascii=False) + "\n").encode()
+        models[described.name] = model_info_text(facts.info).encode()
     if models:
         models[CHECKSUMS] = "".join(f"{_sha256(models[name])}  {name}\n" for name in sorted(models)).encode()
     return files | {f"models/{name}": content for name, content in models.items()}

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.model import Model, describe_model, load
+from medfusion_monai.model import Model, load
+from medfusion_monai.weights.model_info import describe_model
 from medfusion_monai.weights.places import find_weights
 from medfusion_monai.weights.state_dict import WeightsError
 

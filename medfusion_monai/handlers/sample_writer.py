@@ -67,10 +67,9 @@ def sample_settings(
         output_format: of the files.
         guard_sha256: of the guard that refuses copies.
     """
-    names = ("sampler", "num_inference_steps", "spacing", "guidance_scale", "eta", "negative_label")
     return {
         "copy_guard": guard_sha256,
-        **{name: getattr(inferer, name) for name in names},
+        **inferer.settings(),
         "prediction_type": inferer.schedule.prediction_type,
         "precision": precision_name(inferer.dtype),
         "batch_size": batch_size,

@@ -98,6 +98,11 @@ class LatentAutoencoder(Described, nn.Module, ABC):
     def last_layer(self) -> Tensor:
         """Weight of the last decoder layer, where the adversarial weight is balanced."""
 
+    def latent_shape(self, image_size: Sequence[int]) -> tuple[int, int, int]:
+        """Return channels, height and width of the latents of an image of this height and width."""
+        height, width = (side // self.downsampling_factor for side in image_size)
+        return self.latent_channels, height, width
+
     def check_image(self, image: Tensor) -> None:
         """Raise a ValueError if the channels or the size of images (B, C, H, W) do not fit."""
         factor = self.downsampling_factor

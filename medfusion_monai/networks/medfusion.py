@@ -45,8 +45,7 @@ class Medfusion(nn.Module):
         """
         if self.image_size is None:
             raise ValueError("the network was built without image_size: give it, or the sampler's latent_shape")
-        factor = self.autoencoder.downsampling_factor
-        return (self.autoencoder.latent_channels, self.image_size[0] // factor, self.image_size[1] // factor)
+        return self.autoencoder.latent_shape(self.image_size)
 
     def forward(self, image: Tensor) -> Tensor:
         """Reconstruct images (B, C, H, W) in [-1, 1], without randomness."""

@@ -132,8 +132,7 @@ def _on_cuda(step: Callable[[int], None], phase: str, batch_size: int, device: t
     before = torch.cuda.memory_allocated(device)
 
     def peak(images: int) -> int | None:
-        gc.collect()
-        torch.cuda.empty_cache()
+        _release(device)
         torch.cuda.reset_peak_memory_stats(device)
         try:
             step(images)

@@ -285,7 +285,7 @@ class Evaluation:
             add_neighbours(self.draft, self.generated, self.training, neighbours)
 
     def add_steering(self, seeds: Sequence[int] = (0, 1, 2)) -> None:
-        """Return whether the label steers and what generated images are worth for training.
+        """Measure whether the label steers and what generated images are worth for training.
 
         Args:
             seeds: trainings of the classifier; none leaves this part out.

@@ -31,7 +31,7 @@ from medfusion_monai.training.latent_dataset import LatentDataset
 from medfusion_monai.training.latent_statistics import measure_latent_statistics
 from medfusion_monai.training.learning_rate import Adam
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
-from medfusion_monai.training.run import TrainingRun, epochs, is_finished
+from medfusion_monai.training.run import TrainingRun, epochs
 from medfusion_monai.weights.state_dict import WeightsError, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -81,11 +81,6 @@ class AutoencoderTraining(AutoencoderTrainer):
         self.batch_size = self.at_once = batch_size
         self.autoencoder = network.autoencoder
         built, self.lr_scheduler = optimizer.build(self.autoencoder.parameters(), steps)
-        on_device: dict[str, Any] = {
-            "device": torch.device(run.device),
-            "non_blocking": run.on_cuda,
-            "decollate": False,
-        }
         reading: dict[str, Any] = {
             "prepare_batch": AutoencoderPrepareBatch(self.autoencoder),
             "network": self.autoencoder,
@@ -99,14 +94,14 @@ class AutoencoderTraining(AutoencoderTrainer):
         super().__init__(
             max_epochs=epochs(steps, val_interval),
             epoch_length=min(val_interval, steps),
-            train_data_loader=[],  # see prepare
+            train_data_loader=[],  # see _prepare
             optimizer=built,
             loss_function=loss,
             adversarial=adversarial,
             discriminator_optimizer=torch.optim.Adam(adversarial.parameters(), lr=discriminator_lr),
             dtype=torch.float32 if run.dtype is torch.float16 else run.dtype,
             **reading,
-            **on_device,
+            **run.engine_options,
         )
         self.evaluator = SupervisedEvaluator(
             val_data_loader=[],
@@ -114,7 +109,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             additional_metrics={"autoencoder_val_ssim": Loss(_mean_ssim, output_transform=_pred_and_image)},
             metric_cmp_fn=operator.lt,
             **reading,
-            **on_device,
+            **run.engine_options,
         )
         self._stop: StopOnSignal | None = None
 
@@ -129,11 +124,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             self.training_run.rehearsed.add(self.phase)
             return
         stop = self._prepare()
-        if not is_finished(self):
-            try:
-                super().run()
-            finally:
-                stop.stop_listening(self)
+        self.training_run.train(self, stop, super().run)
         self.finish()
 
     def to_device(self) -> None:

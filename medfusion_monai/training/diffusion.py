@@ -28,7 +28,6 @@ from medfusion_monai.handlers.image_grid import sample_rows
 from medfusion_monai.handlers.stop_on_signal import StopOnSignal
 from medfusion_monai.kernels import choose_channels_last, compile_network, lay_out, widths
 from medfusion_monai.losses import DiffusionLoss
-from medfusion_monai.model import describe_model
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.described import describe
 from medfusion_monai.precision import MixedPrecisionInferer
@@ -39,8 +38,9 @@ from medfusion_monai.training.images import TrainingImages
 from medfusion_monai.training.latent_dataset import LatentDataset
 from medfusion_monai.training.learning_rate import AdamW
 from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
-from medfusion_monai.training.run import TrainingRun, is_finished
+from medfusion_monai.training.run import TrainingRun
 from medfusion_monai.transforms import form_of
+from medfusion_monai.weights.model_info import describe_model
 from medfusion_monai.weights.state_dict import file_sha256, load_weights
 
 logger = logging.getLogger(__name__)
@@ -109,24 +109,19 @@ class DiffusionTraining(SupervisedTrainer):
         self.averaged_model = Medfusion(self.autoencoder, self.ema.module, network.class_names, network.image_size)
         self.best = BestWeights(run.model_file, self.averaged_model, "diffusion_val_loss", info=self.describe)
         built, self.lr_scheduler = optimizer.build(self.unet.parameters(), steps)
-        on_device: dict[str, Any] = {
-            "device": torch.device(run.device),
-            "non_blocking": run.on_cuda,
-            "decollate": False,
-        }
         self.label_dropout = label_dropout
         prepare_batch = DiffusionPrepareBatch(self.autoencoder, self.schedule, label_dropout)
         super().__init__(
             max_epochs=max_epochs,
             epoch_length=min(val_interval, steps),
-            train_data_loader=[],  # see prepare
+            train_data_loader=[],  # see open
             network=self.unet,
             optimizer=built,
             loss_function=loss,
             inferer=inferer,
             prepare_batch=prepare_batch,
             iteration_update=self.step,
-            **on_device,
+            **run.engine_options,
         )
         self.evaluator = DiffusionEvaluator(
             self,
@@ -136,7 +131,7 @@ class DiffusionTraining(SupervisedTrainer):
             prepare_batch=prepare_batch,
             key_val_metric={"diffusion_val_loss": Loss(loss, output_transform=_pred_and_target)},
             metric_cmp_fn=operator.lt,
-            **on_device,
+            **run.engine_options,
         )
         self._is_open = False
         self._stop: StopOnSignal | None = None
@@ -159,11 +154,7 @@ class DiffusionTraining(SupervisedTrainer):
             return
         self.open()
         stop = self._attach_handlers()
-        if not is_finished(self):
-            try:
-                super().run()
-            finally:
-                stop.stop_listening(self)
+        self.training_run.train(self, stop, super().run)
         check_validated(self.training_run.model_file)
         logger.info("phase two is finished: %s", self.training_run.model_file)
 

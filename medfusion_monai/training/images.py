@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from medfusion_monai.data.class_shares import parse_class_shares, training_shares, true_shares
+from medfusion_monai.data.class_shares import parse_class_shares, training_shares
 from medfusion_monai.data.datalist import read_datalist
 from medfusion_monai.data.readable import check_policy
 from medfusion_monai.data.stream import fingerprint
@@ -81,11 +81,6 @@ class TrainingImages:
             ValueError: for other shares than ``class_shares`` may have, or a class without images.
         """
         return training_shares(self.class_shares, self.class_names, [item["label"] for item in self.training])
-
-    @property
-    def true_shares(self) -> list[float]:
-        """Share of each class among the training images."""
-        return true_shares([item["label"] for item in self.training], len(self.class_names))
 
     @property
     def fingerprint(self) -> str:

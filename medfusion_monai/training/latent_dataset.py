@@ -69,17 +69,18 @@ class LatentDataset(Dataset):
         if any(isinstance(step, Randomizable) for step in getattr(transform, "transforms", [transform])):
             raise ValueError("preprocessing is done once an image: name what is random in random_transforms")
         self.images = ReadableDataset(data, transform, unreadable, cache_num)
+        self._flipped = FlippedDataset(self.images, self.flips)
         self.random_transform = Compose(list(random_transforms))
         self.network, self.latents_dir = network, run.latents_dir / name
         self._store: LatentStore | None = None
 
     def __len__(self) -> int:
         """Entries: images times variants."""
-        return len(self.images) * (1 + len(self.flips))
+        return len(self._flipped)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return entry ``index``: ``label`` and ``image`` (C, H, W) or, once prepared, ``moments`` (2L, h, w)."""
-        return FlippedDataset(self.images, self.flips)[index] if self._store is None else self._store[index]
+        return self._flipped[index] if self._store is None else self._store[index]
 
     @property
     def labels(self) -> list[int]:

@@ -66,10 +66,9 @@ def cached_latents(
     if getattr(dataset, "cache_num", 0) > 0:
         raise ValueError("latents must be encoded from files as they are now: give a data set with cache_num=0")
     labels = for_each_variant([item["label"] for item in dataset.data], images.flips)
-    factor = autoencoder.downsampling_factor
-    shape = (2 * autoencoder.latent_channels, *(side // factor for side in image_size))
+    channels, *sides = autoencoder.latent_shape(image_size)
     identity = from_first(lambda: _identity(autoencoder, images))
-    store = together(lambda: LatentStore(folder, identity, labels, shape))
+    store = together(lambda: LatentStore(folder, identity, labels, (2 * channels, *sides)))
     missing = from_first(store.prepare)
     if missing:
         present = len(store) - sum(len(store.entries(number)) for number in missing)

@@ -111,6 +111,11 @@ class TrainingRun:
         return torch.device(self.device).type == "cuda"
 
     @property
+    def engine_options(self) -> dict[str, Any]:
+        """Arguments that trainers and evaluators of both phases have in common."""
+        return {"device": torch.device(self.device), "non_blocking": self.on_cuda, "decollate": False}
+
+    @property
     def num_workers(self) -> int:
         """Processes that read images."""
         return self.workers if isinstance(self.workers, int) else 4 * self.on_cuda
@@ -236,6 +241,21 @@ class TrainingRun:
             handler.attach(trainer.evaluator)
         return stop
 
+    def train(self, trainer: Any, stop: StopOnSignal, go_on: Callable[[], Any]) -> None:
+        """Make the steps that are left, and listen to signals no longer, however they end.
+
+        Args:
+            trainer: of a phase.
+            stop: of ``attach``.
+            go_on: makes the steps; a trainer that has made all of them would begin anew.
+        """
+        done, wanted = trainer.state.iteration, (trainer.state.max_epochs or 0) * (trainer.state.epoch_length or 0)
+        if done == 0 or done < wanted:
+            try:
+                go_on()
+            finally:
+                stop.stop_listening(trainer)
+
     def checkpoint_file(self, phase: str) -> Path:
         """Return the place of a phase's checkpoint."""
         return self.ckpt_dir / f"{phase}_training.pt"
@@ -251,12 +271,6 @@ def epochs(steps: int, val_interval: int) -> int:
     Fewer steps than these are one epoch.
     """
     return max(1, steps // val_interval)
-
-
-def is_finished(trainer: Any) -> bool:
-    """Whether a trainer that was run has made all its steps; one that is run again would begin anew."""
-    done, wanted = trainer.state.iteration, (trainer.state.max_epochs or 0) * (trainer.state.epoch_length or 0)
-    return done > 0 and done >= wanted
 
 
 def _times(steps: int, epoch: int) -> int:

@@ -10,12 +10,18 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 import medfusion_monai
 from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.networks.described import describe
 from medfusion_monai.weights.checksums import forget_checksum
 from medfusion_monai.weights.state_dict import WeightsError, check_listed, read_safetensors_metadata
+
+if TYPE_CHECKING:
+    from medfusion_monai.networks import Medfusion
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +53,38 @@ PLACES: dict[str, tuple[str, ...]] = {
 """Where a description holds what users know by these names."""
 
 
+def describe_model(
+    network: Medfusion,
+    schedule: nn.Module,
+    sampler: Mapping[str, Any],
+    image: Mapping[str, Any],
+    training: Mapping[str, Any],
+    class_shares: list[float] | None = None,
+) -> dict[str, Any]:
+    """Return the description of a trained model.
+
+    Args:
+        network: both stages, with class names and image size.
+        schedule: of its noise.
+        sampler: settings of ``LatentDiffusionSampler`` that suit it.
+        image: how files become its images: ``resize_mode``, ``dicom_modalities``.
+        training: what it was trained on and for how long.
+        class_shares: of the classes among the training images, in label order.
+    """
+    form = {"size": network.image_size, "channels": network.autoencoder.in_channels, "range": [0.0, 1.0], **image}
+    return {
+        "format": FORMAT,
+        "version": medfusion_monai.__version__,
+        "class_names": network.class_names,
+        "class_shares": class_shares,
+        "image": form,
+        "networks": {name: describe(part) for name, part in network.named_children()},
+        "schedule": describe(schedule),
+        "sampler": dict(sampler),
+        "training": dict(training),
+    }
+
+
 def model_info_path(path: str | Path) -> Path:
     """Return the place of the file that belongs to the weights at ``path``."""
     return Path(path).with_suffix(".json")
@@ -57,8 +95,13 @@ def write_model_info(path: str | Path, info: Mapping[str, Any]) -> None:
     file = model_info_path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     with renamed_when_whole(file) as partial:
-        partial.write_text(json.dumps(dict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(model_info_text(info), encoding="utf-8")
         forget_checksum(file)
+
+
+def model_info_text(info: Mapping[str, Any]) -> str:
+    """Return a description as ``model.json`` holds it."""
+    return json.dumps(dict(info), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_model_info(path: str | Path) -> dict[str, Any] | None:

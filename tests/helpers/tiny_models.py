@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
-from medfusion_monai.model import describe_model
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.weights.model_info import write_model_info
+from medfusion_monai.weights.model_info import describe_model, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
 
 ROOT = Path(__file__).parents[2]

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
-from medfusion_monai.model import describe_model
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet, WeightsError
 from medfusion_monai.networks.described import DescriptionError, build, describe
 from medfusion_monai.weights.model_info import (
     METADATA_KEY,
     PLACES,
+    describe_model,
     found_at,
     model_info_path,
     read_model_info,
