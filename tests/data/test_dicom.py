@@ -453,7 +453,7 @@ import sys
 import medfusion_monai.cli
 assert "pydicom" not in sys.modules
 sys.modules["pydicom"] = None
-import medfusion_monai.bundle, medfusion_monai.data, medfusion_monai.engines, medfusion_monai.transforms
+import medfusion_monai.bundle, medfusion_monai.data, medfusion_monai.training, medfusion_monai.transforms
 assert medfusion_monai.data.read_image(sys.argv[1]).shape == (1, 4, 5)
 del sys.modules["pydicom"]
 assert medfusion_monai.data.read_image(sys.argv[2], modalities=["MR"]).shape == (1, 64, 64)
