@@ -64,7 +64,7 @@ def test_disk_that_fills_up_while_samples_are_written(
         compare.files(folder / "samples", whole[0] / "samples")
 
 
-@pytest.mark.parametrize("name", [".report.html.", "features"])
+@pytest.mark.parametrize("name", [".report.html.", ".features"])
 def test_disk_that_fills_up_while_the_report_is_written(
     name, commands, whole, compare, table, disk, prepared, tmp_path
 ):

@@ -124,7 +124,7 @@ def test_files_of_the_future_change_nothing(commands, whole, compare, table, tmp
 CASES = [
     ("training", ".autoencoder_training.pt.", "training"),
     ("inference", ".png.", "sampling"),
-    ("evaluating", "features", "evaluation"),
+    ("evaluating", ".features", "evaluation"),
 ]
 
 
