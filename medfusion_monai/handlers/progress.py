@@ -39,7 +39,7 @@ class ProgressBar:
         """Advance by one iteration."""
         if self.bar is None:
             self.bar = self._open(engine)
-        self.losses.append(engine.state.output[Keys.LOSS].detach())
+        self.losses.append(engine.state.output[0][Keys.LOSS].detach())
         if time.monotonic() - self.shown >= self.interval:
             mean = sum(float(loss) for loss in self.losses) / len(self.losses)
             self.bar.set_postfix_str(f"loss {mean:.4f}, step {engine.state.iteration}", refresh=False)

@@ -210,9 +210,9 @@ class AutoencoderTraining(AutoencoderTrainer):
     def _validation_loss(self, pred: Any, image: Tensor) -> Tensor:
         return self.loss_function(pred, image)["loss"]
 
-    def _log(self, out: dict[Any, Any]) -> dict[str, Any]:
+    def _log(self, out: Sequence[dict[Any, Any]]) -> dict[str, Any]:
         rate = self.optimizer.param_groups[0]["lr"]
-        values = {"loss": out["loss"], "lr": rate, **out["terms"]}
+        values = {"loss": out[0]["loss"], "lr": rate, **out[0]["terms"]}
         return {f"autoencoder/{name}": value for name, value in values.items()}
 
     def _draw(self) -> list[Tensor]:

@@ -279,8 +279,8 @@ class DiffusionTraining(SupervisedTrainer):
             "autoencoder": file_sha256(self.training_run.autoencoder_file),
         }
 
-    def _log(self, out: dict[Any, Any]) -> dict[str, Any]:
-        return {"diffusion/loss": out["loss"], "diffusion/lr": self.optimizer.param_groups[0]["lr"]}
+    def _log(self, out: Sequence[dict[Any, Any]]) -> dict[str, Any]:
+        return {"diffusion/loss": out[0]["loss"], "diffusion/lr": self.optimizer.param_groups[0]["lr"]}
 
     def _draw(self) -> list[Tensor]:
         return sample_rows(self.averaged_model, self.image_inferer, len(self.averaged_model.class_names))

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.engines.utils import IterationEvents
 from monai.handlers.lr_schedule_handler import LrScheduleHandler
 from monai.handlers.tensorboard_handlers import TensorBoardStatsHandler
 from monai.handlers.validation_handler import ValidationHandler
+from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -181,7 +183,7 @@ class TrainingRun:
         title: str,
         network: nn.Module,
         lr_scheduler: Any,
-        log: Callable[[dict[Any, Any]], dict[str, Any]],
+        log: Callable[[Sequence[dict[Any, Any]]], dict[str, Any]],
         draw: Callable[[], Sequence[Tensor]],
         picture: str,
         objects: Mapping[str, Stateful],
@@ -198,7 +200,7 @@ class TrainingRun:
             title: in front of the progress bar.
             network: that is trained.
             lr_scheduler: steps once a step.
-            log: makes values for TensorBoard of a step's output.
+            log: makes values for TensorBoard of a step's output, a list as of ``per_image``.
             draw: makes the rows of a picture.
             picture: name of the picture.
             objects: what a checkpoint holds, by name.
@@ -223,6 +225,7 @@ class TrainingRun:
         stop = StopOnSignal(checkpoint, trainer.evaluator)
         guard = StopOnNonFiniteLoss(network, self.max_grad_norm, str(self.ckpt_dir), wait=not self.on_cuda)
         handlers: list[Any] = [guard]
+        trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, per_image)
         best.attach(trainer.evaluator)
         if self.is_first:
             handlers.append(ProgressBar(title, trainer.batch_size * distributed.world_size()))
@@ -263,6 +266,19 @@ class TrainingRun:
     def is_begun(self, phase: str) -> bool:
         """Whether a phase continues from a checkpoint."""
         return self.resume and self.checkpoint_file(phase).is_file()
+
+
+def per_image(engine: Any) -> None:
+    """Split a step's output into one dictionary per image, as MONAI's trainers leave it.
+
+    ``from_engine(["loss"], first=True)``, which MONAI's own handlers use, takes nothing else. MONAI's ``decollate``
+    also copies the loss to the host, for which a GPU would wait at every step; here it stays a tensor.
+    """
+    output = dict(engine.state.output)
+    shared = {key: output.pop(key) for key in (Keys.LOSS, "terms") if key in output}
+    engine.state.output = [
+        {**dict(zip(output, values, strict=True)), **shared} for values in zip(*output.values(), strict=True)
+    ]
 
 
 def epochs(steps: int, val_interval: int) -> int:

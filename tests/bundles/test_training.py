@@ -164,7 +164,7 @@ def test_configs_take_the_handlers_of_experiment_tracking(config):
 def test_user_s_handlers_reach_trainer_and_evaluator(bundle, dataset_dir, tmp_path, capsys):
     places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
     handlers = {name: [{"_target_": "StatsHandler", "name": name}] for name in ("train#handlers", "validate#handlers")}
-    transform = "$lambda out: out['loss']"
+    transform = "$monai.handlers.from_engine(['loss'], first=True)"  # as MONAI's experiment tracking takes it
     handlers["train#handlers"][0]["output_transform"] = transform
     handlers["validate#handlers"][0]["iteration_log"] = False
     bundle("training", dataset_dir=str(dataset_dir), **handlers, **places)

@@ -9,7 +9,7 @@ from medfusion_monai.handlers import ProgressBar, progress
 
 def make_trainer(losses, batch_size=8):
     """Build an engine whose loss is the batch, a bar on it, and what the bar shows after each iteration."""
-    trainer = Engine(lambda engine, loss: {"loss": torch.tensor(loss)})
+    trainer = Engine(lambda engine, loss: [{"loss": torch.tensor(loss)}])
     bar, shown = ProgressBar("phase", batch_size), []
     bar.attach(trainer)
 
