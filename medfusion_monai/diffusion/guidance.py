@@ -1,4 +1,4 @@
-"""Labels in training and sampling: dropping them, and classifier-free guidance."""
+"""Classifier-free guidance: a UNet and its labels as one denoiser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medfusion_monai.diffusion.samplers import Denoiser
+from medfusion_monai.diffusion.denoiser import Denoiser
 from medfusion_monai.networks.unet import NO_LABEL
 
 

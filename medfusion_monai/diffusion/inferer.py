@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from monai.inferers.inferer import Inferer
@@ -14,19 +14,13 @@ from torch import Tensor
 from medfusion_monai.checks import is_whole
 from medfusion_monai.diffusion.guidance import guided_denoiser
 from medfusion_monai.diffusion.randomness import generators, randn
-from medfusion_monai.diffusion.samplers import ddim_sample, dpm_solver_sample, unipc_sample
+from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
 from medfusion_monai.memory import BatchTooLargeError, is_out_of_memory, largest_that_fits
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.precision import DTYPES, autocast
-
-Sampler = Literal["ddim", "dpm_solver", "unipc"]
-STEPS: dict[Sampler, int] = {"ddim": 150, "dpm_solver": 30, "unipc": 30}
-"""What each is good with: on chest images ``unipc`` ends nearer to the exact solution than ``ddim`` without fresh noise
-in 150 steps (``benchmarks/sampler_distance.py``)."""
-SPACING: dict[Sampler, Spacing] = {"ddim": "linspace", "dpm_solver": "logsnr", "unipc": "logsnr"}
 
 
 class LatentDiffusionSampler(Inferer):
@@ -38,7 +32,7 @@ class LatentDiffusionSampler(Inferer):
         schedule: the schedule that the UNet was trained with.
         latent_shape: (channels, height, width) of the latents; None takes those of the network's ``image_size``.
         num_inference_steps: calls of the UNet, from 1 to the schedule's timesteps; None for 150 (published) with
-            ``ddim`` and 30 with the others, see ``STEPS``.
+            ``ddim`` and 30 with the others, see ``SAMPLERS``.
         guidance_scale: weight of classifier-free guidance; 1 is none.
         eta: of ``ddim``: 0 for the deterministic sampler, 1 for the published stochastic one. None for 1, and for 0
             where the sampler or the schedule allows no other.
@@ -65,14 +59,14 @@ class LatentDiffusionSampler(Inferer):
         eta: float | None = None,
         negative_label: int | None = None,
         null_label: int = NO_LABEL,
-        sampler: Sampler = "ddim",
+        sampler: str = "ddim",
         spacing: Spacing | None = None,
         dtype: torch.dtype = torch.float32,
         decode_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if sampler not in get_args(Sampler):
-            raise ValueError(f"sampler must be one of {get_args(Sampler)}, received {sampler!r}")
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {tuple(SAMPLERS)}, received {sampler!r}")
         if not _is_number(guidance_scale):
             raise ValueError(f"guidance_scale must be a number, 1 for no guidance, received {guidance_scale!r}")
         if negative_label is not None and guidance_scale == 1.0:
@@ -83,9 +77,11 @@ class LatentDiffusionSampler(Inferer):
             raise ValueError(f"decode_batch_size must be a whole number of at least 1, received {decode_batch_size!r}")
         self.schedule = schedule
         self.latent_shape = None if latent_shape is None else tuple(latent_shape)
-        self.sampler: Sampler = sampler
-        self.num_inference_steps = STEPS[sampler] if num_inference_steps is None else num_inference_steps
-        self.spacing: Spacing = SPACING[sampler] if spacing is None else spacing
+        self.sampler = sampler
+        self.num_inference_steps = (
+            SAMPLERS[sampler].num_inference_steps if num_inference_steps is None else num_inference_steps
+        )
+        self.spacing: Spacing = SAMPLERS[sampler].spacing if spacing is None else spacing
         self.guidance_scale = float(guidance_scale)
         self.eta = _checked_eta(eta, sampler, schedule)
         self.negative_label = negative_label
@@ -168,12 +164,11 @@ class LatentDiffusionSampler(Inferer):
             return randn(shape, sources, inputs.device)
 
         denoiser = guided_denoiser(network.unet, inputs, self.guidance_scale, self.negative_label, self.null_label)
+        sampler = SAMPLERS[self.sampler]
+        fresh: dict[str, Any] = {"eta": self.eta, "draw_noise": draw_noise} if sampler.fresh_noise else {}
         settings = (self.schedule, self.num_inference_steps)
         with autocast(inputs.device, self.dtype):  # around all steps, so that weights are converted once
-            if self.sampler == "ddim":
-                return ddim_sample(denoiser, draw_noise(), *settings, self.eta, draw_noise, self.spacing)
-            multistep = {"dpm_solver": dpm_solver_sample, "unipc": unipc_sample}[self.sampler]
-            return multistep(denoiser, draw_noise(), *settings, self.spacing)
+            return sampler.sample(denoiser, draw_noise(), *settings, spacing=self.spacing, **fresh)
 
 
 def _refuse_images(inputs: Tensor) -> None:
@@ -184,12 +179,12 @@ def _refuse_images(inputs: Tensor) -> None:
         )
 
 
-def _checked_eta(eta: float | None, sampler: Sampler, schedule: NoiseSchedule) -> float:
+def _checked_eta(eta: float | None, sampler: str, schedule: NoiseSchedule) -> float:
     if eta is None:
-        return 1.0 if sampler == "ddim" and schedule.variance_preserving else 0.0
+        return 1.0 if SAMPLERS[sampler].fresh_noise and schedule.variance_preserving else 0.0
     if not _is_number(eta) or not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must be between 0 and 1, received {eta!r}")
-    if eta > 0.0 and sampler != "ddim":
+    if eta > 0.0 and not SAMPLERS[sampler].fresh_noise:
         raise ValueError(
             f"eta {eta:g} asks for fresh noise, which sampler {sampler!r} has none of: leave eta out (--eta null), "
             "or choose sampler ddim"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medfusion_monai.diffusion import NoiseSchedule, ddim_sample, guided_denoiser, spaced_timesteps
-from medfusion_monai.diffusion.samplers import ddim_coefficients
+from medfusion_monai.diffusion.ddim import ddim_coefficients
 
 DATA_VARIANCE = 0.01**2
 

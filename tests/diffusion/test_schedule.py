@@ -6,7 +6,7 @@ import torch
 from monai.networks.schedulers import DDPMScheduler
 
 from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.diffusion.samplers import ddim_coefficients
+from medfusion_monai.diffusion.ddim import ddim_coefficients
 
 PREDICTION_TYPES = ["epsilon", "sample", "v_prediction"]
 

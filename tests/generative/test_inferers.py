@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, guided_denoiser
+from medfusion_monai.diffusion.ddim import ddim_sample
 from medfusion_monai.diffusion.randomness import generators, randn
-from medfusion_monai.diffusion.samplers import ddim_sample
 from medfusion_monai.networks import Autoencoder, Medfusion, UNet
 from medfusion_monai.training import DiffusionPrepareBatch
 
