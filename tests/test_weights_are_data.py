@@ -57,7 +57,6 @@ RUNS_CODE = {
 
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 EXCEPTIONS = {
-    ("networks/lightning_file.py", "pickle"): "an unpickler whose find_class knows tensors alone",
     ("metrics/features.py", "torch.jit.load"): "a program that the user names as one; SECURITY.md says so",
     ("export/formats.py", "torch.jit.load"): "reads what it has just written itself",
 }
