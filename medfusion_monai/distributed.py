@@ -60,6 +60,8 @@ def start(device: torch.device | str) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    if "LOCAL_RANK" in os.environ:  # in a SLURM job ignite asks SLURM, which counts torchrun's processes as one
+        os.environ["SLURM_LOCALID"] = os.environ["LOCAL_RANK"]
     idist.sync()  # ignite's metrics are averaged over all processes from now on
     if idist.get_rank() > 0:
         logging.disable(logging.INFO)
@@ -76,14 +78,12 @@ def refuse_several() -> None:
 
 def finish() -> None:
     """Wait for all processes and part."""
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
-        idist.sync()
+    idist.barrier()
+    idist.finalize()
 
 
 def share(count: int, rank: int, world_size: int) -> range:
-    """Give the numbers below ``count`` that a process takes; all of them if there are too few for each to have one.
+    """Return the numbers below ``count`` that a process takes; all of them if there are too few for each to have one.
 
     A mean over what all processes took, weighted by their counts, is the mean over all in either case.
     """
@@ -91,7 +91,7 @@ def share(count: int, rank: int, world_size: int) -> range:
 
 
 def gather(value: Any) -> list[Any]:
-    """Give what each process passed, in the order of their ranks."""
+    """Return what each process passed, in the order of their ranks."""
     values = [value] * idist.get_world_size()
     if len(values) > 1:
         dist.all_gather_object(values, value)
@@ -99,23 +99,15 @@ def gather(value: Any) -> list[Any]:
 
 
 def from_first(function: Callable[[], Result]) -> Result:
-    """Call a function in the first process and give its result to all of them; the others wait.
+    """Call a function in the first process and return its result in all of them; the others wait.
 
     Raises:
         ValueError: in every process, if the function raised it.
     """
-    if idist.get_world_size() == 1:
-        return function()
-    outcome: list[Any] = [None, None]
-    if idist.get_rank() == 0:
-        try:
-            outcome[0] = function()
-        except ValueError as error:
-            outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
+    result: list[Any] = [together(lambda: function() if idist.get_rank() == 0 else None)]
+    if idist.get_world_size() > 1:
+        dist.broadcast_object_list(result, src=0)
+    return result[0]
 
 
 def together(function: Callable[[], Result]) -> Result:
@@ -137,12 +129,12 @@ def together(function: Callable[[], Result]) -> Result:
 
 
 def average(tensor: Tensor) -> Tensor:
-    """Give the mean of a tensor over all processes."""
-    if idist.get_world_size() > 1:
-        tensor = tensor.contiguous()
-        dist.all_reduce(tensor)
-        tensor = tensor / idist.get_world_size()
-    return tensor
+    """Return the mean of a tensor over all processes."""
+    if idist.get_world_size() == 1:
+        return tensor
+    tensor = tensor.contiguous()
+    dist.all_reduce(tensor)
+    return tensor / idist.get_world_size()
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

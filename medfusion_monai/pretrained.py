@@ -5,18 +5,12 @@ Nothing here reaches the network but ``fetch``. A file is taken only with the SH
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
-import shutil
 import urllib.request
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import NamedTuple
 
 from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.weights.state_dict import WeightsError, file_sha256
@@ -25,6 +19,8 @@ FOLDER_VARIABLE = "MEDFUSION_WEIGHTS"
 DEFAULT_FOLDER = "~/.cache/medfusion/weights"
 NETWORK_TIMEOUT = 60.0
 """Seconds without an answer after which ``fetch`` gives up."""
+BLOCK = 1 << 20
+"""Bytes that are copied at a time."""
 
 
 class PretrainedFile(NamedTuple):
@@ -63,12 +59,12 @@ KNOWN = {
 
 
 def weights_folder() -> Path:
-    """Give the folder of the files: the environment variable ``MEDFUSION_WEIGHTS``, or a folder in the user's cache."""
+    """Return the folder of the files: that of the variable ``MEDFUSION_WEIGHTS``, or one in the user's cache."""
     return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
 
 
 def place(name: str) -> Path:
-    """Give the path that a known file has on this machine once it is there.
+    """Return the path that a known file has on this machine once it is there.
 
     Raises:
         WeightsError: no known file has this name.
@@ -77,7 +73,7 @@ def place(name: str) -> Path:
 
 
 def find(name: str) -> Path:
-    """Give the path of a known file that is on this machine, after a look at its checksum.
+    """Return the path of a known file that is on this machine, after a look at its checksum.
 
     Args:
         name: key of ``KNOWN``.
@@ -94,7 +90,7 @@ def find(name: str) -> Path:
 
 
 def state_of(name: str) -> str:
-    """Say of a known file, by its checksum, that it is ``good``, ``damaged`` or ``missing``."""
+    """Return ``good``, ``damaged`` or ``missing`` for a known file, by its checksum."""
     path = place(name)
     if not path.is_file():
         return "missing"
@@ -108,58 +104,32 @@ def add(file: str | Path) -> tuple[str, Path]:
         Its name, a key of ``KNOWN``, and its place.
 
     Raises:
-        WeightsError: the file is missing, none of the known ones, damaged, or cannot be copied.
+        WeightsError: the file is missing, none of the known ones, damaged, or cannot be written.
     """
     file = Path(file)
     found = check_sha256(file)
     name = next((name for name, known in KNOWN.items() if known.sha256 == found), None)
     if name is None:
         raise WeightsError(_not_known(file, found))
-    path = place(name)
-    if path.is_file() and _sha256(path) == found:
-        return name, path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with renamed_when_whole(path) as partial:
-            shutil.copyfile(file, partial)
-            check_sha256(partial, found, f"{file} was changed or damaged while it was copied: add it again")
-    except OSError as error:
-        raise WeightsError(
-            f"{file} cannot be copied to {path}: {error.strerror or error}. {_other_folder()}"
-        ) from error
-    return name, path
+    if state_of(name) != "good":
+        with open(file, "rb") as source:
+            _store(name, iter(lambda: source.read(BLOCK), b""))
+    return name, place(name)
 
 
 def fetch(name: str) -> Path:
     """Download a known file to its place, unless it is there already; the only function that reaches the network.
 
-    It is streamed to a file beside its place, which is kept only with the right checksum.
-
     Raises:
         WeightsError: the name is unknown, the file cannot be fetched or written, or it is another one.
     """
-    known, path = _known(name), place(name)
-    if state_of(name) == "good":
-        return path
-    digest = hashlib.sha256()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with renamed_when_whole(path) as partial, open(partial, "wb") as file:
-            for block in _download(name):
-                digest.update(block)
-                file.write(block)
-            if digest.hexdigest() != known.sha256:
-                raise WeightsError(
-                    f"what {known.url} sent has SHA-256 {digest.hexdigest()}, expected {known.sha256}: it was cut off "
-                    f"or replaced on its way, and is not kept. Try again, or: {how_to_get(name)}"
-                )
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be written: {error.strerror or error}. {_other_folder()}") from error
-    return path
+    if state_of(name) != "good":
+        _store(name, _download(name))
+    return place(name)
 
 
 def how_to_get(name: str) -> str:
-    """Say in a sentence how a known file comes to this machine, with internet or without."""
+    """Return the sentence on how a known file comes to this machine, with internet or without."""
     known = _known(name)
     return (
         f"With internet: medfusion weights fetch {name}. Without: fetch {known.url} ({known.mebibytes} MiB, SHA-256 "
@@ -168,7 +138,7 @@ def how_to_get(name: str) -> str:
 
 
 def check_sha256(path: str | Path, expected: str | None = None, otherwise: str = "") -> str:
-    """Give the SHA-256 of a file.
+    """Return the SHA-256 of a file.
 
     Args:
         path: the file.
@@ -184,25 +154,6 @@ def check_sha256(path: str | Path, expected: str | None = None, otherwise: str =
     if expected is not None and found != expected.lower():
         raise WeightsError(f"weights {path} have SHA-256 {found}, expected {expected}. {otherwise}".rstrip())
     return found
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a plain state dict on the CPU; nothing in the file is executed.
-
-    Raises:
-        WeightsError: the file is missing, damaged, or holds something else.
-    """
-    if not Path(path).is_file():
-        raise WeightsError(f"weights {path} do not exist: name another file")
-    try:
-        with warnings.catch_warnings():  # torch warns of pickles that it then refuses
-            warnings.simplefilter("ignore")
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"weights {path} cannot be read: damaged, or no plain file of tensors") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"weights {path} are no plain state dict of tensors: save network.state_dict() alone")
-    return state
 
 
 def _known(name: str) -> PretrainedFile:
@@ -226,15 +177,31 @@ def _not_known(file: Path, found: str) -> str:
     return f"{file} has SHA-256 {found} and is none of the known files: {expected}. Add one of these"
 
 
-def _other_folder() -> str:
-    return f"Make room or set {FOLDER_VARIABLE} to another folder"
+def _store(name: str, blocks: Iterable[bytes]) -> None:
+    """Write a known file beside its place and rename it there, if it is the right one."""
+    path, expected = place(name), KNOWN[name].sha256
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with renamed_when_whole(path) as partial:
+            with open(partial, "wb") as file:
+                file.writelines(blocks)
+            found = file_sha256(partial)
+            if found != expected:
+                raise WeightsError(
+                    f"what came for {path} has SHA-256 {found}, expected {expected}: it was cut off or replaced on "
+                    f"its way, and is not kept. Try again, or: {how_to_get(name)}"
+                )
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be written: {error.strerror or error}. Make room or set {FOLDER_VARIABLE} to another folder"
+        ) from error
 
 
 def _download(name: str) -> Iterator[bytes]:
     url = KNOWN[name].url
     try:
         with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT) as answer:
-            while block := answer.read(1 << 20):
+            while block := answer.read(BLOCK):
                 yield block
     except (OSError, http.client.HTTPException) as error:
         raise WeightsError(f"{url} cannot be fetched: {error}. {how_to_get(name)}") from error

@@ -35,6 +35,12 @@ def test_values_of_all_processes_are_gathered_in_order(two_processes):
     assert two_processes(lambda rank: gather({"rank": rank})) == [[{"rank": 0}, {"rank": 1}]] * 2
 
 
+@pytest.mark.parametrize("value", [3, "text", None, (1, 2)])
+def test_values_of_any_kind_are_gathered_one_per_process(value, two_processes):
+    assert gather(value) == [value]
+    assert two_processes(lambda rank: gather(value)) == [[value, value]] * 2
+
+
 def test_average_is_that_of_all_processes(two_processes):
     for mean in two_processes(lambda rank: average(torch.tensor([1.0, 10.0]) * (rank + 1)).tolist()):
         assert mean == [1.5, 15.0]
@@ -94,6 +100,15 @@ def test_metrics_are_averaged_by_count(two_processes):
         return metric.compute()
 
     assert two_processes(mean) == [4.0, 4.0]
+
+
+@pytest.mark.parametrize("told", [None, "0"], ids=["salloc", "srun"])
+def test_rank_on_a_host_is_that_of_torchrun_in_a_slurm_job(told, two_processes, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.delenv("SLURM_LOCALID", raising=False)
+    if told is not None:
+        monkeypatch.setenv("SLURM_LOCALID", told)
+    assert two_processes(lambda rank: (idist.get_local_rank(), os.environ["LOCAL_RANK"])) == [(0, "0"), (1, "1")]
 
 
 def test_only_the_first_process_speaks(two_processes):

@@ -21,7 +21,7 @@ from torchvision import models
 
 from medfusion_monai import pretrained
 from medfusion_monai.metrics.phantoms.features import SIZE, load_phantom_network
-from medfusion_monai.weights.state_dict import WeightsError
+from medfusion_monai.weights.state_dict import WeightsError, read_state
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -111,7 +111,7 @@ class InceptionFeatures(FeatureExtractor):
         self.resize = "bilinear to 299x299, as in TensorFlow 1"
         # torch-fidelity would execute what is in a file: it gets the tensors alone.
         tensors = io.BytesIO()
-        torch.save(pretrained.read_state(path), tensors)
+        torch.save(read_state(path), tensors)
         tensors.seek(0)
         try:
             self.network = FeatureExtractorInceptionV3(
@@ -183,7 +183,7 @@ class TorchvisionFeatures(FeatureExtractor):
         network.set_submodule(head[-1], nn.Identity())
         state = {
             _modern_name(name): value
-            for name, value in pretrained.read_state(weights_file).items()
+            for name, value in read_state(weights_file).items()
             if not name.startswith(f"{head[-1]}.")
         }
         try:

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from medfusion_monai.files import renamed_when_whole
 
@@ -16,21 +15,24 @@ LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 def file_sha256(path: str | Path) -> str:
-    """Give the SHA-256 of a file as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def checksums_text(files: Iterable[str | Path]) -> str:
-    """Give the list of some files' checksums, by name; two spaces between, as ``sha256sum`` writes it."""
+    """Return the list of some files' checksums, by name; two spaces between, as ``sha256sum`` writes it."""
     return "".join(f"{file_sha256(path)}  {path.name}\n" for path in sorted(map(Path, files), key=lambda x: x.name))
 
 
 def expected_sha256(path: str | Path) -> str | None:
-    """Give the checksum that the list beside a file says it has, or None where there is no list or it is silent.
+    """Return the checksum that the list beside a file says it has, or None where there is no list or it is silent.
 
     Raises:
-        ValueError: for a line of the list that is no checksum and name.
+        ValueError: for a line of the list that is not a checksum and a name.
         OSError: for a list that cannot be read.
     """
     path = Path(path)
@@ -38,7 +40,7 @@ def expected_sha256(path: str | Path) -> str | None:
     for number, line in enumerate(_lines(path), start=1):
         match = LINE.fullmatch(line)
         if line and match is None:
-            raise ValueError(f"line {number} is no checksum and name of a file")
+            raise ValueError(f"line {number} is not a checksum and the name of a file")
         if match is not None and match[2] == path.name:
             found = match[1].lower()
     return found
@@ -62,10 +64,3 @@ def forget_checksum(path: str | Path) -> None:
 def _lines(path: Path) -> list[str]:
     listed = path.with_name(CHECKSUMS)
     return listed.read_text(encoding="utf-8", errors=ODD_BYTES).splitlines() if listed.is_file() else []
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,26 @@ def read_safetensors_metadata(path: str | Path) -> dict[str, str]:
         raise WeightsError(_unreadable(path)) from error
 
 
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read a plain state dict, of ``torch.save`` or safetensors, on the CPU; nothing in the file is executed.
+
+    Raises:
+        WeightsError: if the file is missing, damaged, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"weights {path} do not exist: name another file")
+    try:
+        state = load_file(path) if _is_safetensors(path) else _load_saved(path)
+    except Exception as error:
+        raise WeightsError(_unreadable(path)) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise WeightsError(f"weights {path} are not a plain state dict of tensors: save network.state_dict() alone")
+    return state
+
+
 def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") -> nn.Module:
     """Load a state dict into a network, all weights or an error, and return the network.
 
@@ -100,10 +121,7 @@ def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") 
     if not path.is_file():
         raise WeightsError(f"weights {path} do not exist: {how_made} first, or name another file")
     check_listed(path)
-    try:
-        state = load_file(path) if _is_safetensors(path) else _load_saved(path)
-    except Exception as error:
-        raise WeightsError(_unreadable(path)) from error
+    state = read_state(path)
     problems = _misfits(network.state_dict(), state)
     if problems:
         raise WeightsError(
@@ -147,12 +165,13 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _load_saved(path: Path) -> Any:
-    with open(path, "rb") as file:  # torch goes by the name of a path
+    with open(path, "rb") as file, warnings.catch_warnings():  # torch goes by the name of a path,
+        warnings.simplefilter("ignore")  # and warns of pickles that it then refuses
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _unreadable(path: str | Path) -> str:
-    return f"weights {path} cannot be read: damaged, or no plain file of tensors"
+    return f"weights {path} cannot be read: damaged, or not a plain file of tensors"
 
 
 def _sort_metadata(file: Any) -> None:
@@ -168,11 +187,7 @@ def _sort_metadata(file: Any) -> None:
     file.flush()
 
 
-def _misfits(expected: dict[str, Tensor], state: Any) -> list[str]:
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        return ["it is not a plain state dict of tensors"]
+def _misfits(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     kinds = {
         "missing": sorted(expected.keys() - state.keys()),
         "surplus": sorted(state.keys() - expected.keys()),

@@ -161,7 +161,7 @@ def test_inception_refuses_weights_of_another_network(resnet_file):
 def test_inception_executes_nothing_of_a_file(tmp_path):
     path = tmp_path / "code.pth"
     torch.save({"code": print}, path)
-    with pytest.raises(ValueError, match="no plain file of tensors"):
+    with pytest.raises(ValueError, match="not a plain file of tensors"):
         InceptionFeatures(path, sha256=sha256_of(path))
 
 

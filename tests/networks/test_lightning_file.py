@@ -1,8 +1,10 @@
 import os
 import pickle
+import subprocess
 import sys
 import types
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +29,16 @@ class RunsCommand:
 class MakesFolder(RunsCommand):
     def __reduce__(self):
         return os.makedirs, (str(self.mark), 0o700, True)
+
+
+class RunsProgram(RunsCommand):
+    def __reduce__(self):
+        return subprocess.call, (["touch", str(self.mark)],)
+
+
+class RunsPython(RunsCommand):
+    def __reduce__(self):
+        return exec, (f"open({str(self.mark)!r}, 'w').close()",)
 
 
 def lightning_file(path, state_dict, **extra):
@@ -78,7 +90,7 @@ def test_half_precision_weights_load_as_float32(tmp_path, gray):
     assert torch.equal(network.conv_out.weight, half["outc.conv.weight"].float())
 
 
-@pytest.mark.parametrize("kind", [RunsCommand, MakesFolder])
+@pytest.mark.parametrize("kind", [RunsProgram, RunsPython])
 def test_code_that_is_pickled_in_a_file_is_not_run(kind, tmp_path, gray):
     mark = tmp_path / "ran"
     path = lightning_file(tmp_path / "evil.ckpt", gray, hyper_parameters={"lr": kind(mark)}, first=kind(mark))
@@ -88,18 +100,52 @@ def test_code_that_is_pickled_in_a_file_is_not_run(kind, tmp_path, gray):
     assert mark.exists()
 
 
-def test_objects_of_classes_that_are_gone_are_passed_over(tmp_path, gray, monkeypatch):
-    gone = types.ModuleType("published_code")
+@pytest.mark.parametrize(("kind", "named"), [(RunsCommand, "(posix|nt).system"), (MakesFolder, "os.makedirs")])
+def test_file_with_functions_of_the_operating_system_is_refused_unrun(kind, named, tmp_path, gray):
+    mark = tmp_path / "ran"
+    path = lightning_file(tmp_path / "evil.ckpt", gray, hyper_parameters={"lr": kind(mark)})
+    with pytest.raises(WeightsError, match=rf"evil\.ckpt cannot be read without running code .* it names {named}"):
+        load_published(path)
+    assert not mark.exists()
+    torch.load(path, weights_only=False)  # the file would have run it
+    assert mark.exists()
+
+
+@pytest.fixture
+def gone(monkeypatch):
+    """A module of classes that is there while a file is written and not while it is read."""
+    module = types.ModuleType("published_code")
     for name, base in {"Options": dict, "Items": list, "Plain": object}.items():
-        setattr(gone, name, type(name, (base,), {"__module__": "published_code"}))
-    options = gone.Options(a=1)
-    options.extra = gone.Plain()
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "published_code", gone)
-        hyper = {"options": options, "items": gone.Items([1, 2]), "class": gone.Plain, "set": {1, 2}}
-        path = lightning_file(tmp_path / "a.ckpt", gray, hyper_parameters=hyper)
+        setattr(module, name, type(name, (base,), {"__module__": "published_code"}))
+
+    def write(path, state_dict, hyper_parameters):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "published_code", module)
+            return lightning_file(path, state_dict, hyper_parameters=hyper_parameters)
+
+    return SimpleNamespace(**vars(module), write=write)
+
+
+def test_objects_of_classes_that_are_gone_are_passed_over(tmp_path, gray, gone):
+    plain = gone.Plain()
+    plain.extra = gone.Plain()
+    path = gone.write(tmp_path / "a.ckpt", gray, {"plain": plain, "class": gone.Options, "set": {1, 2}})
     assert "published_code" not in sys.modules
     assert_same_weights(load_published(path), load_published(gray))
+
+
+@pytest.mark.parametrize("kind", ["Options", "Items"])
+def test_dictionaries_and_lists_of_classes_of_their_own_are_refused_by_name(kind, tmp_path, gray, gone):
+    value = gone.Options(a=1) if kind == "Options" else gone.Items([1, 2])
+    path = gone.write(tmp_path / "a.ckpt", gray, {"value": value})
+    with pytest.raises(WeightsError, match=rf"a\.ckpt cannot be read .* it names published_code\.{kind}\. Where you"):
+        load_published(path)
+
+
+def test_placeholders_are_for_one_file_alone(tmp_path, gray):
+    before = set(torch.serialization.get_safe_globals())
+    load_published(lightning_file(tmp_path / "a.ckpt", gray, hyper_parameters={"optimizer": torch.optim.Adam}))
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_pickle_cannot_change_the_reader(tmp_path, gray):
@@ -108,13 +154,13 @@ def test_pickle_cannot_change_the_reader(tmp_path, gray):
     attack = b"\x80\x02" + b"".join(b"c" + name + b"\n" + attributes for name in names) + b"}."
     with zipfile.ZipFile(tmp_path / "evil.ckpt", "w") as archive:
         archive.writestr("archive/data.pkl", attack)
-    with pytest.raises(WeightsError, match="state_dict"):
+    with pytest.raises(WeightsError, match="cannot be read without running code"):
         load_published(tmp_path / "evil.ckpt")
     assert_same_weights(load_published(lightning_file(tmp_path / "good.ckpt", gray)), load_published(gray))
 
 
 def test_weight_that_is_no_tensor_is_named(tmp_path, gray):
-    path = lightning_file(tmp_path / "a.ckpt", gray | {"outc.conv.bias": RunsCommand(tmp_path / "ran")})
+    path = lightning_file(tmp_path / "a.ckpt", gray | {"outc.conv.bias": RunsProgram(tmp_path / "ran")})
     with pytest.raises(WeightsError, match="'outc.conv.bias' is no tensor"):
         load_published(path)
     assert not (tmp_path / "ran").exists()
@@ -159,3 +205,12 @@ def test_damaged_file_is_refused_by_name(tmp_path, gray):
             torn.writestr(name, content[: len(content) // 2] if "/data/" in name else content)
     with pytest.raises(WeightsError, match=r"b\.ckpt cannot be read"):
         load_published(tmp_path / "b.ckpt")
+
+
+def test_weights_with_a_changed_bit_are_refused(tmp_path, gray):
+    path = lightning_file(tmp_path / "a.ckpt", gray)
+    content = bytearray(path.read_bytes())
+    content[content.index(gray["outc.conv.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"a\.ckpt cannot be read: .*/data/.* is damaged\. Fetch it again"):
+        load_published(path)

@@ -79,7 +79,7 @@ def test_exchanged_settings_of_a_training_are_refused(models):
 @pytest.mark.parametrize("content", [b"<html>not found</html>", b"\xff\xfe", b"abc  model.pt"])
 def test_list_that_is_none_is_named_with_its_line(models, content):
     (models / CHECKSUMS).write_bytes(content)
-    with pytest.raises(WeightsError, match=r"checksums\.sha256 cannot be read: line 1 is no checksum"):
+    with pytest.raises(WeightsError, match=r"checksums\.sha256 cannot be read: line 1 is not a checksum"):
         load_weights(nn.Linear(2, 3), models / "model.pt")
 
 

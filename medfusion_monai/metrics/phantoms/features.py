@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfusion_monai.data.phantoms import FAMILIES
-from medfusion_monai.pretrained import read_state
-from medfusion_monai.weights.state_dict import WeightsError, save_weights
+from medfusion_monai.weights.state_dict import WeightsError, read_state, save_weights
 
 DIMENSIONS = 64
 SIZE = 64
