@@ -78,10 +78,12 @@ def test_zip_holds_the_bundle_s_files_and_nothing_of_a_run(source, dist):
     }
 
 
-def test_wheel_holds_every_module_of_the_tree_and_no_other(dist):
+def test_wheel_holds_every_module_and_template_of_the_tree_and_no_other(dist):
     (wheel,) = dist.glob("*.whl")
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "medfusion_monai").rglob("*.py")}
-    assert {name for name in names_in(wheel) if name.endswith(".py")} == modules
+    package = ROOT / "medfusion_monai"
+    files = {*package.rglob("*.py"), *(package / "reports" / "templates").iterdir()}
+    names = {name for name in names_in(wheel) if name.startswith("medfusion_monai/")}
+    assert names == {path.relative_to(ROOT).as_posix() for path in files}
 
 
 def test_zip_holds_the_package_as_the_wheel_has_it(tool, dist):

@@ -13,7 +13,7 @@ from medfusion_monai.export.public import public_info
 from medfusion_monai.model import Model
 from medfusion_monai.reports.blocks import Block, Callout, Cell, Column, Commands, Document, Group, Section, Table
 from medfusion_monai.reports.contents import document
-from medfusion_monai.reports.markdown import as_markdown
+from medfusion_monai.reports.render import as_markdown
 from medfusion_monai.reports.tables import plain
 from medfusion_monai.reports.written import measured_weights
 from medfusion_monai.weights.model_info import PLACES, found_at

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import medfusion_monai
 from medfusion_monai.export.card import CardFacts, network_rows, sample_command, sample_lines, training_data
 from medfusion_monai.reports.blocks import Block, Column, Commands, Document, Group, Section, Table
-from medfusion_monai.reports.markdown import as_markdown
+from medfusion_monai.reports.render import as_markdown
 from medfusion_monai.reports.tables import plain
 
 INSTALL, WEIGHTS = "Install", "Weights"

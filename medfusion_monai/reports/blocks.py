@@ -55,22 +55,15 @@ class Commands(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture of the report: a PNG file beside it, embedded in the HTML."""
+    """A picture of the report: a PNG file beside it, embedded in the HTML; a plot brings its SVG."""
 
     file: str
     title: str
     caption: str
+    svg: bytes = b""
 
 
-class Plot(NamedTuple):
-    """A drawing as SVG, inline in the HTML and a file beside the report for the Markdown."""
-
-    file: str
-    title: str
-    svg: str
-
-
-Block = str | Callout | Table | Picture | Plot | Commands
+Block = str | Callout | Table | Picture | Commands
 
 
 class Section(NamedTuple):

@@ -176,7 +176,7 @@ def add_fidelity(
     rows = sample_rows(reference, sets)
     caption = "Spread evenly over each set, in the order of its files: not selected. From the top: "
     caption += "; ".join(name for name, _ in rows) + "."
-    draft.add_picture("samples.png", picture_of_rows(rows), "Real and generated images", caption)
+    draft.add_picture("figure_4_samples.png", picture_of_rows(rows), "Real and generated images", caption)
 
 
 def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, number: int = COLUMNS) -> None:

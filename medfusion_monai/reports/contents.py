@@ -16,7 +16,6 @@ from medfusion_monai.reports.blocks import (
     Document,
     Group,
     Picture,
-    Plot,
     Section,
     Table,
 )
@@ -46,7 +45,8 @@ HOW_TO_READ = (
     "number of images: the fewer, the larger, so compare equal counts. MS-SSIM within the set is the mean similarity "
     "of random pairs: compare it with the reference's own."
 )
-SWEEP_FILE = "sweep.svg"
+SWEEP_FILE = "figure_7_sampling_steps.svg"
+HOW_TO_READ_SWEEP = "Lower FID, higher precision and recall are better; whiskers are 95% intervals."
 
 
 def document(results: Mapping[str, Any]) -> Document:
@@ -218,15 +218,8 @@ def _sweep_section(results: Mapping[str, Any]) -> Section:
     name = plain(sweep.get("name") or "The model")
     title = f"{name}: quality by number of sampling steps"
     blocks: list[Block] = [plain(sweep["note"])] if sweep.get("note") else []
-    svg = sweep_svg(rows, title, fid_title(results))
-    if svg:
-        blocks.append(
-            Plot(
-                SWEEP_FILE,
-                f"{title}. Lower FID, higher precision and recall are better; whiskers are 95% intervals.",
-                svg,
-            )
-        )
+    if svg := sweep_svg(rows, fid_title(results)):
+        blocks.append(Picture(SWEEP_FILE, title, HOW_TO_READ_SWEEP, svg))
     blocks.append(Table(f"{title}, each value with its 95% interval", columns, [group], notes))
     return Section("Sampling steps", blocks)
 

@@ -260,7 +260,7 @@ class Evaluation:
         self.draft.results["published_reconstructions"] = published_reconstructions(self.class_names)
         picture = reconstruction_picture({OURS: network.autoencoder, **self.others}, self.items, self._load)
         caption = "Images spread evenly over the splits, their reconstructions, and the difference four times enlarged."
-        self.draft.add_picture("reconstructions.png", picture, "Reconstructions", caption)
+        self.draft.add_picture("figure_2_reconstructions.png", picture, "Reconstructions", caption)
 
     def add_generated(self, infinity: bool = False, neighbours: int = 8) -> None:
         """Compare generated images with real ones: table 3 and figure 4, and nearest training images.

@@ -13,11 +13,9 @@ from typing import Any
 from PIL.Image import Image
 
 from medfusion_monai.files import DiskFullError, renamed_when_whole
-from medfusion_monai.reports.blocks import Document, Plot
+from medfusion_monai.reports.blocks import Document, Picture
 from medfusion_monai.reports.contents import document
-from medfusion_monai.reports.html import as_html
-from medfusion_monai.reports.markdown import as_markdown
-from medfusion_monai.reports.plot import svg_file
+from medfusion_monai.reports.render import as_html, as_markdown
 
 NOT_FINITE = "the computation gave no finite number"
 
@@ -44,13 +42,12 @@ def write_report(
     _check_pictures(results, pictures)
     results = finite(results)
     report = document(results)
-    encoded = {file: _png(picture) for file, picture in pictures.items()}
-    html = as_html(report, {file: (png, pictures[file].size) for file, png in encoded.items()}, f"{name}.json")
+    encoded = {file: _png(picture) for file, picture in pictures.items()} | _plots(report)
+    html = as_html(report, encoded, f"{name}.json")
     files = {
         f"{name}.json": _bytes(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n"),
         f"{name}.md": _bytes(as_markdown(report)),
         **encoded,
-        **_plots(report),
         f"{name}.html": _bytes(html),  # last: whoever finds it finds all of the report
     }
     output = Path(output)
@@ -105,7 +102,7 @@ def _png(picture: Image) -> bytes:
 
 def _plots(report: Document) -> dict[str, bytes]:
     blocks = [block for section in report.sections for block in section.blocks]
-    return {block.file: _bytes(svg_file(block.svg)) for block in blocks if isinstance(block, Plot)}
+    return {block.file: block.svg for block in blocks if isinstance(block, Picture) and block.svg}
 
 
 def _bytes(text: str) -> bytes:

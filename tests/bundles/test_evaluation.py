@@ -117,8 +117,8 @@ def test_generated_images_are_compared_overall_and_by_class(evaluate, samples_di
     assert [rows[name]["count"] for name in rows] == [12, 6, 6]
     assert results["features"]["is_inception"] is False
     assert {picture["file"] for picture in results["pictures"]} == {
-        "reconstructions.png",
-        "samples.png",
+        "figure_2_reconstructions.png",
+        "figure_4_samples.png",
         "neighbours_1.png",
     }
 

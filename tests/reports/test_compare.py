@@ -86,7 +86,7 @@ def test_prepared_data_adds_neighbours_and_label(compare, tmp_path, monkeypatch)
     options = ("--classifier-seeds", "0", "--neighbours", "3")
     assert compare(tmp_path / "data", ("phantoms", tmp_path / "s"), options=options) == 0
     results = results_of(tmp_path)
-    assert [picture["file"] for picture in results["pictures"]] == ["samples.png", "neighbours_1.png"]
+    assert [picture["file"] for picture in results["pictures"]] == ["figure_4_samples.png", "neighbours_1.png"]
     accuracy = {(row["trained_on"], row["tested_on"]): row["accuracy"] for row in results["steering"]["rows"]}
     assert accuracy["real", "phantoms"]["value"] > 0.6
     assert accuracy["phantoms", "real test"]["value"] is not None

@@ -11,11 +11,11 @@ from PIL import Image
 
 from medfusion_monai.reports.blocks import Callout, Table
 from medfusion_monai.reports.contents import document
-from medfusion_monai.reports.markdown import text_of
+from medfusion_monai.reports.render import text_of
 from medfusion_monai.reports.report import finite, write_report
 
 VOID = {"br", "img", "meta", "wbr"}
-NASTY = "<script>alert('x')</script> a|b *c* _d_ `e` [f](g) 胸部 \"&amp;\""
+NASTY = "<script>alert('x')</script> a|b *c* _d_ `e` [f](g) 胸部 \"&amp;\" {{ 7 * 7 }} {% raw %}"
 
 
 class Page(HTMLParser):
@@ -186,7 +186,7 @@ def test_html_names_no_place_to_load_from(written):
         value for _, name, value in Page(page).attributes if name in ("src", "href", "xlink:href", "srcset", "data")
     ]
     assert len(places) > 5
-    assert all(place.startswith(("#", "data:image/png;base64,")) for place in places)
+    assert all(place.startswith(("#", "data:image/png;base64,", "data:image/svg+xml;base64,")) for place in places)
     assert not re.search(r"url\(|@import|://", page)
     assert "script" not in Page(page).tags
 
@@ -207,7 +207,11 @@ def test_html_can_be_read_by_all(written):
     assert any(name == "viewport" for _, _, name in parsed.attributes)
     assert parsed.tags.count("caption") == parsed.tags.count("table") == len(parsed.tables)
     assert parsed.tags.count("th") == sum(1 for tag, name, _ in parsed.attributes if (tag, name) == ("th", "scope"))
-    assert [value for _, name, value in parsed.attributes if name == "alt"] == ["Samples. Not selected."]
+    assert [value for _, name, value in parsed.attributes if name == "alt"] == [
+        "ours: quality by number of sampling steps. Lower FID, higher precision and recall are better; whiskers are "
+        "95% intervals.",
+        "Samples. Not selected.",
+    ]
     assert "@media print" in page
 
 
@@ -217,13 +221,24 @@ def test_warnings_stand_before_all_figures(written):
     assert text.index("128 images are few") < text.index("Two generators") < text.index("| Set")
 
 
-def test_picture_is_embedded_and_lies_beside(written, pictures, tmp_path):
+def test_pictures_are_embedded_and_lie_beside(written, pictures, tmp_path):
     page, text, _ = written()
-    source = next(value for _, name, value in Page(page).attributes if name == "src")
-    embedded = base64.b64decode(source.partition(",")[2])
+    sources = [value for _, name, value in Page(page).attributes if name == "src"]
+    plot, embedded = (base64.b64decode(source.partition(",")[2]) for source in sources)
     assert embedded == (tmp_path / "report" / "samples.png").read_bytes()
     assert np.array_equal(np.array(Image.open(BytesIO(embedded))), np.array(pictures["samples.png"]))
-    assert "](samples.png)" in text
+    assert plot == (tmp_path / "report" / "figure_7_sampling_steps.svg").read_bytes()
+    for name in ("samples.png", "figure_7_sampling_steps.svg"):
+        assert f"]({name})" in text
+        assert f"File: {name}" in Page(page).text
+
+
+def test_sweep_without_any_value_has_a_table_and_no_plot(results, written, tmp_path):
+    for row in results["sweep"]["rows"]:
+        row |= {"fid": {"value": None, "note": "Too few."}, "precision": None, "recall": None}
+    assert "figure_7" not in "".join(written())
+    assert not (tmp_path / "report" / "figure_7_sampling_steps.svg").exists()
+    assert table_of(results, "sampling steps").notes == ["Too few."]
 
 
 def test_json_holds_the_results_without_nan(results, written):

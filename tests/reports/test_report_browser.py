@@ -59,7 +59,9 @@ def measured(report, width):
 def test_page_is_no_wider_than_the_screen_and_shows_its_pictures(report, width):
     found = measured(report, width)
     assert found["width"] <= width
-    assert found["images"] == [1200]
+    plot, picture = found["images"]
+    assert plot > 0
+    assert picture == 1200
     assert found["tables"] == 9
     assert found["font"] >= 12
 
