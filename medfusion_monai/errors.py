@@ -50,7 +50,7 @@ def short_message(error: BaseException) -> str:
         return DISK_HINT.format(message)
     if isinstance(error, OSError) and not isinstance(error, ValueError) and error.errno in READ_ONLY:
         return READ_ONLY_HINT.format(message)
-    if is_lack_of_memory(error):
+    if is_out_of_memory(error):
         return MEMORY_HINT.format((message or type(error).__name__).splitlines()[0])
     return message
 
@@ -65,8 +65,8 @@ def is_lost_worker(error: BaseException) -> bool:
     return False
 
 
-def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error that is none of this project's own says that memory was refused."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up, of a GPU or of the host."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,27 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from medfusion_monai.preflight.machine import gib
+from medfusion_monai.files import in_words, nearest_existing
 
 COPIES = 3  # of a checkpoint: the newest, the one before, and the one that is being written
 ADAM = 2  # values that Adam keeps for each weight
-
-
-def check_writable(folders: Sequence[str | Path]) -> None:
-    """Raise a ValueError for folders that could not be made or written; nothing is made."""
-    for folder in map(Path, folders):
-        there = existing(folder)
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            reason = "no permission, or a read-only disk" if there.is_dir() else f"{there} is a file"
-            raise ValueError(f"folder {folder} cannot be written ({reason}): choose another one")
-
-
-def existing(folder: Path) -> Path:
-    """Give the folder, or the nearest above it that is there."""
-    folder = Path(os.path.abspath(folder))
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
 
 
 def check_disk(
@@ -110,15 +92,15 @@ def _by_disk(needed: Mapping[Path, int]) -> list[dict[Path, int]]:
 
 
 def _disk_of(folder: Path) -> int:
-    return existing(folder).stat().st_dev
+    return nearest_existing(folder).stat().st_dev
 
 
 def _compared(disk: Mapping[Path, int]) -> str:
-    size, free = sum(disk.values()), shutil.disk_usage(existing(next(iter(disk)))).free
+    size, free = sum(disk.values()), shutil.disk_usage(nearest_existing(next(iter(disk)))).free
     if size > free:
-        parts = ", ".join(f"{gib(part)} in {folder}" for folder, part in disk.items())
+        parts = ", ".join(f"{in_words(part)} in {folder}" for folder, part in disk.items())
         raise ValueError(
-            f"the run will write {gib(size)} ({parts}), where {gib(free)} are left: make room, or choose another "
-            "folder, e.g. by --output_dir and --model_dir"
+            f"the run will write {in_words(size)} ({parts}), where {in_words(free)} are left: make room, or choose "
+            "another folder, e.g. by --output_dir and --model_dir"
         )
-    return f"the run will write {gib(size)} at most, {gib(free)} are free"
+    return f"the run will write {in_words(size)} at most, {in_words(free)} are free"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medfusion_monai.checks import check_bool, check_counts, check_image_size, check_optional_counts
+from medfusion_monai.files import refuse_unwritable
 from medfusion_monai.kernels import check_compile, choose_channels_last
 from medfusion_monai.preflight.checks import Check, check_all, is_rehearsal
-from medfusion_monai.preflight.disk import check_disk, check_writable, latents_bytes, pictures_bytes
+from medfusion_monai.preflight.disk import check_disk, latents_bytes, pictures_bytes
 from medfusion_monai.preflight.images import check_sample
 from medfusion_monai.preflight.machine import check_device, check_versions
 from medfusion_monai.preflight.memory import check_memory
@@ -83,7 +84,7 @@ class TrainingChecks:
         check_all(
             [
                 Check("networks", "networks", lambda: None),
-                Check("data", "latents", lambda: check_writable(diffusion.latent_folders)),
+                Check("data", "latents", lambda: refuse_unwritable(diffusion.latent_folders)),
                 Check("room", "disk", lambda: self._check_disk(network, autoencoder, diffusion)),
                 Check("room", "memory", lambda: self._check_memory(autoencoder, diffusion)),
             ]
@@ -101,7 +102,7 @@ class TrainingChecks:
 
     def _check_folders(self) -> None:
         refuse_used(self.run.folders)
-        check_writable(self.run.folders)
+        refuse_unwritable(self.run.folders)
 
     def _check_counts(self) -> None:
         batch_sizes = {f"{phase}_batch_size": settings["batch_size"] for phase, settings in self.phases.items()}

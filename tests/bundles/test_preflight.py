@@ -137,7 +137,7 @@ def test_training_tells_all_problems_before_the_first_step(bundle, settings, tmp
 
 
 def test_step_that_does_not_fit_is_refused_before_the_first(bundle, settings, monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "free_memory", lambda device: -(2**62))
+    monkeypatch.setattr(memory, "available_memory", lambda device: -(2**62))
     error = problem(bundle, settings)
     assert isinstance(error, ValueError)
     assert "autoencoder_batch_size 4: a step needs" in str(error)
