@@ -53,21 +53,24 @@ def check_disk(
         needed[path.parent] += max(0, size - _size(path) - _size(path.with_name(f"{path.stem}.previous{path.suffix}")))
     for folder, size in (other or {}).items():
         needed[Path(folder)] += size
-    return "; ".join(_compared(disk) for disk in _by_disk(needed))
+    disks: dict[int, dict[Path, int]] = defaultdict(dict)
+    for place, count in needed.items():
+        disks[_disk_of(place)][place] = count
+    return "; ".join(_compared(disk) for disk in disks.values())
 
 
 def num_bytes(network: nn.Module) -> int:
-    """Give the bytes of a network's parameters and buffers."""
+    """Return the bytes of a network's parameters and buffers."""
     return sum(value.numel() * value.element_size() for value in network.state_dict().values())
 
 
 def pictures_bytes(image_size: Sequence[int], rows: int, epochs: int, per_row: int = 8) -> int:
-    """Give the most that pictures of validations take, as files and in TensorBoard."""
+    """Return the most that pictures of validations take, as files and in TensorBoard."""
     return 2 * epochs * rows * per_row * image_size[0] * image_size[1] * 3
 
 
 def latents_bytes(folder: str | Path, images: int, channels: int, size: Sequence[int], variants: int = 1) -> int:
-    """Give what a store of posteriors in 16 bits will still take.
+    """Return what a store of posteriors in 16 bits will still take.
 
     Args:
         folder: where it will be; files that are there count as written.
@@ -82,13 +85,6 @@ def latents_bytes(folder: str | Path, images: int, channels: int, size: Sequence
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _by_disk(needed: Mapping[Path, int]) -> list[dict[Path, int]]:
-    disks: dict[int, dict[Path, int]] = defaultdict(dict)
-    for folder, size in needed.items():
-        disks[_disk_of(folder)][folder] = size
-    return list(disks.values())
 
 
 def _disk_of(folder: Path) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -22,11 +21,10 @@ logger = logging.getLogger(__name__)
 FEW = 4  # images whose memory is measured on a CPU, where too large a step would not fail but be killed
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """Memory of a step.
 
-    Args:
+    Attributes:
         phase: what its keys begin with.
         batch_size: images of a step.
         needed: bytes, those of networks and optimizers included.

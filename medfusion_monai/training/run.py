@@ -265,13 +265,5 @@ class TrainingRun:
         return self.resume and self.checkpoint_file(phase).is_file()
 
 
-def epochs(steps: int, val_interval: int) -> int:
-    """Return the epochs of a phase: an epoch ends with a validation, after ``val_interval`` steps.
-
-    Fewer steps than these are one epoch.
-    """
-    return max(1, steps // val_interval)
-
-
 def _times(steps: int, epoch: int) -> int:
     return steps * epoch
