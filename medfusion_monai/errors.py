@@ -29,14 +29,14 @@ WORKER_HINT = (
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """Give the error inside MONAI's wrappers ('Failed to evaluate', 'Failed to instantiate', 'applying transform')."""
+    """Return the error inside MONAI's wrappers: 'Failed to evaluate', 'Failed to instantiate', 'applying transform'."""
     while error.__cause__ is not None and str(error).startswith(WRAPPERS):
         error = error.__cause__
     return error
 
 
 def short_message(error: BaseException) -> str:
-    """Give an error's message; of one in a data loader's worker, without the worker's traceback.
+    """Return an error's message; of one in a data loader's worker, without the worker's traceback.
 
     Where the system refuses memory or disk or took a worker away, whose messages tell nobody what to do, they stand in
     a sentence.

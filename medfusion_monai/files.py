@@ -22,13 +22,13 @@ class DiskFullError(OSError, ValueError):
     """A file that the disk has no room for; what was at its place before is still there."""
 
     def __str__(self) -> str:
-        """Give the sentence without a number."""
+        """Return the sentence without a number."""
         return str(self.strerror)
 
 
 @contextmanager
 def renamed_when_whole(path: str | Path) -> Iterator[Path]:
-    """Give a file beside a path, to be written, and rename it to the path at the end.
+    """Yield a file beside a path, to be written, and rename it to the path at the end.
 
     An exception leaves what was at the path before, and nothing beside it. The content is on the disk before the name
     is, so that a power failure does not leave the name without it.
@@ -123,7 +123,7 @@ def _on_the_disk(path: Path) -> None:
 
 
 def _full_disk(error: BaseException | None) -> OSError | None:
-    """Give the error of a full disk behind an error: ``torch.save`` raises one of its own on top of it."""
+    """Return the error of a full disk behind an error: ``torch.save`` raises one of its own on top of it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return error

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a second one is told who is there, before it writes anything."""
+"""One run at a time in a folder: a second one is refused before it writes anything, in words that name the first."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def write_download(
 
     Raises:
         DataError: missing images, a class without images, an image that cannot be read, splits that cannot be made,
-            another datalist, or a folder that cannot be written.
+            or another datalist.
+        ValueError: a folder that cannot be written.
     """
     output = Path(output)
     refuse_unwritable([output])

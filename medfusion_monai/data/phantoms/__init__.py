@@ -86,7 +86,8 @@ def prepare_phantoms(
         The datalist.
 
     Raises:
-        DataError: the folder cannot be written, holds another datalist, or there are too few images to split.
+        DataError: the folder holds another datalist, or there are too few images to split.
+        ValueError: the folder cannot be written.
     """
     if modality not in FAMILIES:
         raise DataError(f"modality is {modality!r}: there are phantoms of {', '.join(FAMILIES)}.")
