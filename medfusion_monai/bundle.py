@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -88,9 +89,10 @@ def repeat_errors_last() -> None:
 
 
 def with_nearest(unknown: Iterable[str], known: Iterable[str], prefix: str = "") -> str:
-    """Return names of keys, each with the known ones that are most like the first part of it."""
+    """Return names of keys, each with the known ones that are most like it, or else like the first part of it."""
     names = [str(name) for name in known]
-    near = {key: difflib.get_close_matches(re.split("#|::", key)[0], names, n=2) for key in unknown}
+    closest = partial(difflib.get_close_matches, possibilities=names, n=2)
+    near = {key: closest(key) or closest(re.split("#|::", key)[0]) for key in unknown}
     return ", ".join(
         f"{prefix}{key}" + (f" (near: {', '.join(found)})" if found else "") for key, found in near.items()
     )

@@ -1,4 +1,4 @@
-"""Checks of single values that users give."""
+"""Checks of values that users give, and the epochs that they come to."""
 
 from __future__ import annotations
 
@@ -37,4 +37,38 @@ def check_image_size(image_size: Any, factor: int = 8) -> None:
         raise ValueError(
             f"image_size must be [height, width], both multiples of {factor} (the autoencoder makes images {factor} "
             f"times smaller), received {image_size}"
+        )
+
+
+def epochs(steps: int, val_interval: int) -> int:
+    """Return the epochs of a phase: an epoch ends with a validation, after ``val_interval`` steps.
+
+    Fewer steps than these are one epoch.
+    """
+    return max(1, steps // val_interval)
+
+
+def check_steps(phase: str, steps: int, interval: int, val_interval: int = 1) -> None:
+    """Check that the training of a phase ends with a validation, without which its last steps would be lost.
+
+    Args:
+        phase: ``autoencoder`` or ``diffusion``.
+        steps: of the training.
+        interval: steps of an epoch; fewer steps than these are one epoch.
+        val_interval: epochs between validations.
+
+    Raises:
+        ValueError: naming the key, the value and what to do.
+    """
+    check_counts(**{f"{phase}_steps": steps, f"{phase}_val_interval": interval, "val_interval": val_interval})
+    if steps > interval and steps % interval:
+        raise ValueError(
+            f"{phase}_steps {steps} is no multiple of {phase}_val_interval {interval}: training ends with a "
+            f"validation. Try {phase}_steps {steps - steps % interval}, or another interval"
+        )
+    count = epochs(steps, interval)
+    if count % val_interval:
+        raise ValueError(
+            f"val_interval {val_interval} does not divide the {count} epochs of {phase}_steps {steps}: training ends "
+            f"with a validation. Leave val_interval at 1 and raise {phase}_val_interval to validate less often"
         )

@@ -29,14 +29,14 @@ WORKER_HINT = (
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """Give the error inside MONAI's wrappers ('Failed to evaluate', 'Failed to instantiate', 'applying transform')."""
+    """Return the error inside MONAI's wrappers: 'Failed to evaluate', 'Failed to instantiate', 'applying transform'."""
     while error.__cause__ is not None and str(error).startswith(WRAPPERS):
         error = error.__cause__
     return error
 
 
 def short_message(error: BaseException) -> str:
-    """Give an error's message; of one in a data loader's worker, without the worker's traceback.
+    """Return an error's message; of one in a data loader's worker, without the worker's traceback.
 
     Where the system refuses memory or disk or took a worker away, whose messages tell nobody what to do, they stand in
     a sentence.
@@ -50,7 +50,7 @@ def short_message(error: BaseException) -> str:
         return DISK_HINT.format(message)
     if isinstance(error, OSError) and not isinstance(error, ValueError) and error.errno in READ_ONLY:
         return READ_ONLY_HINT.format(message)
-    if is_lack_of_memory(error):
+    if is_out_of_memory(error):
         return MEMORY_HINT.format((message or type(error).__name__).splitlines()[0])
     return message
 
@@ -65,8 +65,8 @@ def is_lost_worker(error: BaseException) -> bool:
     return False
 
 
-def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error that is none of this project's own says that memory was refused."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up, of a GPU or of the host."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError):

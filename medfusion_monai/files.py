@@ -5,24 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+THREADS = 16
+FILES_PER_TASK = 100
 
 
 class DiskFullError(OSError, ValueError):
     """A file that the disk has no room for; what was at its place before is still there."""
 
     def __str__(self) -> str:
-        """Give the sentence without a number."""
+        """Return the sentence without a number."""
         return str(self.strerror)
 
 
 @contextmanager
 def renamed_when_whole(path: str | Path) -> Iterator[Path]:
-    """Give a file beside a path, to be written, and rename it to the path at the end.
+    """Yield a file beside a path, to be written, and rename it to the path at the end.
 
     An exception leaves what was at the path before, and nothing beside it. The content is on the disk before the name
     is, so that a power failure does not leave the name without it.
@@ -41,7 +47,7 @@ def renamed_when_whole(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def make_folders(folders: Sequence[str | Path]) -> None:
+def make_folders(folders: Iterable[str | Path]) -> None:
     """Make folders; raise a ValueError if one cannot be made or written."""
     for folder in map(Path, folders):
         probe = folder / f".writable.{os.getpid()}"
@@ -53,6 +59,30 @@ def make_folders(folders: Sequence[str | Path]) -> None:
             raise ValueError(f"folder {folder} cannot be written ({error.strerror}): choose another one") from error
 
 
+def refuse_unwritable(folders: Iterable[str | Path]) -> None:
+    """Raise a ValueError for a folder that could not be made or written; nothing is made."""
+    for folder in map(Path, folders):
+        there = nearest_existing(folder)
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            reason = "no permission, or a read-only disk" if there.is_dir() else f"{there} is a file"
+            raise ValueError(f"folder {folder} cannot be written ({reason}): choose another one")
+
+
+def nearest_existing(folder: str | Path) -> Path:
+    """Return the folder, or the nearest above it that is there."""
+    path = Path(os.path.abspath(folder))
+    return next(parent for parent in (path, *path.parents) if os.path.exists(parent))  # no error for too long names
+
+
+def in_words(size: float) -> str:
+    """Return a number of bytes as people read it, e.g. ``1.5 GiB``."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
 def size_and_time(path: str | Path) -> tuple[int, int] | None:
     """Return the bytes of a file and when it was changed, in nanoseconds; None where there is no file."""
     try:
@@ -60,6 +90,16 @@ def size_and_time(path: str | Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns
+
+
+def look_at_all(look: Callable[[str], T], paths: Sequence[str]) -> list[T]:
+    """Return what a look at each file says. Threads look, as on a network drive each look is a wait."""
+
+    def part(start: int) -> list[T]:
+        return [look(path) for path in paths[start : start + FILES_PER_TASK]]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [found for founds in pool.map(part, range(0, len(paths), FILES_PER_TASK)) for found in founds]
 
 
 @contextmanager
@@ -83,7 +123,7 @@ def _on_the_disk(path: Path) -> None:
 
 
 def _full_disk(error: BaseException | None) -> OSError | None:
-    """Give the error of a full disk behind an error: ``torch.save`` raises one of its own on top of it."""
+    """Return the error of a full disk behind an error: ``torch.save`` raises one of its own on top of it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return error
@@ -94,7 +134,7 @@ def _full_disk(error: BaseException | None) -> OSError | None:
 def _disk_full(path: Path, error: OSError) -> DiskFullError:
     left = ""
     if error.errno == errno.ENOSPC:
-        left = f", {shutil.disk_usage(path.parent).free / 2**20:.1f} MiB are left"
+        left = f", {in_words(shutil.disk_usage(path.parent).free)} are left"
     own = f".{os.getpid()}"
     if path.name.endswith(own):  # a file within a file
         path = path.with_name(path.name.removesuffix(own).removeprefix("."))

@@ -7,18 +7,11 @@ from collections.abc import Callable
 
 import torch
 
-from medfusion_monai.errors import MEMORY
+from medfusion_monai.errors import is_out_of_memory
 
 
 class BatchTooLargeError(ValueError):
     """A step needs more memory than there is."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up, of a GPU or of the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY)
 
 
 def largest_that_fits(attempt: Callable[[int], object], too_many: int) -> int:
@@ -34,19 +27,19 @@ def largest_that_fits(attempt: Callable[[int], object], too_many: int) -> int:
     count = too_many // 2
     while count and not _passes(attempt, count):
         count //= 2
-    free_memory()
+    release_memory()
     return count
 
 
-def free_memory() -> None:
-    """Give back what nothing holds any more."""
+def release_memory() -> None:
+    """Let go of memory that nothing holds any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def _passes(attempt: Callable[[int], object], count: int) -> bool:
-    free_memory()
+    release_memory()
     try:
         attempt(count)
     except Exception as error:

@@ -1,9 +1,8 @@
-"""One run at a time in a folder: a second one is told who is there, before it writes anything."""
+"""One run at a time in a folder: a second one is refused before it writes anything, in words that name the first."""
 
 from __future__ import annotations
 
 import atexit
-import errno
 import json
 import logging
 import os
@@ -13,22 +12,19 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from medfusion_monai.distributed import from_first, rank
 from medfusion_monai.files import make_folders
-
-try:
-    import fcntl
-except ImportError:  # no POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".run.lock"
-BUSY = (errno.EWOULDBLOCK, errno.EACCES)
+WAIT = 0.1  # seconds; another run that is just leaving deletes the file, so that a second try takes a new one
 LEFTOVER = re.compile(r"\.+.+\.(pt|json|csv|png|gz|npy|npz|features|sha256|html|md|svg|safetensors)(\.\d+)+")
 """Names that ``renamed_when_whole`` gives to files that are being written."""
 
-_held: dict[Path, int] = {}  # to file descriptors: a forked process can close these without side effects
+_held: dict[Path, FileLock] = {}
 
 
 class FolderInUseError(ValueError):
@@ -44,9 +40,9 @@ def refuse_used(folders: Iterable[str | Path]) -> None:
     if rank() == 0:
         for folder in _distinct(folders):
             if folder not in _held and (folder / LOCK).is_file():
-                file = _lock(folder)
-                if file is not None:
-                    os.close(file)
+                lock = _lock(folder)
+                if lock is not None:
+                    lock.release()
 
 
 def take_folders(folders: Iterable[str | Path]) -> None:
@@ -64,14 +60,14 @@ def take_folders(folders: Iterable[str | Path]) -> None:
         if folder in _held:
             continue
         try:
-            file = _lock(folder)
+            lock = _lock(folder)
         except FolderInUseError:
             leave_folders(taken)
             raise
-        if file is not None:
-            _held[folder] = file
+        if lock is not None:
+            _held[folder] = lock
             taken.append(folder)
-            _write_holder(file)
+            _write_holder(folder)
             _delete_leftovers(folder)
 
 
@@ -89,50 +85,38 @@ def use_folders(folders: Iterable[str | Path]) -> None:
 def leave_folders(folders: Iterable[str | Path] | None = None) -> None:
     """Let other runs into folders that this process holds, into all of them by default."""
     for folder in list(_held) if folders is None else _distinct(folders):
-        file = _held.pop(folder, None)
-        if file is not None:
+        lock = _held.pop(folder, None)
+        if lock is not None:
             try:
-                (folder / LOCK).unlink(missing_ok=True)  # before the lock is lifted: see _is_current
+                (folder / LOCK).unlink(missing_ok=True)  # while it is held: afterwards it may be another run's
             except OSError:  # the file may stay, nobody holds it
                 logger.debug("%s could not be deleted", folder / LOCK)
-            os.close(file)
+            lock.release()
 
 
-def _lock(folder: Path) -> int | None:
-    """Lock a folder and give the file descriptor; None where there are no locks."""
-    path = folder / LOCK
-    while fcntl is not None:
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            _warn(folder, error)
-            return None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            refusal = _refusal(folder, file) if error.errno in BUSY else None
-            os.close(file)
-            if refusal is not None:
-                raise FolderInUseError(refusal) from None
-            _warn(folder, error)
-            return None
-        if _is_current(path, file):
-            return file
-        os.close(file)
-    return None
+def _lock(folder: Path) -> FileLock | None:
+    """Lock a folder; None where there are no locks.
 
-
-def _is_current(path: Path, file: int) -> bool:
-    """Whether the file is still the one at the path: the run that held it deletes it before it lifts its lock."""
+    A soft lock, a file that a kill leaves behind, is not a way out: it would keep the folder from the next run.
+    """
+    lock = FileLock(folder / LOCK, timeout=WAIT, thread_local=False, fallback_to_soft=False)
     try:
-        return os.path.samestat(os.stat(path), os.fstat(file))
-    except FileNotFoundError:
-        return False
+        lock.acquire()
+    except Timeout:
+        raise FolderInUseError(_refusal(folder)) from None
+    except OSError as error:
+        logger.warning(
+            "folder %s cannot be locked (%s): nothing keeps a second run from writing the same files",
+            folder,
+            error.strerror or error,
+        )
+        return None
+    return lock
 
 
-def _refusal(folder: Path, file: int) -> str:
+def _refusal(folder: Path) -> str:
     try:
-        holder = json.loads(os.read(file, 4096))
+        holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
         who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # it has just begun
         who = "another process"
@@ -142,20 +126,11 @@ def _refusal(folder: Path, file: int) -> str:
     )
 
 
-def _warn(folder: Path, error: OSError) -> None:
-    logger.warning(
-        "folder %s cannot be locked (%s): nothing keeps a second run from writing the same files",
-        folder,
-        error.strerror or error,
-    )
-
-
-def _write_holder(file: int) -> None:
+def _write_holder(folder: Path) -> None:
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
     try:
-        os.ftruncate(file, 0)
-        os.write(file, f"{json.dumps(holder)}\n".encode())
+        (folder / LOCK).write_text(f"{json.dumps(holder)}\n", encoding="utf-8")
     except OSError:  # a full disk: the lock holds without a name
         logger.debug("who holds a lock could not be noted")
 
@@ -173,14 +148,5 @@ def _distinct(folders: Iterable[str | Path]) -> list[Path]:
 
 
 atexit.register(leave_folders)  # an error that ends the program leaves nothing behind
-
-
-def _forget() -> None:
-    """In a forked process, e.g. a worker of a data loader: the lock is its parent's, and ends with the parent."""
-    for file in _held.values():
-        os.close(file)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # a worker of a data loader must not leave its parent's folders when it ends
+    os.register_at_fork(after_in_child=_held.clear)

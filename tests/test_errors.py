@@ -9,7 +9,7 @@ from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
 from medfusion_monai.data import DataError
-from medfusion_monai.errors import first_cause, short_message
+from medfusion_monai.errors import first_cause, is_out_of_memory, short_message
 from medfusion_monai.files import DiskFullError
 
 
@@ -107,3 +107,9 @@ def test_worker_that_breaks_off_while_it_hands_over_is_told():
 
 def test_connection_that_is_none_of_a_worker_is_not_taken_for_one():
     assert short_message(ConnectionResetError(104, "Connection reset by peer")).startswith("[Errno 104]")
+
+
+def test_memory_that_the_cpu_refuses_is_recognised():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)

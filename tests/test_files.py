@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from medfusion_monai.files import DiskFullError, renamed_when_whole
+from medfusion_monai.files import DiskFullError, in_words, refuse_unwritable, renamed_when_whole
 
 
 def write(path, content, error=None):
@@ -46,7 +46,7 @@ def test_full_disk_is_told_with_the_file_and_the_space_left(tmp_path):
     with pytest.raises(DiskFullError) as caught:
         write(tmp_path / "a.json", b"half", full())
     assert str(caught.value).startswith(f"there is no room for {tmp_path / 'a.json'} (No space left on device, ")
-    assert "MiB are left" in str(caught.value)
+    assert "are left" in str(caught.value)
     assert isinstance(caught.value, ValueError)
     assert caught.value.errno == errno.ENOSPC
     assert (tmp_path / "a.json").read_bytes() == b"first"
@@ -84,3 +84,28 @@ def test_file_that_is_written_beside_its_place_twice_is_told_by_its_name(tmp_pat
 def test_other_system_errors_stay_what_they_are(tmp_path):
     with pytest.raises(PermissionError):
         write(tmp_path / "a.json", b"half", PermissionError(errno.EACCES, "no"))
+
+
+def test_folder_that_can_be_made_is_not_made(tmp_path):
+    refuse_unwritable([tmp_path / "a" / "b"])
+    assert not any(tmp_path.iterdir())
+
+
+def test_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/runs cannot be written \(.*file is a file\)"):
+        refuse_unwritable([tmp_path / "file" / "runs"])
+
+
+def test_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"runs cannot be written \(no permission, or a read-only disk\)"):
+        refuse_unwritable([tmp_path / "runs"])
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (1.5 * 2**20, "1.5 MiB"), (3 * 2**40, "3072.0 GiB")],
+)
+def test_bytes_are_told_as_people_read_them(size, words):
+    assert in_words(size) == words

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -92,17 +93,18 @@ def test_one_process_may_take_a_folder_again_under_another_name(folder, monkeypa
 
 def test_run_that_waited_for_a_lock_which_is_then_deleted_takes_the_new_one(folder, monkeypatch):
     take_folders([folder])
-    flock = run_lock.fcntl.flock
+    flock = fcntl.flock
 
     def left_meanwhile(file, operation):
         monkeypatch.undo()
         leave_folders()
         flock(file, operation)
 
-    monkeypatch.setattr(run_lock.fcntl, "flock", left_meanwhile)
-    file = run_lock._lock(folder)
-    assert os.path.samestat(os.fstat(file), os.stat(folder / run_lock.LOCK))
-    os.close(file)
+    monkeypatch.setattr(fcntl, "flock", left_meanwhile)
+    lock = run_lock._lock(folder)
+    with open(folder / run_lock.LOCK) as file, pytest.raises(BlockingIOError):
+        flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock.release()
 
 
 def test_forked_worker_does_not_hold_the_lock_of_its_parent(folder, other_run):
@@ -130,6 +132,17 @@ def test_worker_that_outlives_its_parent_does_not_keep_the_lock(folder):
     take_folders([folder])
 
 
+def test_worker_that_ends_does_not_leave_the_folders_of_its_parent(folder):
+    fork = "import os\nif os.fork() == 0:\n    sys.exit()\nos.wait()\nprint('ended', flush=True)\n"
+    code = HOLD.replace("time.sleep(60)", f"{fork}time.sleep(60)")
+    parent = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert [parent.stdout.readline() for _ in range(2)] == ["taken\n", "ended\n"]
+    with pytest.raises(FolderInUseError):
+        take_folders([folder])
+    parent.kill()
+    parent.communicate()
+
+
 def test_looking_makes_nothing(folder):
     refuse_used([folder, folder / "not there"])
     assert not any(folder.iterdir())
@@ -141,14 +154,15 @@ def test_other_processes_of_a_run_do_not_look(folder, other_run, monkeypatch):
     refuse_used([folder])
 
 
-def test_file_system_without_locks_is_warned_of(folder, monkeypatch, caplog):
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_file_system_without_locks_is_warned_of(folder, code, monkeypatch, caplog):
     def refuse(file, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(run_lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with caplog.at_level(logging.WARNING):
         take_folders([folder])
-    assert f"folder {folder} cannot be locked (No locks available)" in caplog.text
+    assert f"folder {folder} cannot be locked ({os.strerror(code)})" in caplog.text
 
 
 def test_half_written_files_of_a_killed_run_are_deleted_and_others_stay(folder):

@@ -14,7 +14,7 @@ from medfusion_monai.data.datalist import (
 )
 from medfusion_monai.data.flips import FlippedDataset, check_flips, for_each_variant
 from medfusion_monai.data.folder import prepare_folder
-from medfusion_monai.data.images import check_images, find_unreadable, read_image
+from medfusion_monai.data.images import check_images, read_image
 from medfusion_monai.data.latent_store import LatentStore
 from medfusion_monai.data.phantoms import draw_chest_phantom, prepare_phantoms
 from medfusion_monai.data.readable import ReadableDataset, check_readable
@@ -33,7 +33,6 @@ __all__ = [
     "check_readable",
     "draw_chest_phantom",
     "find_datalist",
-    "find_unreadable",
     "fingerprint",
     "for_each_variant",
     "make_datalist",

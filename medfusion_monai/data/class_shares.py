@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medfusion_monai.data.splits import DataError
+from medfusion_monai.data.splits import DataError, apportion
 from medfusion_monai.diffusion.randomness import derive_seed
 
 
@@ -70,24 +70,6 @@ def training_shares(class_shares: Any, class_names: Sequence[str], labels: Seque
             "class, or give a list with the share 0 for it"
         )
     return shares
-
-
-def apportion(total: int, shares: Sequence[float], at_least: int = 0) -> list[int]:
-    """Share out a whole number by largest remainder.
-
-    Args:
-        total: what the counts sum to.
-        shares: they sum to 1.
-        at_least: the smallest count of a share above 0.
-    """
-    quotas = [total * share for share in shares]
-    least = [at_least if share > 0 else 0 for share in shares]
-    counts = [max(low, math.floor(quota + 1e-9)) for low, quota in zip(least, quotas, strict=True)]
-    while sum(counts) != total:
-        step = 1 if sum(counts) < total else -1
-        able = [index for index, share in enumerate(shares) if share > 0 and counts[index] + step >= least[index]]
-        counts[max(able, key=lambda index: step * (quotas[index] - counts[index]))] += step
-    return counts
 
 
 def balanced_order(labels: np.ndarray, shares: Sequence[float], seed: int, pass_number: int) -> np.ndarray:

@@ -6,23 +6,20 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from medfusion_monai.data.class_shares import true_shares
 from medfusion_monai.data.splits import SPLITS, DataError, split_by_patient
-from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.files import look_at_all, make_folders, renamed_when_whole
 
 __all__ = [
     "DataError",
     "find_datalist",
     "make_datalist",
-    "make_folder",
     "missing_files",
     "read_datalist",
     "refuse_other_datalist",
-    "refuse_unwritable",
     "save_datalist",
     "split_by_patient",
     "write_datalist",
@@ -30,8 +27,6 @@ __all__ = [
 
 DATALIST_NAME = "datalist.json"
 REFERENCE = "reference"
-FILE_THREADS = 16
-FILES_PER_TASK = 100
 
 
 def read_datalist(
@@ -172,7 +167,7 @@ def write_datalist(
         What was written.
 
     Raises:
-        DataError: the folder cannot be created or written to.
+        ValueError: the folder or the file cannot be written.
     """
     document = make_datalist(splits, class_names, source, seed, skipped)
     save_datalist(path, document)
@@ -183,10 +178,10 @@ def save_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> 
     """Write what :func:`make_datalist` gave, in one step; the folder is created.
 
     Raises:
-        DataError: the folder cannot be created or written to.
+        ValueError: the folder or the file cannot be written.
     """
     path = Path(path)
-    make_folder(path.parent)
+    make_folders([path.parent])
     try:
         with renamed_when_whole(path) as partial:
             partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -216,42 +211,9 @@ def refuse_other_datalist(path: str | os.PathLike[str], document: Mapping[str, A
         )
 
 
-def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a folder for output and return it.
-
-    Raises:
-        DataError: it cannot be created.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"output folder '{path}' cannot be created: {error.strerror or error}. Choose another --output."
-        ) from error
-    return Path(path)
-
-
-def refuse_unwritable(folder: str | os.PathLike[str]) -> None:
-    """Raise where a folder for output cannot be made or written to; nothing is made.
-
-    Raises:
-        DataError: the folder, or the nearest one above it that exists, takes no files.
-    """
-    path = Path(os.path.abspath(folder))
-    nearest = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        reason = "takes no files" if nearest.is_dir() else "is no folder"
-        raise DataError(f"output folder '{folder}' cannot be written: '{nearest}' {reason}. Choose another --output.")
-
-
 def missing_files(paths: Sequence[str]) -> list[str]:
-    """Return the paths that are no files, in their order. Threads look, as on a network drive each look is a wait."""
-
-    def look(start: int) -> list[str]:
-        return [path for path in paths[start : start + FILES_PER_TASK] if not os.path.isfile(path)]
-
-    with ThreadPoolExecutor(FILE_THREADS) as pool:
-        return [path for part in pool.map(look, range(0, len(paths), FILES_PER_TASK)) for path in part]
+    """Return the paths that are no files, in their order."""
+    return [path for path, found in zip(paths, look_at_all(os.path.isfile, paths), strict=True) if not found]
 
 
 def _posix(path: str | os.PathLike[str]) -> str:

@@ -11,14 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.data.datalist import (
-    DATALIST_NAME,
-    make_datalist,
-    make_folder,
-    refuse_other_datalist,
-    refuse_unwritable,
-    save_datalist,
-)
+from medfusion_monai.data.datalist import DATALIST_NAME, make_datalist, refuse_other_datalist, save_datalist
 from medfusion_monai.data.dicom import check_modalities
 from medfusion_monai.data.duplicates import find_duplicates, link_patients, refuse_contradictions
 from medfusion_monai.data.given_splits import name_given_splits, split_as_given
@@ -26,6 +19,7 @@ from medfusion_monai.data.images import inspect_images, list_problems
 from medfusion_monai.data.sources import walk_images
 from medfusion_monai.data.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
 from medfusion_monai.data.table import read_rows
+from medfusion_monai.files import make_folders, refuse_unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +83,7 @@ def prepare_folder(
     root, output = Path(root), Path(output)
     if not os.path.isdir(root):
         raise DataError(f"root '{root}' is not a folder. Give the folder of the images.")
-    refuse_unwritable(output)
+    refuse_unwritable([output])
     check_modalities(modalities)
     where = where or {}
     if csv is not None:
@@ -293,8 +287,8 @@ def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Pa
 
 
 def _copy_images(copies: Mapping[Path, Path]) -> None:
+    make_folders({target.parent for target in copies.values()})
     for image, target in copies.items():
-        make_folder(target.parent)
         try:
             if not (target.exists() and target.samefile(image)):
                 shutil.copyfile(image, target)

@@ -14,17 +14,17 @@ except ImportError:  # no POSIX system
 
 
 def hold(lock: str | Path) -> IO[bytes] | None:
-    """Lock a file, beside others who hold it, until what this gives is closed or forgotten.
+    """Lock a file, beside others who hold it, until the file that is returned is closed or forgotten.
 
-    Waits for an :func:`alone` that is under way. Gives None where there are no locks: on other systems than POSIX ones,
-    on some network drives, and where the file cannot be written.
+    Waits for an :func:`alone` that is under way. Returns None where there are no locks: on systems other than POSIX
+    ones, on some network drives, and where the file cannot be written.
     """
     return _locked(lock, wait=True)
 
 
 @contextmanager
 def alone(lock: str | Path) -> Iterator[bool]:
-    """Tell whether nobody holds a file, and keep it so in the block; False too where that cannot be known."""
+    """Yield whether nobody else holds a file, and keep it so in the block; False too where that cannot be known."""
     file = _locked(lock, wait=False)
     try:
         yield file is not None

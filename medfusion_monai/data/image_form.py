@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from medfusion_monai.data.image_set import ImageSet
-from medfusion_monai.data.images import BAR_FROM, GRAY_TOLERANCE, list_problems, pixel_digest, read_image
+from medfusion_monai.data.images import GRAY_TOLERANCE, decode_all, list_problems, pixel_digest, read_image
 from medfusion_monai.data.splits import DataError
+from medfusion_monai.files import size_and_time
 from medfusion_monai.transforms.images import ResizeCenterCropd
 
 
@@ -64,7 +62,7 @@ def inspect_set(images: ImageSet, progress: bool = True) -> list[ImageFacts]:
 
     def inspect(path: str) -> ImageFacts | str:
         try:
-            stamp = _stamp(path)
+            stamp = size_and_time(path)
             pixels = read_image(path)
         except DataError as error:
             return str(error)
@@ -73,11 +71,7 @@ def inspect_set(images: ImageSet, progress: bool = True) -> list[ImageFacts]:
         height, width = pixels.shape[1:]
         return ImageFacts((height, width), len(pixels), coloured, constant, pixel_digest(pixels), stamp)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        show = progress and len(images.items) > BAR_FROM
-        results = list(
-            tqdm(pool.map(inspect, images.paths), f"check {images.name}", len(images.items), disable=not show)
-        )
+    results = decode_all(inspect, images.paths, f"check {images.name}")
     problems = [result for result in results if isinstance(result, str)]
     if problems:
         title = f"{images.name}: {len(problems)} of {len(results)} images cannot be used"
@@ -91,18 +85,10 @@ def refuse_changed(images: ImageSet, facts: Sequence[ImageFacts]) -> None:
     Raises:
         DataError: files that are others now, or gone; the first ten are listed.
     """
-    changed = [path for path, fact in zip(images.paths, facts, strict=True) if _stamp(path) != fact.stamp]
+    changed = [path for path, fact in zip(images.paths, facts, strict=True) if size_and_time(path) != fact.stamp]
     if changed:
         title = f"{images.name}: {len(changed)} of {len(facts)} images were changed or removed while they were measured"
         raise DataError(list_problems(title, changed) + "\nRun it again when nothing writes there.")
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def content_sha256(facts: Sequence[ImageFacts]) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -21,6 +21,7 @@ GRAY_TOLERANCE = 2  # of 255; what JPEG's colour conversion makes of equal chann
 MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 TIFF_BITS, TIFF_PHOTOMETRIC, MIN_IS_WHITE = 258, 262, 0
 BAR_FROM = 1000
+T = TypeVar("T")
 
 
 def read_image(
@@ -51,19 +52,13 @@ def read_image(
 
 
 def inspect_images(
-    paths: Sequence[str | os.PathLike[str]],
-    channels: int | None = None,
-    num_threads: int | None = None,
-    progress: bool = True,
-    modalities: Sequence[str] | None = None,
+    paths: Sequence[str | os.PathLike[str]], channels: int | None = None, modalities: Sequence[str] | None = None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Decode all images in a pool of threads.
+    """Decode all images.
 
     Args:
         paths: the files.
         channels: as for :func:`read_image`.
-        num_threads: threads that decode; None takes one per core, eight at most.
-        progress: show a bar when there are more than a thousand images.
         modalities: as for :func:`read_image`.
 
     Returns:
@@ -77,44 +72,29 @@ def inspect_images(
         except DataError as error:
             return None, str(error)
 
-    threads = num_threads or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        show = progress and len(paths) > BAR_FROM
-        results = list(tqdm(pool.map(inspect, paths), "check images", len(paths), disable=not show))
+    results = decode_all(inspect, paths, "check images")
     pairs = [(os.fspath(path), result) for path, result in zip(paths, results, strict=True)]
     digests = {path: digest for path, (digest, _) in pairs if digest is not None}
     return digests, {path: reason for path, (_, reason) in pairs if reason is not None}
 
 
-def find_unreadable(
-    paths: Sequence[str | os.PathLike[str]],
-    channels: int | None = None,
-    num_threads: int | None = None,
-    progress: bool = True,
-    modalities: Sequence[str] | None = None,
-) -> dict[str, str]:
-    """Decode all images and return what is wrong, as ``{path: reason}`` in the given order.
-
-    Args: those of :func:`inspect_images`.
-    """
-    return inspect_images(paths, channels, num_threads, progress, modalities)[1]
+def decode_all(work: Callable[[Any], T], images: Sequence[Any], title: str) -> list[T]:
+    """Return what work on each image gives. One thread per core decodes, eight at most; many images have a bar."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(tqdm(pool.map(work, images), title, len(images), disable=len(images) <= BAR_FROM))
 
 
-def check_images(
-    paths: Sequence[str | os.PathLike[str]],
-    channels: int | None = None,
-    num_threads: int | None = None,
-    progress: bool = True,
-    modalities: Sequence[str] | None = None,
-) -> None:
+def check_images(paths: Sequence[str | os.PathLike[str]], channels: int | None = None) -> None:
     """Decode all images and raise one error that counts and lists the problems.
 
-    Args: those of :func:`inspect_images`.
+    Args:
+        paths: the files.
+        channels: as for :func:`read_image`.
 
     Raises:
         DataError: at least one image cannot be read; the first ten are listed.
     """
-    problems = find_unreadable(paths, channels, num_threads, progress, modalities)
+    _, problems = inspect_images(paths, channels)
     if problems:
         raise DataError(
             list_problems(f"{len(problems)} of {len(paths)} images cannot be used", list(problems.values()))

@@ -6,15 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from monai.transforms import Compose, Transform
 from torch import nn
 
-from medfusion_monai.data.datalist import FILE_THREADS, FILES_PER_TASK
-from medfusion_monai.files import size_and_time
+from medfusion_monai.files import look_at_all, size_and_time
 
 FORMAT = "medfusion latents 1"
 DIGITS = 16
@@ -119,14 +117,9 @@ def _is_plain(value: Any) -> bool:
 def files_digest(files: Sequence[str]) -> str:
     """Give the SHA-256 of files as they are listed: order, paths below their common folder, sizes, times of change.
 
-    A missing file counts as one of its own kind. Threads look, as on a network drive each look is a wait.
+    A missing file counts as one of its own kind.
     """
-
-    def look(start: int) -> list[tuple[int, int] | None]:
-        return [size_and_time(path) for path in files[start : start + FILES_PER_TASK]]
-
-    with ThreadPoolExecutor(FILE_THREADS) as pool:
-        facts = [fact for part in pool.map(look, range(0, len(files), FILES_PER_TASK)) for fact in part]
+    facts = look_at_all(size_and_time, files)
     folder = os.path.commonpath([os.path.dirname(path) for path in files])
     return _digest([[os.path.relpath(path, folder), fact] for path, fact in zip(files, facts, strict=True)])
 

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 
 from medfusion_monai.data.folder_use import alone, hold
 from medfusion_monai.data.latent_identity import differences, identity_digits
-from medfusion_monai.errors import is_lack_of_memory
-from medfusion_monai.files import DISK_FULL, renamed_when_whole
+from medfusion_monai.errors import is_out_of_memory
+from medfusion_monai.files import DISK_FULL, in_words, renamed_when_whole
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class LatentStore(Dataset):
             try:
                 self._shards[number] = self._open(number)
             except (OSError, ValueError, EOFError) as error:
-                if is_lack_of_memory(error):
+                if is_out_of_memory(error):
                     raise
                 raise ValueError(
                     f"latents {self._path(number)} are gone or damaged ({error}): run the same command again, it makes "
@@ -199,10 +199,10 @@ class LatentStore(Dataset):
         return self._full(missing, error) if error.errno in DISK_FULL else self._unwritable(error)
 
     def _full(self, missing: Sequence[int], error: OSError | None = None) -> ValueError:
-        free = size(shutil.disk_usage(self.folder).free)
+        free = in_words(shutil.disk_usage(self.folder).free)
         left = "your quota is used up" if error and error.errno == errno.EDQUOT else f"{free} are left"
         return ValueError(
-            f"there is no room for the latents in {self.folder}: {size(self.bytes_of(missing))} more are needed, "
+            f"there is no room for the latents in {self.folder}: {in_words(self.bytes_of(missing))} more are needed, "
             f"{left}. Make room and start again (what is there is kept), choose another disk by --latents_dir, or "
             "encode at every step by --cache_latents false"
         )
@@ -212,15 +212,6 @@ class LatentStore(Dataset):
             f"latents cannot be kept in {self.root} ({error.strerror or error}): choose another --latents_dir, or "
             "encode at every step by --cache_latents false"
         )
-
-
-def size(count: float) -> str:
-    """Give a number of bytes as people read it, e.g. ``1.5 GiB``."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def _read_identity(path: Path) -> Any:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from monai.data import Dataset
-from tqdm import tqdm
 
-from medfusion_monai.data.images import BAR_FROM, list_problems
+from medfusion_monai.data.images import decode_all, list_problems
 from medfusion_monai.data.splits import DataError
 from medfusion_monai.diffusion.randomness import derive_seed
 from medfusion_monai.errors import first_cause
@@ -83,10 +80,8 @@ class ReadableDataset(Dataset):
                 return str(_data_error(error))
             return None
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = pool.map(problem, wanted)
-            bar = tqdm(found, "read images", len(wanted), disable=len(wanted) <= BAR_FROM)
-            return {index: reason for index, reason in zip(wanted, bar, strict=True) if reason is not None}
+        found = decode_all(problem, wanted, "read images")
+        return {index: reason for index, reason in zip(wanted, found, strict=True) if reason is not None}
 
     def forget(self) -> None:
         """Let go of the images in memory."""

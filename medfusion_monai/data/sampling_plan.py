@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from medfusion_monai.checks import check_counts, is_whole
-from medfusion_monai.data.class_shares import apportion, parse_class_shares
+from medfusion_monai.data.class_shares import parse_class_shares
+from medfusion_monai.data.splits import apportion
 from medfusion_monai.diffusion.randomness import derive_seed
 
 Label = int | str

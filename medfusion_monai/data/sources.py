@@ -16,12 +16,12 @@ from medfusion_monai.data.datalist import (
     make_datalist,
     missing_files,
     refuse_other_datalist,
-    refuse_unwritable,
     save_datalist,
 )
 from medfusion_monai.data.images import check_images, list_problems
 from medfusion_monai.data.splits import DataError, split_around_test, split_by_patient
 from medfusion_monai.diffusion.randomness import derive_seed
+from medfusion_monai.files import refuse_unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,11 @@ def write_download(
 
     Raises:
         DataError: missing images, a class without images, an image that cannot be read, splits that cannot be made,
-            another datalist, or a folder that cannot be written.
+            or another datalist.
+        ValueError: a folder that cannot be written.
     """
     output = Path(output)
-    refuse_unwritable(output)
+    refuse_unwritable([output])
     records, missing = _leave_out_missing(download, allow_missing)
     _refuse_empty_classes(records, download.class_names, missing)
     images = [os.path.join(download.folder, record["image"]) for record in records]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -110,6 +111,24 @@ def _refuse_lacking_classes(splits: Mapping[str, Sequence[Mapping[str, Any]]], f
             )
 
 
+def apportion(total: int, shares: Sequence[float], at_least: int = 0) -> list[int]:
+    """Share out a whole number by largest remainder.
+
+    Args:
+        total: what the counts sum to.
+        shares: they sum to 1.
+        at_least: the smallest count of a share above 0.
+    """
+    quotas = [total * share for share in shares]
+    least = [at_least if share > 0 else 0 for share in shares]
+    counts = [max(low, math.floor(quota + 1e-9)) for low, quota in zip(least, quotas, strict=True)]
+    while sum(counts) != total:
+        step = 1 if sum(counts) < total else -1
+        able = [index for index, share in enumerate(shares) if share > 0 and counts[index] + step >= least[index]]
+        counts[max(able, key=lambda index: step * (quotas[index] - counts[index]))] += step
+    return counts
+
+
 def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     values = tuple(float(value) for value in fractions)
     if len(values) != len(SPLITS) or min(values) < 0 or not abs(sum(values) - 1) <= 1e-6:  # nan is refused too
@@ -120,18 +139,10 @@ def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
 
 
 def _allocate(number: int, fractions: Sequence[float], label: int) -> list[int]:
-    """Share out patients by largest remainder, at least one to each fraction that is not zero."""
     used = sum(fraction > 0 for fraction in fractions)
     if number < used:
         raise DataError(
             f"class with label {label} has {number} patient(s), too few for {used} splits with at least one each. "
             "Add patients of this class or set a fraction to 0."
         )
-    shares = [int(number * fraction + 1e-9) for fraction in fractions]
-    shares = [max(share, 1) if fraction > 0 else 0 for share, fraction in zip(shares, fractions, strict=True)]
-    while sum(shares) != number:
-        gaps = [number * fraction - share for share, fraction in zip(shares, fractions, strict=True)]
-        step = 1 if sum(shares) < number else -1
-        able = [index for index in range(len(shares)) if fractions[index] > 0 and shares[index] + step >= 1]
-        shares[max(able, key=lambda index: step * gaps[index])] += step
-    return shares
+    return apportion(number, fractions, at_least=1)

@@ -17,7 +17,8 @@ from medfusion_monai.diffusion.randomness import generators, randn
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
-from medfusion_monai.memory import BatchTooLargeError, is_out_of_memory, largest_that_fits
+from medfusion_monai.errors import is_out_of_memory
+from medfusion_monai.memory import BatchTooLargeError, largest_that_fits
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.precision import DTYPES, autocast

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from medfusion_monai.errors import first_cause, short_message
@@ -31,11 +30,10 @@ class Check(NamedTuple):
     try_it: Callable[[], Any]
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of one check.
 
-    Args:
+    Attributes:
         part: of the checks.
         name: of the check.
         found: what it says if all is well.
@@ -46,7 +44,7 @@ class Outcome:
     part: str
     name: str
     found: str = ""
-    error: Exception | None = None
+    error: BaseException | None = None
     left_out: bool = False
 
 
@@ -79,7 +77,12 @@ def check_all(checks: Sequence[Check]) -> None:
     outcomes = run_checks(checks, tell=is_rehearsal())
     if _collected is not None:
         _collected.extend(outcomes)
-    raise_problems(outcomes)
+    problems = problems_of(outcomes)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        numbered = [f"{number}. {short_message(error)}" for number, error in enumerate(problems, start=1)]
+        raise PreflightError("\n".join([f"{len(problems)} problems:", *numbered]))
 
 
 def run_checks(checks: Sequence[Check], tell: bool = False) -> list[Outcome]:
@@ -92,7 +95,7 @@ def run_checks(checks: Sequence[Check], tell: bool = False) -> list[Outcome]:
     """
     outcomes: list[Outcome] = []
     failed: set[str] = set()
-    unexpected: list[Exception] = []
+    unexpected: list[BaseException] = []
     for check in checks:
         if failed.intersection(NEEDS.get(check.part, ())):
             outcomes.append(Outcome(check.part, check.name, left_out=True))
@@ -114,26 +117,11 @@ def try_check(check: Check) -> Outcome:
     try:
         found = check.try_it()
     except Exception as error:
-        cause = first_cause(error)
-        return Outcome(check.part, check.name, error=cause if isinstance(cause, Exception) else error)
+        return Outcome(check.part, check.name, error=first_cause(error))
     return Outcome(check.part, check.name, found=found if isinstance(found, str) else "")
 
 
-def problems_of(outcomes: Sequence[Outcome]) -> list[Exception]:
+def problems_of(outcomes: Sequence[Outcome]) -> list[BaseException]:
     """Return the errors, those that say the same once."""
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     return list({short_message(error): error for error in reversed(errors)}.values())[::-1]
-
-
-def raise_problems(outcomes: Sequence[Outcome]) -> None:
-    """Raise the problem, or a PreflightError of all of them."""
-    problems = problems_of(outcomes)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise PreflightError(f"{len(problems)} problems:\n{numbered(problems)}")
-
-
-def numbered(problems: Sequence[Exception]) -> str:
-    """Return the problems as numbered lines."""
-    return "\n".join(f"{number}. {short_message(error)}" for number, error in enumerate(problems, start=1))

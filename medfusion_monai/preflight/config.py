@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,8 +55,7 @@ def check_references(parser: ConfigParser) -> str:
         references = ReferenceResolver.match_refs_pattern(content) if isinstance(content, str) else {}
         count += len(references)
         for lost in references.keys() - items.keys():
-            near = difflib.get_close_matches(lost, items, n=1)
-            problems.append(f"{place} refers to @{lost}" + (f" (near: @{near[0]})" if near else ""))
+            problems.append(f"{place} refers to {with_nearest([lost], items, '@')}")
     if problems:
         raise ValueError(f"{'; '.join(problems)}: no such key. Correct the reference, or add the key")
     return f"{count} references"

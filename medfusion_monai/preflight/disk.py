@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,27 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from medfusion_monai.preflight.machine import gib
+from medfusion_monai.files import in_words, nearest_existing
 
 COPIES = 3  # of a checkpoint: the newest, the one before, and the one that is being written
 ADAM = 2  # values that Adam keeps for each weight
-
-
-def check_writable(folders: Sequence[str | Path]) -> None:
-    """Raise a ValueError for folders that could not be made or written; nothing is made."""
-    for folder in map(Path, folders):
-        there = existing(folder)
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            reason = "no permission, or a read-only disk" if there.is_dir() else f"{there} is a file"
-            raise ValueError(f"folder {folder} cannot be written ({reason}): choose another one")
-
-
-def existing(folder: Path) -> Path:
-    """Give the folder, or the nearest above it that is there."""
-    folder = Path(os.path.abspath(folder))
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
 
 
 def check_disk(
@@ -71,21 +53,24 @@ def check_disk(
         needed[path.parent] += max(0, size - _size(path) - _size(path.with_name(f"{path.stem}.previous{path.suffix}")))
     for folder, size in (other or {}).items():
         needed[Path(folder)] += size
-    return "; ".join(_compared(disk) for disk in _by_disk(needed))
+    disks: dict[int, dict[Path, int]] = defaultdict(dict)
+    for place, count in needed.items():
+        disks[_disk_of(place)][place] = count
+    return "; ".join(_compared(disk) for disk in disks.values())
 
 
 def num_bytes(network: nn.Module) -> int:
-    """Give the bytes of a network's parameters and buffers."""
+    """Return the bytes of a network's parameters and buffers."""
     return sum(value.numel() * value.element_size() for value in network.state_dict().values())
 
 
 def pictures_bytes(image_size: Sequence[int], rows: int, epochs: int, per_row: int = 8) -> int:
-    """Give the most that pictures of validations take, as files and in TensorBoard."""
+    """Return the most that pictures of validations take, as files and in TensorBoard."""
     return 2 * epochs * rows * per_row * image_size[0] * image_size[1] * 3
 
 
 def latents_bytes(folder: str | Path, images: int, channels: int, size: Sequence[int], variants: int = 1) -> int:
-    """Give what a store of posteriors in 16 bits will still take.
+    """Return what a store of posteriors in 16 bits will still take.
 
     Args:
         folder: where it will be; files that are there count as written.
@@ -102,23 +87,16 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _by_disk(needed: Mapping[Path, int]) -> list[dict[Path, int]]:
-    disks: dict[int, dict[Path, int]] = defaultdict(dict)
-    for folder, size in needed.items():
-        disks[_disk_of(folder)][folder] = size
-    return list(disks.values())
-
-
 def _disk_of(folder: Path) -> int:
-    return existing(folder).stat().st_dev
+    return nearest_existing(folder).stat().st_dev
 
 
 def _compared(disk: Mapping[Path, int]) -> str:
-    size, free = sum(disk.values()), shutil.disk_usage(existing(next(iter(disk)))).free
+    size, free = sum(disk.values()), shutil.disk_usage(nearest_existing(next(iter(disk)))).free
     if size > free:
-        parts = ", ".join(f"{gib(part)} in {folder}" for folder, part in disk.items())
+        parts = ", ".join(f"{in_words(part)} in {folder}" for folder, part in disk.items())
         raise ValueError(
-            f"the run will write {gib(size)} ({parts}), where {gib(free)} are left: make room, or choose another "
-            "folder, e.g. by --output_dir and --model_dir"
+            f"the run will write {in_words(size)} ({parts}), where {in_words(free)} are left: make room, or choose "
+            "another folder, e.g. by --output_dir and --model_dir"
         )
-    return f"the run will write {gib(size)} at most, {gib(free)} are free"
+    return f"the run will write {in_words(size)} at most, {in_words(free)} are free"

@@ -7,13 +7,11 @@ import platform
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+import psutil
 import torch
 from packaging.requirements import Requirement
 
-try:
-    import resource
-except ImportError:  # no POSIX system
-    resource = None  # type: ignore[assignment]
+from medfusion_monai.files import in_words
 
 DISTRIBUTION = "medfusion-monai"
 UNLIMITED = 1 << 60  # what control groups without a limit say, or more
@@ -24,7 +22,7 @@ CONTROL_GROUP = (
 
 
 def check_device(device: torch.device | str) -> str:
-    """Give what a device is, in words, with its free memory.
+    """Return what a device is, in words, with its free memory.
 
     Raises:
         ValueError: if this machine does not have it.
@@ -37,31 +35,23 @@ def check_device(device: torch.device | str) -> str:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise ValueError(f"device {device} is not there, PyTorch finds {count} CUDA devices: choose cpu or another")
-        return f"{device}, {torch.cuda.get_device_name(device)}, {gib(free_memory(device))} free"
+        return f"{device}, {torch.cuda.get_device_name(device)}, {in_words(available_memory(device))} free"
     try:
         torch.empty(1, device=device)
     except Exception as error:  # what a missing backend raises is its own
         raise ValueError(f"device {device} cannot be used here ({error}): choose cpu or cuda") from error
-    return f"{device}, {os.cpu_count()} cores, {gib(free_memory(device))} free"
+    return f"{device}, {os.cpu_count()} cores, {in_words(available_memory(device))} free"
 
 
-def free_memory(device: torch.device) -> int:
-    """Give the bytes that this process can still have on a device; on others than CUDA those of the machine."""
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that this process can still have on a device; on others than CUDA those of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
-    return min([_machine_free(), *_control_group_free(), *_limits_free()])
-
-
-def _machine_free() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return UNLIMITED
+    return min([psutil.virtual_memory().available, *_control_group_free(), *_limits_free()])
 
 
 def _control_group_free(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Give what the limit of a container leaves, if there is one; pages of files that can be dropped count as free."""
+    """Return what the limit of a container leaves, of which psutil knows nothing; pages of files count as free."""
     for limit, usage in CONTROL_GROUP:
         try:
             most = int((folder / limit).read_text())  # 'max' is no number
@@ -77,25 +67,13 @@ def _control_group_free(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
 
 
 def _limits_free() -> list[int]:
-    """Give what the limits of this process leave, as set by ``ulimit -v`` and ``-d`` or by a scheduler."""
-    if resource is None:
+    """Return what the limits of this process leave, as set by ``ulimit -v`` and ``-d`` or by a scheduler."""
+    if not psutil.LINUX:
         return []
-    free = []
-    for kind, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
-        most, _ = resource.getrlimit(kind)
-        used = status_bytes(field)
-        if most != resource.RLIM_INFINITY and used is not None:
-            free.append(max(0, most - used))
-    return free
-
-
-def status_bytes(field: str) -> int | None:
-    """Give an entry of ``/proc/self/status`` that counts memory; None where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-    except (OSError, StopIteration):
-        return None
+    process = psutil.Process()
+    memory = process.memory_info()
+    limits = [(process.rlimit(psutil.RLIMIT_AS)[0], memory.vms), (process.rlimit(psutil.RLIMIT_DATA)[0], memory.data)]
+    return [max(0, most - used) for most, used in limits if most != psutil.RLIM_INFINITY]
 
 
 def check_versions() -> str:
@@ -125,13 +103,8 @@ def check_versions() -> str:
 
 
 def installed_version(name: str) -> str | None:
-    """Give the version of an installed package, or None."""
+    """Return the version of an installed package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def gib(size: float) -> str:
-    """Give bytes in words."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"

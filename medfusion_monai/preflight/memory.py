@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import torch
 
-from medfusion_monai.memory import is_out_of_memory
-from medfusion_monai.preflight.machine import free_memory, gib, status_bytes
+from medfusion_monai.errors import is_out_of_memory
+from medfusion_monai.files import in_words
+from medfusion_monai.memory import release_memory
+from medfusion_monai.preflight.machine import available_memory
 
 logger = logging.getLogger(__name__)
 
 FEW = 4  # images whose memory is measured on a CPU, where too large a step would not fail but be killed
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """Memory of a step.
 
-    Args:
+    Attributes:
         phase: what its keys begin with.
         batch_size: images of a step.
         needed: bytes, those of networks and optimizers included.
@@ -67,13 +67,13 @@ def try_steps(trainers: Sequence[Any]) -> str:
     """
     device = torch.device(trainers[0].state.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _quiet():
-        free = free_memory(device) + (resident() or 0 if device.type == "cpu" else 0)
+        free = available_memory(device) + (resident() if device.type == "cpu" else 0)
         words, problems = _try_phases(trainers, device, free)
     if problems:
         raise ValueError("; ".join(problems))
     if not words:
         return f"memory of {device} cannot be measured on this system"
-    return f"{', '.join(words)}, of {gib(free)} that {device} has free"
+    return f"{', '.join(words)}, of {in_words(free)} that {device} has free"
 
 
 def _try_phases(trainers: Sequence[Any], device: torch.device, free: float) -> tuple[list[str], list[str]]:
@@ -87,11 +87,11 @@ def _try_phases(trainers: Sequence[Any], device: torch.device, free: float) -> t
             problems.append(f"{trainer.phase}_batch_size: {error}")
             continue
         finally:
-            _release(device)
+            release_memory()
         if trial is not None and trial.fits < trial.batch_size:
             problems.append(_refusal(trial, free, device))
         elif trial is not None:
-            words.append(f"{trial.phase} {gib(trial.needed)}")
+            words.append(f"{trial.phase} {in_words(trial.needed)}")
     return words, problems
 
 
@@ -104,8 +104,8 @@ def _refusal(trial: Trial, free: float, device: torch.device) -> str:
     else:
         advice = f"--{key} {trial.fits} would fit"
     return (
-        f"{key} {trial.batch_size}: a step needs {gib(trial.needed)}, {device} has {gib(free)} free; {advice}, or free "
-        "memory that other programs hold"
+        f"{key} {trial.batch_size}: a step needs {in_words(trial.needed)}, {device} has {in_words(free)} free; "
+        f"{advice}, or free memory that other programs hold"
     )
 
 
@@ -132,7 +132,7 @@ def _on_cuda(step: Callable[[int], None], phase: str, batch_size: int, device: t
     before = torch.cuda.memory_allocated(device)
 
     def peak(images: int) -> int | None:
-        _release(device)
+        release_memory()
         torch.cuda.reset_peak_memory_stats(device)
         try:
             step(images)
@@ -164,7 +164,7 @@ def _on_cpu(step: Callable[[int], None], phase: str, batch_size: int, at_once: i
         if not _forget_peak():
             return None
         step(images)
-        peaks.append(resident(peak=True) or 0)
+        peaks.append(_peak())
     each = max(0.0, (peaks[1] - peaks[0]) / max(1, few - 1))
     needed = peaks[1] + each * (at_once - few)
     if needed <= free:
@@ -173,17 +173,24 @@ def _on_cpu(step: Callable[[int], None], phase: str, batch_size: int, at_once: i
     return Trial(phase, batch_size, needed, min(fits, batch_size - 1))
 
 
-def resident(peak: bool = False) -> int | None:
-    """Give the bytes of memory that this process has, or the most that it had; None where the system does not tell."""
-    return status_bytes("VmHWM" if peak else "VmRSS")
+def resident() -> int:
+    """Return the bytes of memory that this process has."""
+    return psutil.Process().memory_info().rss
 
 
 def _forget_peak() -> bool:
+    """Measure the peak from now on; False where the system does not report it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    except OSError:  # no Linux
         return False
-    return resident(peak=True) is not None
+    return _peak() > 0
+
+
+def _peak() -> int:
+    """Return the most memory that this process had since ``_forget_peak``, which psutil does not know; 0 if unknown."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 @contextmanager
@@ -195,9 +202,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _release(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -59,9 +59,8 @@ def _rehearse(files: Sequence[str], overrides: Mapping[str, Any], run: str) -> l
             if outcomes:  # a training, whose trainers know what a rehearsal is
                 workflow.run()
         except Exception as error:
-            cause = first_cause(error)
             if not problems_of(outcomes):  # a network or trainer that cannot be built
-                outcomes.append(Outcome(*LAST[0], error=cause if isinstance(cause, Exception) else error))
+                outcomes.append(Outcome(*LAST[0], error=first_cause(error)))
     if not outcomes:
         return [Outcome(*LAST[0])]
     tried = {(outcome.part, outcome.name) for outcome in outcomes}

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medfusion_monai.checks import check_bool, check_counts, check_image_size, check_optional_counts
+from medfusion_monai.checks import check_bool, check_counts, check_image_size, check_optional_counts, check_steps
+from medfusion_monai.files import refuse_unwritable
 from medfusion_monai.kernels import check_compile, choose_channels_last
 from medfusion_monai.preflight.checks import Check, check_all, is_rehearsal
-from medfusion_monai.preflight.disk import check_disk, check_writable, latents_bytes, pictures_bytes
+from medfusion_monai.preflight.disk import check_disk, latents_bytes, pictures_bytes
 from medfusion_monai.preflight.images import check_sample
 from medfusion_monai.preflight.machine import check_device, check_versions
 from medfusion_monai.preflight.memory import check_memory
@@ -83,7 +84,7 @@ class TrainingChecks:
         check_all(
             [
                 Check("networks", "networks", lambda: None),
-                Check("data", "latents", lambda: check_writable(diffusion.latent_folders)),
+                Check("data", "latents", lambda: refuse_unwritable(diffusion.latent_folders)),
                 Check("room", "disk", lambda: self._check_disk(network, autoencoder, diffusion)),
                 Check("room", "memory", lambda: self._check_memory(autoencoder, diffusion)),
             ]
@@ -101,7 +102,7 @@ class TrainingChecks:
 
     def _check_folders(self) -> None:
         refuse_used(self.run.folders)
-        check_writable(self.run.folders)
+        refuse_unwritable(self.run.folders)
 
     def _check_counts(self) -> None:
         batch_sizes = {f"{phase}_batch_size": settings["batch_size"] for phase, settings in self.phases.items()}
@@ -132,29 +133,3 @@ class TrainingChecks:
 
     def _check_memory(self, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining) -> str:
         return check_memory([autoencoder, diffusion]) if self.run.trial_step else "not tried"
-
-
-def check_steps(phase: str, steps: int, interval: int, val_interval: int = 1) -> None:
-    """Check that the training of a phase ends with a validation, without which its last steps would be lost.
-
-    Args:
-        phase: ``autoencoder`` or ``diffusion``.
-        steps: of the training.
-        interval: steps of an epoch; fewer steps than these are one epoch.
-        val_interval: epochs between validations.
-
-    Raises:
-        ValueError: naming the key, the value and what to do.
-    """
-    check_counts(**{f"{phase}_steps": steps, f"{phase}_val_interval": interval, "val_interval": val_interval})
-    if steps > interval and steps % interval:
-        raise ValueError(
-            f"{phase}_steps {steps} is no multiple of {phase}_val_interval {interval}: training ends with a "
-            f"validation. Try {phase}_steps {steps - steps % interval}, or another interval"
-        )
-    epochs = max(1, steps // interval)
-    if epochs % val_interval:
-        raise ValueError(
-            f"val_interval {val_interval} does not divide the {epochs} epochs of {phase}_steps {steps}: training ends "
-            f"with a validation. Leave val_interval at 1 and raise {phase}_val_interval to validate less often"
-        )

@@ -1,5 +1,6 @@
 """Training of both phases: ``autoencoder.py`` and ``diffusion.py`` tell each from top to bottom."""
 
+from medfusion_monai.checks import epochs
 from medfusion_monai.distributed import default_device
 from medfusion_monai.training.autoencoder import AutoencoderTraining
 from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
@@ -16,7 +17,7 @@ from medfusion_monai.training.prepare_batch import (
     ReconstructionPrepareBatch,
     SamplingPrepareBatch,
 )
-from medfusion_monai.training.run import TrainingRun, epochs
+from medfusion_monai.training.run import TrainingRun
 
 __all__ = [
     "Adam",

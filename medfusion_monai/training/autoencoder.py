@@ -19,6 +19,7 @@ from monai.engines.evaluator import SupervisedEvaluator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from medfusion_monai.checks import epochs
 from medfusion_monai.handlers.checkpoint import BestWeights
 from medfusion_monai.handlers.image_grid import reconstruction_rows
 from medfusion_monai.handlers.stop_on_signal import StopOnSignal
@@ -31,7 +32,7 @@ from medfusion_monai.training.latent_dataset import LatentDataset
 from medfusion_monai.training.latent_statistics import measure_latent_statistics
 from medfusion_monai.training.learning_rate import Adam
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
-from medfusion_monai.training.run import TrainingRun, epochs
+from medfusion_monai.training.run import TrainingRun
 from medfusion_monai.weights.state_dict import WeightsError, load_weights, save_weights
 
 logger = logging.getLogger(__name__)

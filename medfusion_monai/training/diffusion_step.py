@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medfusion_monai.checks import is_whole
+from medfusion_monai.errors import is_out_of_memory
 from medfusion_monai.kernels import lay_out_optimizer_state
 from medfusion_monai.losses.diffusion import DiffusionLoss
-from medfusion_monai.memory import BatchTooLargeError, is_out_of_memory, largest_that_fits
+from medfusion_monai.memory import BatchTooLargeError, largest_that_fits
 from medfusion_monai.precision import autocast, full_precision
 
 Batch = dict[str, Any]

@@ -281,13 +281,5 @@ def per_image(engine: Any) -> None:
     ]
 
 
-def epochs(steps: int, val_interval: int) -> int:
-    """Return the epochs of a phase: an epoch ends with a validation, after ``val_interval`` steps.
-
-    Fewer steps than these are one epoch.
-    """
-    return max(1, steps // val_interval)
-
-
 def _times(steps: int, epoch: int) -> int:
     return steps * epoch

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medfusion_monai.data import DataError, true_shares
-from medfusion_monai.data.class_shares import apportion, balanced_order, parse_class_shares, training_shares
+from medfusion_monai.data.class_shares import balanced_order, parse_class_shares, training_shares
+from medfusion_monai.data.splits import apportion
 
 CLASSES = ["common", "rare"]
 LABELS = np.array([0] * 60 + [1] * 4)

@@ -218,9 +218,9 @@ def test_fractions_that_do_not_sum_to_one_are_refused(fractions):
         split_by_patient(_records([20, 20]), fractions)
 
 
-def test_folder_that_cannot_be_written_is_a_data_error(tmp_path):
+def test_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be created"):
+    with pytest.raises(ValueError, match="cannot be written"):
         write_datalist(tmp_path / "file" / "sub" / "datalist.json", {"training": []}, CLASSES, "", 0)
 
 

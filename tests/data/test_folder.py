@@ -141,9 +141,9 @@ def test_root_that_cannot_be_listed_is_refused(folders, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("option", ["root", "output", "csv"])
-def test_path_that_is_too_long_is_a_data_error(folders, tmp_path, option):
+def test_path_that_is_too_long_is_named(folders, tmp_path, option):
     arguments = {"root": folders, "output": tmp_path / "out", option: folders / ("x" * 300)}
-    with pytest.raises(DataError, match="xxx"):
+    with pytest.raises(ValueError, match="xxx"):
         prepare_folder(**arguments)
 
 
@@ -264,13 +264,13 @@ def nothing_is_decoded(monkeypatch):
 
 def test_output_that_cannot_be_written_is_refused_before_decoding(folders, tmp_path, nothing_is_decoded):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="file' is no folder"):
+    with pytest.raises(ValueError, match="file is a file"):
         prepare_folder(folders, tmp_path / "file" / "out")
 
 
 def test_read_only_output_is_refused_before_decoding(folders, tmp_path, monkeypatch, nothing_is_decoded):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
-    with pytest.raises(DataError, match="takes no files"):
+    with pytest.raises(ValueError, match="out cannot be written"):
         prepare_folder(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

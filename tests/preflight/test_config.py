@@ -58,5 +58,5 @@ def test_reference_to_no_key_is_told_with_its_place_and_the_nearest(config):
     parser = read_files([str(config)], {"train#trainer#max_epochs": "@stepz", "steps": "$@train#lenght"})
     with pytest.raises(ValueError, match="no such key") as caught:
         check_references(parser)
-    assert "train::trainer::max_epochs refers to @stepz (near: @steps)" in str(caught.value)
-    assert "steps refers to @train::lenght (near: @train::length)" in str(caught.value)
+    assert "train::trainer::max_epochs refers to @stepz (near: steps)" in str(caught.value)
+    assert "steps refers to @train::lenght (near: train::length" in str(caught.value)

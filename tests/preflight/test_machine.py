@@ -1,5 +1,8 @@
 """Device, memory and versions."""
 
+from types import SimpleNamespace
+
+import psutil
 import pytest
 import torch
 
@@ -7,8 +10,8 @@ from medfusion_monai.preflight import machine
 from medfusion_monai.preflight.machine import check_device, check_versions
 
 
-def test_cpu_is_there_with_its_free_memory(monkeypatch):
-    monkeypatch.setattr(machine, "free_memory", lambda device: 3 * 2**30)
+def test_cpu_is_there_with_its_available_memory(monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda device: 3 * 2**30)
     assert check_device("cpu").endswith("3.0 GiB free")
 
 
@@ -41,19 +44,18 @@ def test_limit_of_a_container_counts_and_its_file_pages_are_free(tmp_path):
     assert machine._control_group_free(tmp_path) == []
 
 
-@pytest.mark.skipif(machine.status_bytes("VmSize") is None, reason="Linux tells what a process has")
-@pytest.mark.parametrize(("kind", "field"), [("RLIMIT_AS", "VmSize"), ("RLIMIT_DATA", "VmData")])
+@pytest.mark.skipif(not psutil.LINUX, reason="psutil reads limits on Linux")
+@pytest.mark.parametrize(("kind", "field"), [(psutil.RLIMIT_AS, "vms"), (psutil.RLIMIT_DATA, "data")])
 def test_limit_of_the_process_counts(kind, field, monkeypatch):
-    resource = machine.resource
-    used, unlimited = machine.status_bytes(field), (resource.RLIM_INFINITY,) * 2
-    limits = {getattr(resource, kind): (used + 7 * 2**20, resource.RLIM_INFINITY)}
-    monkeypatch.setattr(resource, "getrlimit", lambda asked: limits.get(asked, unlimited))
-    monkeypatch.setattr(machine, "status_bytes", lambda asked: used if asked == field else 0)
-    assert machine.free_memory(torch.device("cpu")) == 7 * 2**20
+    used = SimpleNamespace(**{"vms": 0, "data": 0, field: 100})
+    limits = {kind: (100 + 7 * 2**20, psutil.RLIM_INFINITY)}
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda process: used)
+    monkeypatch.setattr(psutil.Process, "rlimit", lambda process, asked: limits.get(asked, (psutil.RLIM_INFINITY,) * 2))
+    assert machine.available_memory(torch.device("cpu")) == 7 * 2**20
 
 
 def test_memory_of_this_machine_is_found():
-    assert 2**20 < machine.free_memory(torch.device("cpu")) < machine.UNLIMITED
+    assert 2**20 < machine.available_memory(torch.device("cpu")) < machine.UNLIMITED
 
 
 def test_versions_that_are_installed_are_named():

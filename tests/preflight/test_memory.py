@@ -21,7 +21,7 @@ def on_cpu(monkeypatch):
 
     def measure(batch_size, free, at_once=None):
         monkeypatch.setattr(memory, "_forget_peak", lambda: True)
-        monkeypatch.setattr(memory, "resident", lambda peak=False: 1000 + 100 * tried[-1])
+        monkeypatch.setattr(memory, "_peak", lambda: 1000 + 100 * tried[-1])
         return memory._on_cpu(tried.append, "diffusion", batch_size, at_once or batch_size, free), tried
 
     return measure
@@ -73,9 +73,8 @@ class FakeCuda:
 
     def __init__(self, monkeypatch):
         self.tried, self.peak = [], 0
-        monkeypatch.setattr(memory.gc, "collect", lambda: None)
-        for name in ("empty_cache", "reset_peak_memory_stats"):
-            monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+        monkeypatch.setattr(memory, "release_memory", lambda: None)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: self.peak)
 

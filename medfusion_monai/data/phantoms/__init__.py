@@ -10,18 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from medfusion_monai.data.datalist import (
-    DATALIST_NAME,
-    make_datalist,
-    make_folder,
-    refuse_other_datalist,
-    write_datalist,
-)
+from medfusion_monai.data.datalist import DATALIST_NAME, make_datalist, refuse_other_datalist, write_datalist
 from medfusion_monai.data.phantoms import chest, fundus, histology
 from medfusion_monai.data.phantoms.chest import draw_chest_phantom
 from medfusion_monai.data.phantoms.fundus import draw_fundus_phantom
 from medfusion_monai.data.phantoms.histology import draw_histology_phantom
 from medfusion_monai.data.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
+from medfusion_monai.files import make_folders
 
 __all__ = [
     "FAMILIES",
@@ -91,7 +86,8 @@ def prepare_phantoms(
         The datalist.
 
     Raises:
-        DataError: the folder cannot be written, holds another datalist, or there are too few images to split.
+        DataError: the folder holds another datalist, or there are too few images to split.
+        ValueError: the folder cannot be written.
     """
     if modality not in FAMILIES:
         raise DataError(f"modality is {modality!r}: there are phantoms of {', '.join(FAMILIES)}.")
@@ -109,7 +105,7 @@ def prepare_phantoms(
     output = Path(output)
     if not overwrite:
         refuse_other_datalist(output / DATALIST_NAME, make_datalist(splits, names, source, seed))
-    make_folder(output / "images")
+    make_folders([output / "images"])
     for index, record in enumerate(records):
         image, _ = family.draw(seed * 1_000_003 + index, record["label"], size)
         pixels = np.rint(image * 255).astype(np.uint8).transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
