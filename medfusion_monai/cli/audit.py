@@ -40,15 +40,24 @@ def add_audit(subparsers: Any) -> None:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
+    from medfusion_monai import distributed
+    from medfusion_monai.bundle import repeat_errors_last
     from medfusion_monai.reports.audit import Audit
     from medfusion_monai.reports.audit_sections import conclusions
 
     names = ("output", "features", "size", "flips", "membership_images", "replicates", "batch_size", "device", "seed")
     options = {name: getattr(arguments, name) for name in names}
     options |= {"dataset_dir": arguments.dataset_dir, "samples_dir": arguments.samples}
+    if distributed.world_size() > 1:
+        repeat_errors_last()
+        if arguments.device == "cuda":
+            options["device"] = distributed.default_device()
+        distributed.start(options["device"])
     results = Audit(model=_model(arguments.model_file), pictures=not arguments.no_pictures, **options).run()
-    print("\n".join(conclusions(results["audit"])))
-    print(Path(arguments.output) / "audit.html")
+    distributed.finish()
+    if distributed.rank() == 0:
+        print("\n".join(conclusions(results["audit"])))
+        print(Path(arguments.output) / "audit.html")
     return 0
 
 
