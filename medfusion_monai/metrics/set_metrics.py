@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -54,10 +55,8 @@ def own_batches(count: int, batch_size: int) -> list[range]:
     All processes have the same batches as one would, so that values that depend on the batch in their last bits do
     not depend on the number of processes. They lie in the order of the ranks; with few batches some have none.
     """
-    starts = range(0, count, batch_size)
-    rank, world_size = idist.get_rank(), idist.get_world_size()
-    first, last = rank * len(starts) // world_size, (rank + 1) * len(starts) // world_size
-    return [range(start, min(start + batch_size, count)) for start in starts[first:last]]
+    starts = np.array_split(range(0, count, batch_size), idist.get_world_size())[idist.get_rank()]
+    return [range(start, min(start + batch_size, count)) for start in starts.tolist()]
 
 
 def measure_images(

@@ -85,7 +85,7 @@ def write_values(folder: str | Path, items: Sequence[Mapping[str, Any]], values:
         values: of each measure, one per image, in the order of the items.
     """
     names = [f"{item['split']} {item['number']}" for item in items]
-    means = {measure: each.mean().cpu().numpy() for measure, each in values.items()}
+    means: dict[str, Any] = {measure: float(each.mean()) for measure, each in values.items()}
     write_metrics_reports(folder, names, means, dict(values), ["mean", "std"])
 
 

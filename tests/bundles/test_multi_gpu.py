@@ -30,6 +30,8 @@ LIVELY = {
 }
 SHARE = {"autoencoder_batch_size": 2, "diffusion_batch_size": 2}
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def load(path):
     return torch.load(path, weights_only=True)
@@ -55,15 +57,6 @@ def scalars(folder):
 @pytest.fixture(scope="session")
 def tiny(bundle):
     return sys.modules[bundle.__module__].TINY
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Have one process sum in the order of the two, which have one thread each: another order may tip a rounding."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ def test_one_process_has_all_batches():
     assert own_batches(0, 3) == []
 
 
-@pytest.mark.parametrize(("count", "own"), [(7, [[3], [3, 1]]), (4, [[3], [1]]), (3, [[], [3]]), (0, [[], []])])
+@pytest.mark.parametrize(("count", "own"), [(7, [[3, 3], [1]]), (4, [[3], [1]]), (3, [[3], []]), (0, [[], []])])
 def test_processes_have_the_batches_of_one_in_the_order_of_the_ranks(count, own, two_processes):
     shares = two_processes(lambda rank: own_batches(count, 3))
     assert [[len(batch) for batch in batches] for batches in shares] == own
