@@ -240,20 +240,29 @@ def torchrun(run_id, config, settings, tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+def measure(settings, dataset_dir, tmp_path):
+    own = {name: settings[name] for name in ("device", "precision", "model_dir") if name in settings}
+    places = {"dataset_dir": str(dataset_dir), "samples_dir": None, "output_dir": str(tmp_path / "report")}
+    torchrun("evaluating", "evaluate", own | places | {"image_size": [48, 48]}, tmp_path)
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["reconstructions"]
+
+
 @pytest.mark.slow
-def test_torchrun_commands_train_and_sample(tiny, sampling, dataset_dir, tmp_path):
+def test_torchrun_commands_train_sample_and_measure(tiny, sampling, dataset_dir, tmp_path):
     torchrun("training", "train", tiny | {"dataset_dir": str(dataset_dir)} | places(tmp_path), tmp_path)
     settings = sampling | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
     torchrun("inference", "inference", settings | {"num_samples": 3, "batch_size": 2}, tmp_path)
     assert len(list((tmp_path / "samples").iterdir())) == 7
+    measure(settings, dataset_dir, tmp_path)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_two_gpus_train_and_sample(tiny, sampling, dataset_dir, tmp_path):
+def test_two_gpus_train_sample_and_measure(tiny, sampling, dataset_dir, tmp_path):
     on_gpus = {name: value for name, value in (tiny | LIVELY).items() if name != "device"}
     torchrun("training", "train", on_gpus | {"dataset_dir": str(dataset_dir)} | places(tmp_path), tmp_path)
     own = {name: value for name, value in sampling.items() if name != "device"}
     settings = own | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
     torchrun("inference", "inference", settings | {"num_samples": 3, "batch_size": 2}, tmp_path)
     assert len(list((tmp_path / "samples").iterdir())) == 7
+    measure(settings, dataset_dir, tmp_path)
