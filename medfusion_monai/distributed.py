@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.nn.parallel import DistributedDataParallel
 
+from medfusion_monai.errors import first_cause
+
 Result = TypeVar("Result")
 
 # The others wait while the first reads every image or draws samples; a process that is lost is seen without this.
@@ -67,15 +69,6 @@ def start(device: torch.device | str) -> None:
         logging.disable(logging.INFO)
 
 
-def refuse_several() -> None:
-    """Raise a ValueError if torchrun started this process with others: all would do the same work."""
-    if world_size() > 1:
-        raise ValueError(
-            f"torchrun started {world_size()} processes. Evaluation is for one process: start it with "
-            "`python -m monai.bundle run`"
-        )
-
-
 def finish() -> None:
     """Wait for all processes and part."""
     idist.barrier()
@@ -114,14 +107,17 @@ def together(function: Callable[[], Result]) -> Result:
     """Call a function in each process; what it raises in one is raised in all, so that none waits for ever.
 
     Raises:
-        ValueError: in every process, if the function raised it in one.
+        ValueError: in every process, if the function raised it in one, or MONAI did around it.
     """
     result: Any = None
     error: ValueError | None = None
     try:
         result = function()
-    except ValueError as raised:
-        error = raised
+    except Exception as raised:
+        cause = first_cause(raised)
+        if not isinstance(cause, ValueError):
+            raise
+        error = cause
     errors = [found for found in gather(error) if found is not None]
     if errors:
         raise errors[0]

@@ -59,6 +59,15 @@ def relative_error() -> Callable[[Tensor, Tensor], float]:
     return measure
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Have one process sum in the order of the two, which have one thread each: another order may tip a rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def two_processes() -> Callable[..., list[Any]]:
     """Call a function with rank 0 and with rank 1 in two connected processes, and give what each returns or raises."""

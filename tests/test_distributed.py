@@ -125,13 +125,6 @@ def test_processes_part_and_are_on_their_own_again(two_processes):
     assert two_processes(part) == [(2, 1, [rank], 1.0) for rank in range(2)]
 
 
-def test_work_for_one_process_is_refused_to_several(monkeypatch):
-    distributed.refuse_several()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="torchrun started 2 processes. Evaluation is for one process"):
-        distributed.refuse_several()
-
-
 def test_process_without_torchrun_is_the_only_one(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 
 from medfusion_monai.audit.statistics import LEAST
 from medfusion_monai.diffusion.randomness import derive_seed, generators, randn
 from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.distributed import from_first
 from medfusion_monai.metrics.intervals import Figure, bootstrap_weights, figure_within
 from medfusion_monai.metrics.label_steering import areas_under_curve
+from medfusion_monai.metrics.set_metrics import measure_images
 from medfusion_monai.model import Model, make_preprocessing
 from medfusion_monai.training.prepare_batch import to_network
 
@@ -61,7 +63,7 @@ def membership_of(
     for items in chosen:
         dataset: Any = Dataset(items, make_preprocessing(model))
         losses.append(denoising_losses(model.network, model.schedule, dataset, TIMESTEPS, 2, seed, batch_size, device))
-    figures = membership_figures(*membership_scores(*losses), replicates=replicates, seed=seed)
+    figures = from_first(lambda: membership_figures(*membership_scores(*losses), replicates=replicates, seed=seed))
     return {
         **{name: figure.as_dict() for name, figure in figures.items()},
         "images": count,
@@ -114,20 +116,20 @@ def denoising_losses(
     """
     network = network.to(device).eval()
     steps = [min(schedule.num_train_timesteps - 1, t * schedule.num_train_timesteps // 1000) for t in timesteps]
-    losses, first = [], 0
-    batches: Iterable[dict[str, Any]] = DataLoader(items, batch_size)  # type: ignore[arg-type]
-    for batch in batches:
+
+    def measure(places: range) -> Tensor:
+        batch = default_collate([items[place] for place in places])
         posterior = network.autoencoder.encode(to_network(batch["image"], torch.device(device)))
         latents = network.autoencoder.normalize(posterior.mean)
         labels = torch.as_tensor(batch["label"]).to(device)
-        sources = generators(derive_seed("membership", seed, first + k) for k in range(len(latents)))
-        first += len(latents)
+        sources = generators(derive_seed("membership", seed, place) for place in places)
         columns = [
             torch.stack([_error(network.unet, schedule, latents, labels, step, sources) for _ in range(draws)]).mean(0)
             for step in steps
         ]
-        losses.append(torch.stack(columns, dim=1).cpu())
-    return torch.cat(losses)
+        return torch.stack(columns, dim=1)
+
+    return measure_images(measure, len(items), batch_size, [len(steps)], device, "membership")
 
 
 def _error(

@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from medfusion_monai.audit.fingerprints import Prints, fingerprint, flipped
+from medfusion_monai.audit.fingerprints import SIDE, Prints, fingerprint, flipped
 from medfusion_monai.data.datalist import find_datalist, read_datalist
 from medfusion_monai.data.image_form import ImageFacts
 from medfusion_monai.data.image_set import ImageSet
-from medfusion_monai.data.images import BAR_FROM
 from medfusion_monai.data.splits import DataError
 from medfusion_monai.metrics.feature_cache import cached_features
+from medfusion_monai.metrics.set_metrics import measure_images
 
 HELD_OUT = ("validation", "test")
 """Splits whose images no training step has seen."""
@@ -113,7 +112,7 @@ def take_prints(
     batch_size: int,
     device: torch.device | str,
 ) -> Prints:
-    """Read all images of a set and give their fingerprints.
+    """Read all images of a set and return their fingerprints. Several processes read a share each and return all.
 
     Args:
         images: the set.
@@ -126,17 +125,20 @@ def take_prints(
         batch_size: images at once.
         device: where features are computed.
     """
-    paths, fine = images.paths, []
-    starts = range(0, len(paths), batch_size)
-    for start in tqdm(starts, f"read {images.name}", unit="batch", disable=len(paths) < BAR_FROM):
-        fine.append(fingerprint(torch.stack([load(path) for path in paths[start : start + batch_size]])))
+    paths = images.paths
+
+    def measure(places: range) -> Tensor:
+        return fingerprint(torch.stack([load(paths[place]) for place in places]))
+
+    title = f"read {images.name}"
+    fine = measure_images(measure, len(paths), batch_size, [SIDE, SIDE], device, title, dtype=torch.half)
     features = None
     if extractor is not None and paths:
         columns = [_features(paths, load, turn, extractor, form, cache_dir, batch_size, device) for turn in axes]
         features = torch.stack(columns, dim=1)
     elif extractor is not None:
         features = torch.empty(0, len(axes), extractor.dimensions)
-    return Prints(torch.cat(fine) if fine else torch.empty(0, 64, 64).half(), features, patients)
+    return Prints(fine, features, patients)
 
 
 def _features(

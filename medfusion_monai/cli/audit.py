@@ -40,16 +40,42 @@ def add_audit(subparsers: Any) -> None:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
+    import ignite.distributed as idist
+
+    from medfusion_monai import distributed
     from medfusion_monai.reports.audit import Audit
     from medfusion_monai.reports.audit_sections import conclusions
 
-    names = ("output", "features", "size", "flips", "membership_images", "replicates", "batch_size", "device", "seed")
+    names = ("output", "features", "size", "flips", "membership_images", "replicates", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in names}
     options |= {"dataset_dir": arguments.dataset_dir, "samples_dir": arguments.samples}
-    results = Audit(model=_model(arguments.model_file), pictures=not arguments.no_pictures, **options).run()
-    print("\n".join(conclusions(results["audit"])))
-    print(Path(arguments.output) / "audit.html")
+    options |= {"device": _own_device(arguments.device), "pictures": not arguments.no_pictures}
+    try:
+        results = Audit(model=_model(arguments.model_file), **options).run()
+    except ValueError as error:
+        distributed.report_failure(error)
+        idist.finalize()  # without waiting: the others may be at work
+        raise
+    distributed.finish()
+    if distributed.rank() == 0:
+        print("\n".join(conclusions(results["audit"])))
+        print(Path(arguments.output) / "audit.html")
     return 0
+
+
+def _own_device(device: str) -> Any:
+    """Bring the processes that torchrun started together, if it did, and return the device of this one."""
+    from medfusion_monai import distributed
+    from medfusion_monai.bundle import repeat_errors_last
+    from medfusion_monai.reports.checks import check_device
+
+    if distributed.world_size() == 1:
+        return device
+    check_device(device)
+    repeat_errors_last()
+    own = distributed.default_device() if device == "cuda" else device
+    distributed.start(own)
+    return own
 
 
 def _model(path: str | None) -> Any:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from medfusion_monai.data.images import BAR_FROM
+from medfusion_monai.distributed import from_first
 from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.metrics.features import FeatureExtractor
+from medfusion_monai.metrics.set_metrics import measure_images
 from medfusion_monai.weights.state_dict import file_sha256
 
 FORMAT = "medfusion features 1"
@@ -33,7 +33,7 @@ def cached_features(
     device: str | torch.device = "cpu",
     preprocessing: str = "",
 ) -> np.ndarray:
-    """Give the features of image files, in order.
+    """Return the features of image files, in order. Several processes compute a share each and return all.
 
     Args:
         extractor: maps images (B, C, H, W) in [0, 1] to features (B, D).
@@ -55,15 +55,35 @@ def cached_features(
         raise ValueError("there are no images to extract features of: name one or more files")
     if cache_dir is None:
         return _extract(extractor, items, load, batch_size, device)
-    key = features_key(extractor, items, preprocessing)
-    path = Path(cache_dir) / f"{key}.features"
-    features = read_features(path, (len(items), extractor.dimensions))
-    if features is None:
-        make_cache(path.parent)
+    key = from_first(lambda: features_key(extractor, items, preprocessing))
+
+    def compute() -> np.ndarray:
         features = _extract(extractor, items, load, batch_size, device)
-        if features_key(extractor, items, preprocessing) != key:
+        if from_first(lambda: features_key(extractor, items, preprocessing)) != key:
             raise ValueError("images were changed while they were measured: start again once they are complete")
-        write_features(path, features)
+        return features
+
+    return kept_features(Path(cache_dir) / f"{key}.features", (len(items), extractor.dimensions), compute)
+
+
+def kept_features(path: Path, shape: tuple[int, int], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the features in a file, or compute and keep them.
+
+    All processes compute; the first alone reads and writes.
+
+    Args:
+        path: the file.
+        shape: of the features.
+        compute: called by all processes; what it returns in the first is kept.
+
+    Raises:
+        ValueError: the folder cannot be written, or as of ``compute``.
+    """
+    features = from_first(lambda: read_features(path, shape))
+    if features is None:
+        from_first(lambda: make_cache(path.parent))
+        features = compute()
+        from_first(lambda: write_features(path, features))
     return features
 
 
@@ -93,29 +113,32 @@ def _extract(
     device: str | torch.device,
 ) -> np.ndarray:
     extractor = extractor.to(device)
-    features = np.empty((len(items), extractor.dimensions), dtype=np.float32)
     shape: tuple[int, ...] | None = None
-    starts = range(0, len(items), batch_size)
-    for start in tqdm(starts, "features", unit="batch", dynamic_ncols=True, disable=len(items) < BAR_FROM):
+
+    def measure(places: range) -> Tensor:
+        nonlocal shape
         images = []
-        for item in items[start : start + batch_size]:
-            image = load(item)
-            shape = tuple(image.shape) if shape is None else shape
+        for place in places:
+            image = load(items[place])
+            if shape is None:
+                shape = tuple(image.shape if place == 0 else load(items[0]).shape)
             if tuple(image.shape) != shape:
                 raise ValueError(
-                    f"image {os.fspath(item)} has shape {tuple(image.shape)}, but {os.fspath(items[0])} has {shape}: "
-                    "bring all images to one size and number of channels"
+                    f"image {os.fspath(items[place])} has shape {tuple(image.shape)}, but {os.fspath(items[0])} has "
+                    f"{shape}: bring all images to one size and number of channels"
                 )
             images.append(image)
-        values = extractor(torch.stack(images).to(device)).cpu().numpy()
-        if not np.isfinite(values).all():
-            row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        values = extractor(torch.stack(images).to(device))
+        finite = values.isfinite().all(dim=1)
+        if not bool(finite.all()):
+            place = places[int((~finite).nonzero()[0])]
             raise ValueError(
-                f"the features of {os.fspath(items[start + row])} by {extractor.name} are not finite: look at the "
-                "image and, if it is sound, at the extractor's weights"
+                f"the features of {os.fspath(items[place])} by {extractor.name} are not finite: look at the image and, "
+                "if it is sound, at the extractor's weights"
             )
-        features[start : start + len(images)] = values
-    return features
+        return values
+
+    return measure_images(measure, len(items), batch_size, [extractor.dimensions], device, "features").numpy()
 
 
 def make_cache(folder: Path) -> None:

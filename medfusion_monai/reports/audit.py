@@ -41,7 +41,7 @@ from medfusion_monai.data.datalist import DATALIST_NAME, find_datalist
 from medfusion_monai.data.image_form import ImageFacts, common_form, content_sha256, inspect_set
 from medfusion_monai.data.image_set import open_image_set
 from medfusion_monai.data.latent_identity import describe_transforms
-from medfusion_monai.files import make_folders
+from medfusion_monai.distributed import from_first
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.intervals import Figure
 from medfusion_monai.model import Model, make_preprocessing
@@ -49,7 +49,7 @@ from medfusion_monai.reports.audit_sections import audit_warnings
 from medfusion_monai.reports.checks import check_device, refuse_inside
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.pictures import picture_of_rows
-from medfusion_monai.run_lock import take_folders
+from medfusion_monai.run_lock import use_folders
 from medfusion_monai.weights.state_dict import WeightsError, file_sha256
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ UNKNOWN_TRAINING = (
 
 class Audit:
     """An audit, step by step; ``run`` does all of it.
+
+    Several processes read images and run networks on a share each; the first alone compares and writes.
 
     Args:
         dataset_dir: folder of the datalist that the model was trained with.
@@ -123,8 +125,7 @@ class Audit:
         self._check_training_images()
         self.samples = open_image_set("generated", samples_dir)
         refuse_inside(output, {"generated": samples_dir})
-        make_folders([output])
-        take_folders([output])
+        use_folders([output])
         self.extractor = self._make_extractor(features)
         self.draft = Draft(
             "Memorisation audit",
@@ -133,13 +134,20 @@ class Audit:
         )
 
     def run(self) -> dict[str, Any]:
-        """Measure, write the report and the guard, and give what ``audit.json`` holds."""
-        held_out = self.sets["held-out"]
-        known = {fact.digest for fact in self.sets["training"].facts}
+        """Measure, write the report and the guard, and return what ``audit.json`` holds."""
+        training, held_out, generated = (self.sets[name] for name in ("training", "held-out", "generated"))
+        known = {fact.digest for fact in training.facts}
         equal = torch.tensor([fact.digest in known for fact in held_out.facts], dtype=torch.bool)
-        generated = self.sets["generated"]
-        copies = find_copies(self.sets["training"].prints, held_out.prints, generated.prints, equal, self.flips)
+        prints = (training.prints, held_out.prints, generated.prints)
+        copies = from_first(lambda: find_copies(*prints, equal, self.flips))
         kept = copies.kept if copies else (~equal).nonzero()[:, 0]
+        membership = self._membership(kept)
+        return from_first(lambda: self._write(copies, equal, kept, membership))
+
+    def _write(
+        self, copies: Copies | None, equal: Tensor, kept: Tensor, membership: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        held_out, generated = self.sets["held-out"], self.sets["generated"]
         results = self.draft.results
         results["sets"] = [_describe(each) for each in self.sets.values()]
         results["audit"] = {
@@ -150,7 +158,7 @@ class Audit:
             "leaks": self._leaks(copies, equal),
             **set_figures(self.sets["training"], held_out, generated, kept, self.seed),
             "closest": self._closest(copies) if copies else [],
-            "membership": self._membership(kept),
+            "membership": membership,
         }
         if copies and self.pictures:
             self._draw(copies)
@@ -198,7 +206,7 @@ class Audit:
             DataError: images that cannot be read, or not be compared.
         """
         images = {"generated": self.samples, **{name: each.images for name, each in self.real.items()}}
-        facts = {name: inspect_set(each) for name, each in images.items()}
+        facts = from_first(lambda: {name: inspect_set(each) for name, each in images.items()})
         load, form = self._form({name: each for name, each in facts.items() if each})
         numbers = self._patient_numbers()
         axes = FLIPS[self.flips]

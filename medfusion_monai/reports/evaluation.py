@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.transforms import Compose
 from torch import Tensor
@@ -30,8 +31,10 @@ from medfusion_monai.data.image_set import MANIFEST, ImageSet, default_reference
 from medfusion_monai.data.latent_identity import describe_transforms
 from medfusion_monai.data.splits import DataError
 from medfusion_monai.diffusion import LatentDiffusionSampler, spaced_timesteps
+from medfusion_monai.distributed import from_first
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.perceptual import BACKBONES
+from medfusion_monai.metrics.set_metrics import own_batches
 from medfusion_monai.model import Model
 from medfusion_monai.networks import Medfusion
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
@@ -41,7 +44,7 @@ from medfusion_monai.reports.comparison import add_fidelity, add_neighbours, add
 from medfusion_monai.reports.draft import Draft
 from medfusion_monai.reports.measured import Measured, measure_set
 from medfusion_monai.reports.published import published_reconstructions
-from medfusion_monai.reports.reconstructions import reconstruction_picture, table_rows
+from medfusion_monai.reports.reconstructions import reconstruction_picture, table_rows, write_values
 from medfusion_monai.reports.sweep import sweep_rows
 from medfusion_monai.reports.written import read_audit
 from medfusion_monai.weights.state_dict import WeightsError, file_sha256
@@ -54,6 +57,9 @@ TIMESTEPS = 1000
 
 class Evaluation:
     """What ``run evaluating`` measures, and the report that it writes; each ``add_...`` fills a part of it.
+
+    Several processes run networks on a share of the images each; the first alone compares and writes. All call the
+    same methods in the same order.
 
     Args:
         model: says class names, image size and channels.
@@ -123,6 +129,13 @@ class Evaluation:
             for number, item in enumerate(read_datalist(self.dataset_dir, split, self.class_names))
         ]
 
+    @property
+    def own_items(self) -> list[dict[str, Any]]:
+        """Those of ``items`` that this process reconstructs: its batches, or all, if not every process gets one."""
+        if len(self.items) <= self.batch_size * (idist.get_world_size() - 1):
+            return self.items
+        return [self.items[place] for batch in own_batches(len(self.items), self.batch_size) for place in batch]
+
     @cached_property
     def sample_sets(self) -> list[tuple[ImageSet, ImageForm, list[ImageFacts]]]:
         """The sets of generated images, each decoded once.
@@ -130,6 +143,9 @@ class Evaluation:
         Raises:
             DataError: a set that is missing, unreadable, or of another size or colour than the bundle's.
         """
+        return from_first(self._open_samples)
+
+    def _open_samples(self) -> list[tuple[ImageSet, ImageForm, list[ImageFacts]]]:
         folders = dict(self.other_samples)
         if self.samples_dir is not None and os.path.isfile(Path(self.samples_dir) / MANIFEST):
             folders = {OURS: str(self.samples_dir), **folders}
@@ -242,7 +258,7 @@ class Evaluation:
         """Reconstruct the splits' images by each first stage: tables 1, 2 and 4 and figure 2 of the paper.
 
         Args:
-            evaluator: a ``SupervisedEvaluator`` over ``items`` whose metrics keep each image's value.
+            evaluator: a ``SupervisedEvaluator`` over ``own_items`` whose metrics keep each image's value.
             network: ours.
             lpips: backbone of LPIPS, if it is among the metrics.
         """
@@ -251,13 +267,20 @@ class Evaluation:
             checksums[f"LPIPS, {lpips}"] = pretrained.KNOWN[BACKBONES[lpips]].sha256
         self.draft.note("checksums", **checksums)
         stages = {OURS: network, **self.others}
-        rows: list[dict[str, Any]] = []
-        for name, stage in reversed(stages.items()):  # ours last: each run replaces the files of every image's values
+        values: dict[str, dict[str, Tensor]] = {}
+        for name, stage in stages.items():
             evaluator.network = stage.to(self.device)
             evaluator.run()
-            rows = table_rows(name, self.items, evaluator.state.metric_details, self.seed) + rows
-        self.draft.results["reconstructions"] = rows
+            details = evaluator.state.metric_details.items()  # of all processes, repeated where each had all items
+            values[name] = {measure: each[: len(self.items)] for measure, each in details}
+        from_first(lambda: self._show_reconstructions(values, network))
+
+    def _show_reconstructions(self, values: Mapping[str, Mapping[str, Tensor]], network: Medfusion) -> None:
+        self.draft.results["reconstructions"] = [
+            row for name, own in values.items() for row in table_rows(name, self.items, own, self.seed)
+        ]
         self.draft.results["published_reconstructions"] = published_reconstructions(self.class_names)
+        write_values(self.output_dir, self.items, values[OURS])
         picture = reconstruction_picture({OURS: network.autoencoder, **self.others}, self.items, self._load)
         caption = "Images spread evenly over the splits, their reconstructions, and the difference four times enlarged."
         self.draft.add_picture("figure_2_reconstructions.png", picture, "Reconstructions", caption)
@@ -271,18 +294,16 @@ class Evaluation:
         """
         if not self.generated:
             return
-        add_fidelity(
-            self.draft,
-            self.reference,
-            self.generated,
-            self.extractor,
-            replicates=self.replicates,
-            seed=self.seed,
-            infinity=infinity,
-        )
-        if neighbours:
-            add_real_baseline(self.draft, self.reference, self.generated, self.training, self.seed)
-            add_neighbours(self.draft, self.generated, self.training, neighbours)
+        draft, reference, generated, seed = self.draft, self.reference, self.generated, self.seed
+        training = self.training if neighbours else None  # features are of all processes, what follows of the first
+
+        def compare() -> None:
+            add_fidelity(draft, reference, generated, self.extractor, self.replicates, seed, infinity=infinity)
+            if training is not None:
+                add_real_baseline(draft, reference, generated, training, seed)
+                add_neighbours(draft, generated, training, neighbours)
+
+        from_first(compare)
 
     def add_steering(self, seeds: Sequence[int] = (0, 1, 2)) -> None:
         """Measure whether the label steers and what generated images are worth for training.
@@ -291,8 +312,8 @@ class Evaluation:
             seeds: trainings of the classifier; none leaves this part out.
         """
         if self.generated and seeds:
-            train, test = self._open("training"), self._open("test")
-            add_steering(self.draft, train, test, self._load, self.generated, seeds, self.device)
+            train, test, generated = self._open("training"), self._open("test"), self.generated
+            from_first(lambda: add_steering(self.draft, train, test, self._load, generated, seeds, self.device))
 
     def add_audit(self, audit_file: str | Path | None, model_file: str | Path) -> None:
         """Take over an audit of these weights: its figures and warnings, not its pictures.
@@ -371,11 +392,14 @@ class Evaluation:
         }
 
     def write(self, model_file: str | Path) -> dict[str, Any]:
-        """Write the report and give its figures.
+        """Write the report and return its figures.
 
         Args:
             model_file: the weights.
         """
+        return from_first(lambda: self._write(model_file))
+
+    def _write(self, model_file: str | Path) -> dict[str, Any]:
         for images, _, facts in self.sample_sets:
             refuse_changed(images, facts)
         datalist = find_datalist(self.dataset_dir)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from monai.handlers import IgniteMetricHandler
+from monai.handlers import IgniteMetricHandler, write_metrics_reports
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,12 +25,6 @@ REPLICATES = 1000
 def pair(out: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Return reconstructions and images, (B, C, H, W) in [0, 1], of an evaluator's output."""
     return to_unit(out["pred"]), out["label"]
-
-
-def image_names(batch: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return what stands for each image of a batch in the tables: its split and number, not its file."""
-    numbers = zip(batch["split"], batch["number"].tolist(), strict=True)
-    return [{"filename_or_obj": f"{split} {number}"} for split, number in numbers]
 
 
 def reconstruction_metrics(
@@ -79,6 +74,19 @@ def table_rows(
             row[measure]["note"] = figure.note
         rows.append(row)
     return rows
+
+
+def write_values(folder: str | Path, items: Sequence[Mapping[str, Any]], values: Mapping[str, Tensor]) -> None:
+    """Write each image's values, and what sums them up, into ``MEASURE_raw.csv``, ``_summary.csv`` and ``metrics.csv``.
+
+    Args:
+        folder: of the files.
+        items: with ``split`` and ``number``, which stand for each image in the tables, not its file.
+        values: of each measure, one per image, in the order of the items.
+    """
+    names = [f"{item['split']} {item['number']}" for item in items]
+    means: dict[str, Any] = {measure: float(each.mean()) for measure, each in values.items()}
+    write_metrics_reports(folder, names, means, dict(values), ["mean", "std"])
 
 
 def reconstruction_picture(

@@ -6,17 +6,20 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from medfusion_monai.diffusion import LatentDiffusionSampler
-from medfusion_monai.metrics.feature_cache import make_cache, read_features, write_features
+from medfusion_monai.distributed import from_first
+from medfusion_monai.metrics.feature_cache import kept_features
 from medfusion_monai.metrics.features import FeatureExtractor
 from medfusion_monai.metrics.fidelity import measure_fidelity
+from medfusion_monai.metrics.set_metrics import measure_images
 from medfusion_monai.networks import Medfusion
 
 SHOWN = ("fid", "precision", "recall")
@@ -65,13 +68,9 @@ def sweep_rows(
         key = {**identity, "steps": number, "plan": [[item["label"], item["seed"]] for item in plan]}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = Path(cache_dir) / f"sweep_{digest}.features"
-        features = read_features(path, (len(plan), extractor.dimensions))
-        if features is None:
-            make_cache(path.parent)
-            sampled = _sampled_features(network, own, plan, extractor, batch_size, device, f"{number} steps")
-            features = sampled.numpy()
-            write_features(path, features)
-        figures = measure_fidelity(reference, torch.from_numpy(features), replicates=replicates, seed=seed)
+        sample = partial(_sampled_features, network, own, plan, extractor, batch_size, device)
+        fake = torch.from_numpy(kept_features(path, (len(plan), extractor.dimensions), sample))
+        figures = from_first(partial(measure_fidelity, reference, fake, replicates=replicates, seed=seed))
         rows.append(
             {
                 "num_inference_steps": number,
@@ -91,15 +90,12 @@ def _sampled_features(
     extractor: FeatureExtractor,
     batch_size: int,
     device: torch.device | str,
-    title: str,
-) -> Tensor:
-    parts = []
-    with tqdm(total=len(plan), desc=f"sample with {title}", unit=" images", dynamic_ncols=True) as bar:
-        for start in range(0, len(plan), batch_size):
-            batch = plan[start : start + batch_size]
-            labels = torch.tensor([item["label"] for item in batch], device=device)
-            images = sampler(labels, network, seeds=[item["seed"] for item in batch])
-            images = (images * 255).round() / 255  # as inference writes them
-            parts.append(extractor(images).cpu())
-            bar.update(len(batch))
-    return torch.cat(parts)
+) -> np.ndarray:
+    def measure(places: range) -> Tensor:
+        batch = [plan[place] for place in places]
+        labels = torch.tensor([item["label"] for item in batch], device=device)
+        images = sampler(labels, network, seeds=[item["seed"] for item in batch])
+        return extractor((images * 255).round() / 255)  # as inference writes them
+
+    title = f"sample with {sampler.num_inference_steps} steps"
+    return measure_images(measure, len(plan), batch_size, [extractor.dimensions], device, title, bar_from=0).numpy()

@@ -17,6 +17,8 @@ from medfusion_monai.reports.written import read_audit
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # figures of two processes are compared bit by bit
+
 
 def alternating(count):
     return [k % 2 for k in range(count)]
@@ -95,6 +97,27 @@ def test_latents_of_the_model_are_the_features(audited):
     features = audited[1]["audit"]["features"]
     assert features["name"] == "latents of the autoencoder"
     assert features["dimensions"] == 8 * 8 * 8
+
+
+def test_two_processes_write_the_report_and_the_guard_of_one(audited, data, samples, two_processes, tmp_path):
+    output, options = tmp_path / "report", ["--replicates", "100"]
+    options += ["--model-file", str(audited[0].parent / "models" / "model.pt")]
+    assert two_processes(lambda rank: run(data, samples, output, *options)[0], connect=False) == [0, 0]
+    one, two = (
+        {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".run.lock"}
+        for folder in (audited[0], output)
+    )
+    assert {"audit.json", "audit.html", "copy_guard.npz", "closest.png"} <= one.keys()
+    assert two == one
+
+
+def test_spoilt_sample_ends_both_processes_with_its_name(data, samples, two_processes, tmp_path, capfd):
+    spoilt = shutil.copytree(samples, tmp_path / "samples")
+    (spoilt / "b" / "0001.png").write_bytes(b"no image at all")
+    codes = two_processes(lambda rank: run(data, spoilt, tmp_path / "report", "--no-pictures")[0], connect=False)
+    assert codes == [2, 2]
+    assert "0001.png: is not an image" in capfd.readouterr().err
+    assert not (tmp_path / "report" / "audit.json").exists()
 
 
 def test_membership_is_measured_on_equal_classes(audited):

@@ -6,6 +6,7 @@ import torch
 from monai.bundle import run
 
 from medfusion_monai.data import prepare_phantoms
+from medfusion_monai.metrics.phantoms.features import train_phantom_features
 from medfusion_monai.run_lock import leave_folders
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
@@ -31,6 +32,8 @@ TINY = {
 SAMPLING = {name: TINY[name] for name in ("num_inference_steps", "precision", "device")}
 MEASURING = {name: TINY[name] for name in ("precision", "device")}
 """What the weights do not say themselves."""
+MEASURED_SIZE = [48, 48]
+"""The smallest that MS-SSIM takes."""
 
 
 def run_bundle(run_id, config="train.yaml", configs=CONFIGS, overlays=None, **overrides):
@@ -79,4 +82,19 @@ def lively(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lively")
     torch.save(state, folder / "model.pt")
     shutil.copy(trained / "models" / "model.json", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def features(tmp_path_factory):
+    path = tmp_path_factory.mktemp("features") / "features.pt"
+    train_phantom_features("cxr", path, num_images=32, steps=4)
+    return f"phantoms:{path}"
+
+
+@pytest.fixture(scope="session")
+def samples_dir(lively, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples")
+    common = {"model_dir": str(lively), "image_size": MEASURED_SIZE, "num_samples": 6}
+    run_bundle("inference", "inference.yaml", output_dir=str(folder), **common)
     return folder

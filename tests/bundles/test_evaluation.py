@@ -18,19 +18,11 @@ from medfusion_monai.errors import first_cause
 from medfusion_monai.metrics.features import load_extractor
 from medfusion_monai.metrics.fidelity import measure_fidelity
 from medfusion_monai.metrics.label_steering import label_steering
-from medfusion_monai.metrics.phantoms.features import train_phantom_features
 from medfusion_monai.metrics.similarity import ms_ssim, mse, psnr
 from medfusion_monai.networks import Autoencoder
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 
-SIZE = [48, 48]  # the smallest that MS-SSIM takes
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory):
-    path = tmp_path_factory.mktemp("features") / "features.pt"
-    train_phantom_features("cxr", path, num_images=32, steps=4)
-    return f"phantoms:{path}"
+SIZE = [48, 48]  # that of the samples
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +59,6 @@ def described(trained, tmp_path_factory):
         return folder
 
     return describe
-
-
-@pytest.fixture(scope="module")
-def samples_dir(bundle, lively, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("samples")
-    common = {"model_dir": str(lively), "image_size": SIZE, "num_samples": 6}
-    bundle("inference", "inference.yaml", output_dir=str(folder), **common)
-    return folder
 
 
 def images_of(dataset_dir, split):

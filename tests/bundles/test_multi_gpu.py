@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 from monai.bundle import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medfusion_monai.errors import first_cause
 from medfusion_monai.handlers import SampleWriter
+from medfusion_monai.metrics.label_steering import label_steering
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 # Large steps, so that a gradient that is not that of all images shows after few.
@@ -28,6 +29,8 @@ LIVELY = {
     "log_interval": 1,
 }
 SHARE = {"autoencoder_batch_size": 2, "diffusion_batch_size": 2}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(path):
@@ -56,15 +59,6 @@ def tiny(bundle):
     return sys.modules[bundle.__module__].TINY
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Have one process sum in the order of the two, which have one thread each: another order may tip a rounding."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def sampling(bundle):
     return sys.modules[bundle.__module__].SAMPLING
@@ -78,6 +72,8 @@ def together(two_processes, tiny, sampling):
         training = config == "train.yaml"
         files = [str(CONFIGS / config), *([str(CONFIGS / "demo.yaml")] if training else [])]
         own = tiny | {"trial_step": False} if training else sampling
+        if config == "evaluate.yaml":
+            own = {name: sampling[name] for name in ("precision", "device")}
 
         def work(rank):
             if before:
@@ -140,12 +136,52 @@ def test_spoilt_image_is_named_by_all_processes(together, dataset_dir, tmp_path)
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_evaluation_under_torchrun_is_refused(bundle, dataset_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises((RuntimeError, ValueError)) as caught:
-        bundle("run", "evaluate.yaml", dataset_dir=str(dataset_dir), **places(tmp_path))
-    assert "Evaluation is for one process" in str(first_cause(caught.value))
-    assert not any(tmp_path.iterdir())
+@pytest.fixture
+def measuring(dataset_dir, lively, samples_dir, features, monkeypatch):
+    """Settings of an evaluation with all its parts."""
+    monkeypatch.setattr("medfusion_monai.reports.comparison.label_steering", partial(label_steering, steps=2))
+    places = {"dataset_dir": str(dataset_dir), "model_dir": str(lively), "samples_dir": str(samples_dir)}
+    sweep = {"sweep_steps": [2, 3], "sweep_samples": 3}
+    return places | sweep | {"features": features, "image_size": [48, 48], "replicates": 5, "classifier_seeds": [0]}
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])  # reconstructions of 4 images: two batches, and one that both have
+def test_two_processes_report_the_figures_of_one(batch_size, measuring, together, bundle, tmp_path):
+    settings = measuring | {"batch_size": batch_size, "splits": "validation"}
+    bundle("evaluating", "evaluate.yaml", **settings, output_dir=str(tmp_path / "one"))
+    assert together("evaluating", "evaluate.yaml", **settings, output_dir=str(tmp_path / "two")) == [None, None]
+    one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
+    assert {"reconstructions", "fidelity", "steering", "sweep"} <= two.keys()
+    assert two == one
+    assert files_below(tmp_path / "two") == files_below(tmp_path / "one")
+
+
+def test_stored_features_are_found_by_any_number_of_processes(measuring, together, bundle, tmp_path, monkeypatch):
+    bundle("evaluating", "evaluate.yaml", **measuring, output_dir=str(tmp_path))
+    first = (tmp_path / "report.json").read_bytes()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("medfusion_monai.reports.sweep._sampled_features", refuse)
+    monkeypatch.setattr("medfusion_monai.metrics.feature_cache._extract", refuse)
+    assert together("evaluating", "evaluate.yaml", **measuring, output_dir=str(tmp_path)) == [None, None]
+    assert (tmp_path / "report.json").read_bytes() == first
+
+
+def test_spoilt_image_ends_the_evaluation_of_all_processes(measuring, together, dataset_dir, tmp_path):
+    data = Path(shutil.copytree(dataset_dir, tmp_path / "data"))
+    image = data / json.loads((data / "datalist.json").read_text())["test"][-1]["image"]
+    image.write_bytes(b"no image at all")
+    settings = measuring | {"dataset_dir": str(data), "splits": "validation", "output_dir": str(tmp_path / "report")}
+    errors = together("evaluating", "evaluate.yaml", **settings, batch_size=2)
+    assert str(errors[0]) == str(errors[1])
+    assert image.name in str(errors[0])
+    assert not (tmp_path / "report" / "report.json").exists()
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def contents(folder):
@@ -204,20 +240,29 @@ def torchrun(run_id, config, settings, tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+def measure(settings, dataset_dir, tmp_path):
+    own = {name: settings[name] for name in ("device", "precision", "model_dir") if name in settings}
+    places = {"dataset_dir": str(dataset_dir), "samples_dir": None, "output_dir": str(tmp_path / "report")}
+    torchrun("evaluating", "evaluate", own | places | {"image_size": [48, 48]}, tmp_path)
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["reconstructions"]
+
+
 @pytest.mark.slow
-def test_torchrun_commands_train_and_sample(tiny, sampling, dataset_dir, tmp_path):
+def test_torchrun_commands_train_sample_and_measure(tiny, sampling, dataset_dir, tmp_path):
     torchrun("training", "train", tiny | {"dataset_dir": str(dataset_dir)} | places(tmp_path), tmp_path)
     settings = sampling | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
     torchrun("inference", "inference", settings | {"num_samples": 3, "batch_size": 2}, tmp_path)
     assert len(list((tmp_path / "samples").iterdir())) == 7
+    measure(settings, dataset_dir, tmp_path)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_two_gpus_train_and_sample(tiny, sampling, dataset_dir, tmp_path):
+def test_two_gpus_train_sample_and_measure(tiny, sampling, dataset_dir, tmp_path):
     on_gpus = {name: value for name, value in (tiny | LIVELY).items() if name != "device"}
     torchrun("training", "train", on_gpus | {"dataset_dir": str(dataset_dir)} | places(tmp_path), tmp_path)
     own = {name: value for name, value in sampling.items() if name != "device"}
     settings = own | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
     torchrun("inference", "inference", settings | {"num_samples": 3, "batch_size": 2}, tmp_path)
     assert len(list((tmp_path / "samples").iterdir())) == 7
+    measure(settings, dataset_dir, tmp_path)
