@@ -26,12 +26,16 @@ from medfusion_monai.audit.latents import LatentFeatures
 from medfusion_monai.audit.measure import Copies, find_copies, make_guard
 from medfusion_monai.audit.membership import TIMESTEPS, denoising_losses, membership_figures, membership_scores
 from medfusion_monai.audit.statistics import data_copying, nearer_to_training, share_figure
-from medfusion_monai.data import draw_chest_phantom
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
-from medfusion_monai.diffusion.randomness import derive_seed
-from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.training import measure_latent_statistics
-from medfusion_monai.weights.state_dict import file_sha256, save_atomically
+from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.runtime.seeds import derive_seed
+from medfusion_monai.training.latent_statistics import measure_latent_statistics
+from medfusion_monai.weights.state_dict import save_atomically
 
 SIDE = 32
 IMAGES = 500

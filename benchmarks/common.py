@@ -17,7 +17,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from medfusion_monai.networks import Autoencoder, Medfusion, UNet
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import UNet
 
 GIBIBYTE = 2**30
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "medfusion_cxr" / "configs"

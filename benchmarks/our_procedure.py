@@ -8,14 +8,16 @@ from monai.engines.trainer import SupervisedTrainer
 from torch import Tensor
 from torch.profiler import record_function
 
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
-from medfusion_monai.handlers import AveragedWeights, StopOnNonFiniteLoss
-from medfusion_monai.kernels import choose_channels_last, lay_out
-from medfusion_monai.losses import DiffusionLoss
-from medfusion_monai.networks import Medfusion
-from medfusion_monai.precision import autocast, choose_precision, precision_name
-from medfusion_monai.training import DiffusionPrepareBatch
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.losses.denoising import DiffusionLoss
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.runtime.dtype import autocast, choose_precision, precision_name
+from medfusion_monai.runtime.memory_format import choose_channels_last, lay_out
 from medfusion_monai.training.diffusion_step import DiffusionStep
+from medfusion_monai.training.handlers.ema import AveragedWeights
+from medfusion_monai.training.handlers.non_finite_loss import StopOnNonFiniteLoss
+from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 
 
 def laid_out(size: Size, device: torch.device, dtype: torch.dtype) -> bool:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from medfusion_monai.diffusion import NoiseSchedule, ddim_sample
-from medfusion_monai.networks import Medfusion
+from medfusion_monai.diffusion.ddim import ddim_sample
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.medfusion import Medfusion
 
 NUM_INFERENCE_STEPS = 150
 ETA = 1.0

@@ -23,12 +23,13 @@ from study.summary import best_arm, markdown, summarise, verdict_table
 from study.training import make_unet, measure_steps, train
 from torch import Tensor
 
-from medfusion_monai.data import fingerprint, prepare_phantoms, read_datalist
-from medfusion_monai.data.phantoms import family_of_classes
-from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.handlers.image_grid import grid_of_rows, save_picture
-from medfusion_monai.metrics.features import load_extractor
-from medfusion_monai.metrics.phantoms.features import train_phantom_features
+from medfusion_monai.data.datalist import read_datalist
+from medfusion_monai.data.training.stream import fingerprint
+from medfusion_monai.demo.phantoms.families import family_of_classes, prepare_phantoms
+from medfusion_monai.demo.phantoms.network import train_phantom_features
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.evaluation.metrics.features import load_extractor
+from medfusion_monai.training.handlers.image_grid import grid_of_rows, save_picture
 from medfusion_monai.weights.state_dict import save_atomically
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "medfusion_cxr"

@@ -19,16 +19,12 @@ import torch
 from torch import Tensor
 
 from medfusion_monai import load
-from medfusion_monai.diffusion import (
-    NoiseSchedule,
-    ddim_sample,
-    derive_seed,
-    dpm_solver_sample,
-    guided_denoiser,
-    unipc_sample,
-)
-from medfusion_monai.diffusion.randomness import generators, randn
+from medfusion_monai.diffusion.ddim import ddim_sample
+from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.multistep import dpm_solver_sample, unipc_sample
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing
+from medfusion_monai.runtime.seeds import derive_seed, generators, randn
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": partial(ddim_sample, eta=0.0),

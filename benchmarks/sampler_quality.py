@@ -21,15 +21,16 @@ from torch import Tensor
 
 from medfusion_monai import load
 from medfusion_monai.audit.statistics import share_figure
-from medfusion_monai.data import read_datalist, read_image
-from medfusion_monai.data.phantoms import family_of_classes
-from medfusion_monai.diffusion import derive_seed
-from medfusion_monai.kernels import make_ready
-from medfusion_monai.metrics.features import load_extractor
-from medfusion_monai.metrics.fidelity import measure_fidelity
-from medfusion_monai.metrics.phantoms import class_agreement
+from medfusion_monai.data.datalist import read_datalist
+from medfusion_monai.data.reading.images import read_image
+from medfusion_monai.demo.phantoms.families import family_of_classes
+from medfusion_monai.demo.phantoms.measurements import class_agreement
+from medfusion_monai.evaluation.metrics.features import load_extractor
+from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
 from medfusion_monai.model import make_sampler
-from medfusion_monai.precision import choose_precision
+from medfusion_monai.runtime.dtype import choose_precision
+from medfusion_monai.runtime.memory_format import make_ready
+from medfusion_monai.runtime.seeds import derive_seed
 
 PUBLISHED = {"sampler": "ddim", "num_inference_steps": 150, "spacing": "linspace", "eta": 1.0, "precision": "float32"}
 UNIPC = {"sampler": "unipc", "num_inference_steps": 30, "spacing": "logsnr", "eta": 0.0}

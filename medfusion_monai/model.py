@@ -13,12 +13,17 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor
 
-from medfusion_monai.checks import check_counts, check_image_size
-from medfusion_monai.data.sampling_plan import parse_label, parse_labels
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, derive_seed
-from medfusion_monai.networks import Autoencoder, Medfusion, UNet
+from medfusion_monai.data.reading.transforms import read_and_resize
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
 from medfusion_monai.networks.described import DescriptionError, build
-from medfusion_monai.transforms import read_and_resize
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.runtime.errors import WeightsError
+from medfusion_monai.runtime.seeds import derive_seed
+from medfusion_monai.runtime.values import check_counts, check_image_size
+from medfusion_monai.sampling.plan import parse_label, parse_labels
 from medfusion_monai.weights.model_info import (
     PLACES,
     describe_model,
@@ -30,7 +35,7 @@ from medfusion_monai.weights.model_info import (
     write_model_info,
 )
 from medfusion_monai.weights.places import find_weights, missing_weights, unpack_weights
-from medfusion_monai.weights.state_dict import WeightsError, load_weights, save_weights
+from medfusion_monai.weights.state_dict import load_weights, save_weights
 
 
 def load(path: str | Path, device: torch.device | str | None = None, network: Medfusion | None = None) -> Model:

@@ -18,8 +18,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from medfusion_monai.distributed import start
-from medfusion_monai.errors import first_cause
+from medfusion_monai.runtime.distributed import start
+from medfusion_monai.runtime.errors import first_cause
 
 VECTORS = Path(__file__).parent / "vectors"
 

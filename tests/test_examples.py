@@ -56,8 +56,8 @@ def small_model(tmp_path_factory):
     """Weights of a training of a few steps at 48 pixels, the smallest that MS-SSIM takes."""
     from monai.bundle import run
 
-    from medfusion_monai.data import prepare_phantoms
-    from medfusion_monai.run_lock import leave_folders
+    from medfusion_monai.demo.phantoms.families import prepare_phantoms
+    from medfusion_monai.runtime.locks import leave_folders
 
     folder = tmp_path_factory.mktemp("small")
     prepare_phantoms(folder / "data", num_images=20, size=48)

@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 
 import medfusion_monai as mf
-from medfusion_monai.data import prepare_phantoms
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
+from medfusion_monai.demo.phantoms.families import prepare_phantoms
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.model import save_model
-from medfusion_monai.networks import Medfusion, WeightsError
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.runtime.errors import WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def models(tmp_path_factory):
     """A folder ``models`` of a tiny training, whose weights give images with contrast."""
     from monai.bundle import run
 
-    from medfusion_monai.run_lock import leave_folders
+    from medfusion_monai.runtime.locks import leave_folders
 
     folder = tmp_path_factory.mktemp("api") / "medfusion_cxr"
     configs = Path(shutil.copytree(Path(__file__).parents[1] / "bundles/medfusion_cxr/configs", folder / "configs"))
@@ -77,7 +79,7 @@ def test_model_says_what_it_is(model):
 def test_samples_are_those_of_the_bundle(model, models, tmp_path):
     from monai.bundle import run
 
-    from medfusion_monai.run_lock import leave_folders
+    from medfusion_monai.runtime.locks import leave_folders
 
     settings = {"model_dir": str(models), "output_dir": str(tmp_path), "device": "cpu", "precision": "float32"}
     config = str(models.parent / "configs" / "inference.yaml")

@@ -9,7 +9,7 @@ import pytest
 from tiny_models import copy_of_chest_bundle, save, tiny, tool_named
 from torch import nn
 
-from medfusion_monai.networks import WeightsError
+from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import load_weights, save_safetensors, save_weights
 

@@ -23,9 +23,9 @@ from tiny_models import (
     used_bundle,
 )
 
-from medfusion_monai.errors import first_cause
 from medfusion_monai.model import load
-from medfusion_monai.run_lock import leave_folders
+from medfusion_monai.runtime.errors import first_cause
+from medfusion_monai.runtime.locks import leave_folders
 from medfusion_monai.weights.state_dict import save_safetensors, save_weights
 
 SCHEMA = Path(os.environ.get("MONAI_META_SCHEMA", ROOT / "../shared/reference/meta_schema_20240725.json"))

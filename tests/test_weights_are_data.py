@@ -16,20 +16,21 @@ from tiny_models import info_of, tiny
 from torch import nn
 
 import medfusion_monai
-from medfusion_monai.data.latent_store import LatentStore
-from medfusion_monai.data.stream import StreamSampler
-from medfusion_monai.export import export_programs, export_weights
+from medfusion_monai.data.training.latent_store import LatentStore
+from medfusion_monai.data.training.stream import StreamSampler
+from medfusion_monai.evaluation.metrics.feature_cache import read_features
+from medfusion_monai.evaluation.metrics.features import load_extractor
+from medfusion_monai.evaluation.metrics.phantom_network import load_phantom_network
 from medfusion_monai.export.bundle import parts_of
-from medfusion_monai.handlers import TrainingCheckpoint
-from medfusion_monai.handlers.checkpoint import CheckpointError, previous_of
+from medfusion_monai.export.programs import export_programs
+from medfusion_monai.export.safetensors_folder import export_weights
 from medfusion_monai.losses.perceptual import build_lpips
-from medfusion_monai.metrics.feature_cache import read_features
-from medfusion_monai.metrics.features import load_extractor
-from medfusion_monai.metrics.phantoms.features import load_phantom_network
-from medfusion_monai.networks import load_published
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
-from medfusion_monai.training import AutoencoderTraining, DiffusionTraining
+from medfusion_monai.training.handlers.checkpoint import CheckpointError, TrainingCheckpoint, previous_of
+from medfusion_monai.training.train_autoencoder import AutoencoderTraining
+from medfusion_monai.training.train_diffusion import DiffusionTraining
 from medfusion_monai.weights.model_info import write_model_info
+from medfusion_monai.weights.published import load_published
 from medfusion_monai.weights.state_dict import read_state
 
 PACKAGE = Path(medfusion_monai.__file__).parent
@@ -57,7 +58,7 @@ RUNS_CODE = {
 
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 EXCEPTIONS = {
-    ("metrics/features.py", "torch.jit.load"): "a program that the user names as one; SECURITY.md says so",
+    ("evaluation/metrics/features.py", "torch.jit.load"): "a program that the user names as one; SECURITY.md says so",
     ("export/formats.py", "torch.jit.load"): "reads what it has just written itself",
 }
 SAFE_KEYWORDS = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
@@ -236,7 +237,7 @@ def test_best_weights_at_the_end_of_phase_one(armed):
 
 def test_weights_that_phase_one_finds_in_its_place_are_replaced(armed, tmp_path, monkeypatch):
     """They are looked at to see whether they are its own."""
-    monkeypatch.setattr("medfusion_monai.training.autoencoder.measure_latent_statistics", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr("medfusion_monai.training.train_autoencoder.measure_latent_statistics", lambda *_: (0.0, 1.0))
     ended = phase(armed("autoencoder.pt"), tmp_path / "best.pt")
     network = ended.autoencoder
     network.set_latent_statistics = lambda *_: None

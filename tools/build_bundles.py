@@ -35,8 +35,7 @@ from packaging.utils import canonicalize_name
 
 from medfusion_monai.export.bundle import PACKAGE, Parts, bundle_files, parts_of, read_metadata
 from medfusion_monai.export.readme import INSTALL, WEIGHTS, has_section
-from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.weights.state_dict import file_sha256
+from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 
 try:
     import tomllib

@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfusion_monai.data import sampling_plan, true_shares
-from medfusion_monai.diffusion import NoiseSchedule, guided_denoiser, samplers
-from medfusion_monai.diffusion.randomness import derive_seed, generators, randn
-from medfusion_monai.metrics.classifier import LabelledImages, scores, train_classifier
-from medfusion_monai.metrics.fidelity import measure_fidelity
-from medfusion_monai.metrics.label_steering import steering_figures
-from medfusion_monai.metrics.phantoms import class_agreement
-from medfusion_monai.metrics.similarity import ms_ssim, ssim
-from medfusion_monai.networks import UNet
+from medfusion_monai.data.training.class_shares import true_shares
+from medfusion_monai.demo.phantoms.measurements import class_agreement
+from medfusion_monai.diffusion import samplers
+from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.evaluation.metrics.classifier import LabelledImages, scores, train_classifier
+from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
+from medfusion_monai.evaluation.metrics.label_steering import steering_figures
+from medfusion_monai.evaluation.metrics.similarity import ms_ssim, ssim
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.runtime.seeds import derive_seed, generators, randn
+from medfusion_monai.sampling.plan import sampling_plan
 from study.material import BATCH, Material, decode
 
 FAST, CHECK, SHIPPED = "unipc_20", "ddim_50", "ddim_30_noise"

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from medfusion_monai.data import read_datalist
-from medfusion_monai.networks import Autoencoder
-from medfusion_monai.preflight.config import read_files
-from medfusion_monai.weights.state_dict import file_sha256, load_weights, save_atomically
+from medfusion_monai.bundle.parser import read_files
+from medfusion_monai.data.datalist import read_datalist
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.weights.state_dict import load_weights, save_atomically
 
 CONFIGS = ("train.yaml", "demo.yaml")
 BATCH = 64

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.runtime.files import renamed_when_whole
 
 IDENTITY = "study.json"
 STEP_SECONDS = "step_seconds.json"

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from medfusion_monai.data import SeededDataset, StreamSampler
-from medfusion_monai.diffusion import NoiseSchedule, derive_seed
-from medfusion_monai.handlers import AveragedWeights
-from medfusion_monai.losses import DiffusionLoss
-from medfusion_monai.networks import UNet
-from medfusion_monai.training import DiffusionPrepareBatch, warmup_decay
+from medfusion_monai.data.training.stream import SeededDataset, StreamSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.losses.denoising import DiffusionLoss
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.runtime.seeds import derive_seed
+from medfusion_monai.training.handlers.ema import AveragedWeights
+from medfusion_monai.training.learning_rate import warmup_decay
+from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 from study.arms import BASELINE, Arm
 from study.material import Material
 

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from medfusion_monai.audit.fingerprints import FLIPS, Prints, fingerprint
 from medfusion_monai.audit.matching import Matcher
 from medfusion_monai.audit.statistics import Calibration
-from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.weights.state_dict import file_sha256
+from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 
 GUARD_NAME = "copy_guard.npz"
 """File of the guard in the folder of an audit. It holds small pictures of patients: it stays where they may be."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medfusion_monai.audit.fingerprints import FLIPS, Prints, coarse, flipped
-from medfusion_monai.metrics.neighbours import nearest_neighbours
+from medfusion_monai.evaluation.metrics.neighbours import nearest_neighbours
 
 MEASURES = ("pixels", "structure", "features")
 JUDGES = MEASURES[:2]

@@ -24,8 +24,8 @@ from medfusion_monai.audit.statistics import (
     nearer_to_training,
     share_figure,
 )
-from medfusion_monai.diffusion.randomness import derive_seed
-from medfusion_monai.metrics.intervals import Figure, mean_figure
+from medfusion_monai.evaluation.metrics.intervals import Figure, mean_figure
+from medfusion_monai.runtime.seeds import derive_seed
 
 CELLS = 5
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from medfusion_monai.audit.statistics import LEAST
-from medfusion_monai.diffusion.randomness import derive_seed, generators, randn
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.distributed import from_first
-from medfusion_monai.metrics.intervals import Figure, bootstrap_weights, figure_within
-from medfusion_monai.metrics.label_steering import areas_under_curve
-from medfusion_monai.metrics.set_metrics import measure_images
+from medfusion_monai.evaluation.metrics.intervals import Figure, bootstrap_weights, figure_within
+from medfusion_monai.evaluation.metrics.label_steering import areas_under_curve
+from medfusion_monai.evaluation.metrics.set_metrics import measure_images
 from medfusion_monai.model import Model, make_preprocessing
+from medfusion_monai.runtime.distributed import from_first
+from medfusion_monai.runtime.seeds import derive_seed, generators, randn
 from medfusion_monai.training.prepare_batch import to_network
 
 TIMESTEPS = (10, 25, 50, 100, 150, 200)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from medfusion_monai.audit.fingerprints import SIDE, Prints, fingerprint, flipped
 from medfusion_monai.data.datalist import find_datalist, read_datalist
-from medfusion_monai.data.image_form import ImageFacts
-from medfusion_monai.data.image_set import ImageSet
-from medfusion_monai.data.splits import DataError
-from medfusion_monai.metrics.feature_cache import cached_features
-from medfusion_monai.metrics.set_metrics import measure_images
+from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.evaluation.image_form import ImageFacts
+from medfusion_monai.evaluation.image_set import ImageSet
+from medfusion_monai.evaluation.metrics.feature_cache import cached_features
+from medfusion_monai.evaluation.metrics.set_metrics import measure_images
 
 HELD_OUT = ("validation", "test")
 """Splits whose images no training step has seen."""

@@ -10,8 +10,8 @@ from scipy.cluster.vq import kmeans2
 from scipy.special import betaincinv, ndtr
 from torch import Tensor
 
-from medfusion_monai.metrics.intervals import LEVEL, Figure
-from medfusion_monai.metrics.neighbours import nearest_neighbours
+from medfusion_monai.evaluation.metrics.intervals import LEVEL, Figure
+from medfusion_monai.evaluation.metrics.neighbours import nearest_neighbours
 
 FALSE_ALARMS = 0.01
 """Share of images that are no copies which may be taken for copies."""

@@ -42,9 +42,9 @@ def add_audit(subparsers: Any) -> None:
 def _audit(arguments: argparse.Namespace) -> int:
     import ignite.distributed as idist
 
-    from medfusion_monai import distributed
-    from medfusion_monai.reports.audit import Audit
-    from medfusion_monai.reports.audit_sections import conclusions
+    from medfusion_monai.audit.run_audit import Audit
+    from medfusion_monai.report.audit_sections import conclusions
+    from medfusion_monai.runtime import distributed
 
     names = ("output", "features", "size", "flips", "membership_images", "replicates", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in names}
@@ -65,9 +65,9 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 def _own_device(device: str) -> Any:
     """Bring the processes that torchrun started together, if it did, and return the device of this one."""
-    from medfusion_monai import distributed
-    from medfusion_monai.bundle import repeat_errors_last
-    from medfusion_monai.reports.checks import check_device
+    from medfusion_monai.bundle.overrides import repeat_errors_last
+    from medfusion_monai.evaluation.settings import check_device
+    from medfusion_monai.runtime import distributed
 
     if distributed.world_size() == 1:
         return device
@@ -80,7 +80,7 @@ def _own_device(device: str) -> Any:
 
 def _model(path: str | None) -> Any:
     from medfusion_monai import load
-    from medfusion_monai.weights.state_dict import WeightsError
+    from medfusion_monai.runtime.errors import WeightsError
 
     if path is None:
         return None

@@ -18,8 +18,8 @@ def add_check(subparsers: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.preflight.checks import problems_of
-    from medfusion_monai.preflight.report import check_config, table
+    from medfusion_monai.training.preflight.run_checks import problems_of
+    from medfusion_monai.training.preflight.table import check_config, table
 
     overrides = settings_of(arguments)
     outcomes = check_config(arguments.config, overrides, arguments.run)

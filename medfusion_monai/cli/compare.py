@@ -57,7 +57,7 @@ def add_compare(subparsers: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.reports.compare import compare
+    from medfusion_monai.evaluation.compare_folders import compare
 
     options = {key: value for key, value in vars(arguments).items() if key not in ("verb", "handler", "images")}
     names = [name for name, _ in arguments.images]

@@ -35,7 +35,7 @@ def add_export(subparsers: Any) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.reports.demo import run_demo
+    from medfusion_monai.demo.run_demo import run_demo
 
     run_demo(arguments.bundle, arguments.output, arguments.seed)
     return 0
@@ -54,7 +54,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _export_weights(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.export import export_weights
+    from medfusion_monai.export.safetensors_folder import export_weights
 
     card = {name: getattr(arguments, name) for name in ("bundle", "report", "audit")}
     for path in export_weights(arguments.model_file, arguments.output, **card):
@@ -63,7 +63,7 @@ def _export_weights(arguments: argparse.Namespace) -> int:
 
 
 def _export_programs(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.export import export_programs
+    from medfusion_monai.export.programs import export_programs
 
     facts = export_programs(arguments.model_file, arguments.output, arguments.format)
     for network in facts["networks"].values():

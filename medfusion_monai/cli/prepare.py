@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from medfusion_monai.cli.arguments import column_value, positive, seed
+
+DOWNLOADS = {
+    "chexpert": "CheXpert: frontal chest X-rays, cardiomegaly or not; without valid.csv",
+    "airogs": "AIROGS: eye fundus photographs, referable glaucoma or not",
+    "crcdx": "CRC-DX: tiles of colorectal cancer, microsatellite instable or stable",
+}
+"""Public data sets by name, each read by ``prepare_NAME`` of ``data/preparing/NAME.py``."""
 
 
 def add_prepare(subparsers: Any) -> None:
@@ -16,9 +24,8 @@ def add_prepare(subparsers: Any) -> None:
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     _add_prepare_folder(sources)
     _add_prepare_phantoms(sources)
-    _add_prepare_download(sources, "chexpert", "CheXpert: frontal chest X-rays, cardiomegaly or not; without valid.csv")
-    _add_prepare_download(sources, "airogs", "AIROGS: eye fundus photographs, referable glaucoma or not")
-    _add_prepare_download(sources, "crcdx", "CRC-DX: tiles of colorectal cancer, microsatellite instable or stable")
+    for name, text in DOWNLOADS.items():
+        _add_prepare_download(sources, name, text)
 
 
 def _add_prepare_folder(sources: Any) -> None:
@@ -89,7 +96,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare_folder(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.data.folder import prepare_folder
+    from medfusion_monai.data.preparing.folder import prepare_folder
 
     options = _options(arguments)
     del options["check"]
@@ -102,17 +109,16 @@ def _prepare_folder(arguments: argparse.Namespace) -> int:
 
 
 def _prepare_phantoms(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.data.phantoms import prepare_phantoms
+    from medfusion_monai.demo.phantoms.families import prepare_phantoms
 
     _print_counts(prepare_phantoms(**_options(arguments)), arguments.output)
     return 0
 
 
 def _prepare_download(arguments: argparse.Namespace) -> int:
-    from medfusion_monai import data
-
-    prepare = {"chexpert": data.prepare_chexpert, "airogs": data.prepare_airogs, "crcdx": data.prepare_crcdx}
-    _print_counts(prepare[arguments.source](**_options(arguments)), arguments.output)
+    source = importlib.import_module(f"medfusion_monai.data.preparing.{arguments.source}")
+    prepare = getattr(source, f"prepare_{arguments.source}")
+    _print_counts(prepare(**_options(arguments)), arguments.output)
     return 0
 
 

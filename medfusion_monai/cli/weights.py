@@ -25,7 +25,7 @@ def add_weights(subparsers: Any) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.pretrained import KNOWN, place, weights_folder
+    from medfusion_monai.weights.pretrained import KNOWN, place, weights_folder
 
     for name, known in KNOWN.items():
         here = "here" if place(name).is_file() else "missing"
@@ -36,7 +36,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.pretrained import KNOWN, how_to_get, place, state_of
+    from medfusion_monai.weights.pretrained import KNOWN, how_to_get, place, state_of
 
     states = {name: state_of(name) for name in KNOWN}
     for name, state in states.items():
@@ -48,7 +48,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.pretrained import add
+    from medfusion_monai.weights.pretrained import add
 
     name, path = add(arguments.file)
     print(f"{name}  {path}")
@@ -56,7 +56,7 @@ def _add(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.pretrained import fetch
+    from medfusion_monai.weights.pretrained import fetch
 
     print(fetch(arguments.name))
     return 0

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.data.class_shares import true_shares
-from medfusion_monai.data.splits import SPLITS, DataError, split_by_patient
-from medfusion_monai.files import look_at_all, make_folders, renamed_when_whole
+from medfusion_monai.data.preparing.splits import SPLITS, DataError, split_by_patient
+from medfusion_monai.data.training.class_shares import true_shares
+from medfusion_monai.runtime.files import look_at_all, make_folders, renamed_when_whole
 
 __all__ = [
     "DataError",

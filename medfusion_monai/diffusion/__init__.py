@@ -4,7 +4,6 @@ from medfusion_monai.diffusion.ddim import ddim_sample
 from medfusion_monai.diffusion.guidance import guided_denoiser
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.multistep import dpm_solver_sample, unipc_sample
-from medfusion_monai.diffusion.randomness import derive_seed
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import schedule_timesteps, spaced_timesteps
@@ -14,7 +13,6 @@ __all__ = [
     "LatentDiffusionSampler",
     "NoiseSchedule",
     "ddim_sample",
-    "derive_seed",
     "dpm_solver_sample",
     "guided_denoiser",
     "schedule_timesteps",

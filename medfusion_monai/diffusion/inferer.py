@@ -11,17 +11,17 @@ import torch
 from monai.inferers.inferer import Inferer
 from torch import Tensor
 
-from medfusion_monai.checks import is_whole
 from medfusion_monai.diffusion.guidance import guided_denoiser
-from medfusion_monai.diffusion.randomness import generators, randn
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
-from medfusion_monai.errors import is_out_of_memory
-from medfusion_monai.memory import BatchTooLargeError, largest_that_fits
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
-from medfusion_monai.precision import DTYPES, autocast
+from medfusion_monai.runtime.dtype import DTYPES, autocast
+from medfusion_monai.runtime.errors import is_out_of_memory
+from medfusion_monai.runtime.out_of_memory import BatchTooLargeError, largest_that_fits
+from medfusion_monai.runtime.seeds import generators, randn
+from medfusion_monai.runtime.values import is_whole
 
 
 class LatentDiffusionSampler(Inferer):

@@ -7,8 +7,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from medfusion_monai.checks import is_whole
 from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.runtime.values import is_whole
 
 Spacing = Literal["linspace", "quadratic", "logsnr", "karras"]
 LEAST_SIGNAL = 0.005

@@ -15,10 +15,12 @@ from medfusion_monai.export.card import CardFacts, facts_of
 from medfusion_monai.export.public import open_model
 from medfusion_monai.export.readme import REQUIREMENTS, shipped_readme
 from medfusion_monai.model import Model
+from medfusion_monai.runtime.errors import WeightsError
+from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.weights.checksums import CHECKSUMS
 from medfusion_monai.weights.model_info import model_info_path, model_info_text
 from medfusion_monai.weights.places import NAMES
-from medfusion_monai.weights.state_dict import WeightsError, check_listed, file_sha256
+from medfusion_monai.weights.state_dict import check_listed
 
 PHASE_ONE = "autoencoder.pt"
 TORCHSCRIPT = "model.ts"
@@ -30,11 +32,15 @@ FOR_LOADING = (
 )
 TRAIN: dict[str, Any] = {
     "about": FOR_LOADING,
-    "imports": ["$import medfusion_monai", "$import medfusion_monai.bundle", "$import medfusion_monai.weights.places"],
+    "imports": [
+        "$import medfusion_monai",
+        "$import medfusion_monai.bundle",
+        "$import medfusion_monai.weights.places",
+    ],
     "bundle_root": "$medfusion_monai.bundle.find_root()",
     "dataset_dir": "$medfusion_monai.bundle.beside(@bundle_root, 'data')",
     "model_file": "$str(medfusion_monai.weights.places.find_weights(@bundle_root))",
-    "device": "$medfusion_monai.distributed.default_device()",
+    "device": "$medfusion_monai.runtime.distributed.default_device()",
     "model": {"_target_": "medfusion_monai.Model", "path": "@model_file", "without_weights": "@untrained"},
     "network_def": "$@model.network",
     "initialize": ["$medfusion_monai.bundle.accept_overrides()", "$@network_def"],

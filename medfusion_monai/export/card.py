@@ -11,11 +11,11 @@ import medfusion_monai
 from medfusion_monai.export.metadata import image_text, metadata_of
 from medfusion_monai.export.public import public_info
 from medfusion_monai.model import Model
-from medfusion_monai.reports.blocks import Block, Callout, Cell, Column, Commands, Document, Group, Section, Table
-from medfusion_monai.reports.contents import document
-from medfusion_monai.reports.render import as_markdown
-from medfusion_monai.reports.tables import plain
-from medfusion_monai.reports.written import measured_weights
+from medfusion_monai.report.page_parts import Block, Callout, Cell, Column, Commands, Document, Group, Section, Table
+from medfusion_monai.report.read_back import measured_weights
+from medfusion_monai.report.render import as_markdown
+from medfusion_monai.report.sections import document
+from medfusion_monai.report.tables import plain
 from medfusion_monai.weights.model_info import PLACES, found_at
 
 MEASURED = ("features", "fidelity", "reconstructions", "steering")

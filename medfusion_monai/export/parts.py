@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medfusion_monai.losses import to_unit
-from medfusion_monai.networks import LatentAutoencoder, Medfusion
+from medfusion_monai.losses.reconstruction import to_unit
+from medfusion_monai.networks.autoencoder import LatentAutoencoder
+from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
 
 

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 
 import medfusion_monai
-from medfusion_monai.diffusion import LatentDiffusionSampler
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.export.formats import Format, format_named
 from medfusion_monai.export.parts import Part, parts_of
 from medfusion_monai.export.public import open_model
-from medfusion_monai.files import make_folders
 from medfusion_monai.networks.unet import NO_LABEL
-from medfusion_monai.weights.state_dict import file_sha256
+from medfusion_monai.runtime.files import file_sha256, make_folders
 
 FACTS = "sampler.json"
 TOLERANCE = 1.0e-4

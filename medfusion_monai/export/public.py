@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from medfusion_monai.model import Model, load
+from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.weights.model_info import describe_model
 from medfusion_monai.weights.places import find_weights
-from medfusion_monai.weights.state_dict import WeightsError
 
 IMAGE = ("resize_mode", "dicom_modalities")
 SAMPLER = ("sampler", "num_inference_steps", "spacing", "eta", "guidance_scale", "negative_label")

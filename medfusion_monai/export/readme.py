@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import medfusion_monai
 from medfusion_monai.export.card import CardFacts, network_rows, sample_command, sample_lines, training_data
-from medfusion_monai.reports.blocks import Block, Column, Commands, Document, Group, Section, Table
-from medfusion_monai.reports.render import as_markdown
-from medfusion_monai.reports.tables import plain
+from medfusion_monai.report.page_parts import Block, Column, Commands, Document, Group, Section, Table
+from medfusion_monai.report.render import as_markdown
+from medfusion_monai.report.tables import plain
 
 INSTALL, WEIGHTS = "Install", "Weights"
 """Sections of a bundle's README that are written anew for whom it is given to."""

@@ -1,7 +1,7 @@
 """Losses of both phases."""
 
 from medfusion_monai.losses.adversarial import AdversarialLoss
-from medfusion_monai.losses.diffusion import DiffusionLoss
+from medfusion_monai.losses.denoising import DiffusionLoss
 from medfusion_monai.losses.reconstruction import ReconstructionLoss, image_ssim, structural_similarity, to_unit
 
 __all__ = ["AdversarialLoss", "DiffusionLoss", "ReconstructionLoss", "image_ssim", "structural_similarity", "to_unit"]

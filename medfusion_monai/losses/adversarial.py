@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfusion_monai.checks import check_optional_counts
-from medfusion_monai.distributed import average
 from medfusion_monai.networks.autoencoder import AutoencoderOutput
-from medfusion_monai.precision import full_precision
+from medfusion_monai.runtime.distributed import average
+from medfusion_monai.runtime.dtype import full_precision
+from medfusion_monai.runtime.values import check_optional_counts
 
 
 class AdversarialLoss(nn.Module):

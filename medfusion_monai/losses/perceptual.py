@@ -10,7 +10,7 @@ import lpips
 import torch
 from torch import nn
 
-from medfusion_monai.pretrained import KNOWN, how_to_get
+from medfusion_monai.weights.pretrained import KNOWN, how_to_get
 
 VGG16_FILE = KNOWN["vgg16"].file
 """torchvision's name for its VGG-16 weights; the SHA-256 of the file begins with 397923af."""

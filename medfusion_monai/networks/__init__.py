@@ -3,15 +3,8 @@
 from medfusion_monai.networks.autoencoder import Autoencoder, AutoencoderOutput, DiagonalGaussian, LatentAutoencoder
 from medfusion_monai.networks.discriminator import PatchDiscriminator
 from medfusion_monai.networks.medfusion import Medfusion
-from medfusion_monai.networks.monai_adapters import (
-    AutoencoderKL,
-    DiffusionModelUNet,
-    MonaiAutoencoder,
-    MonaiUNet,
-)
-from medfusion_monai.networks.published import load_published
+from medfusion_monai.networks.monai_adapters import AutoencoderKL, DiffusionModelUNet, MonaiAutoencoder, MonaiUNet
 from medfusion_monai.networks.unet import NO_LABEL, UNet
-from medfusion_monai.weights.state_dict import WeightsError
 
 __all__ = [
     "NO_LABEL",
@@ -26,6 +19,4 @@ __all__ = [
     "MonaiUNet",
     "PatchDiscriminator",
     "UNet",
-    "WeightsError",
-    "load_published",
 ]

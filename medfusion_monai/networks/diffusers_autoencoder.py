@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medfusion_monai.weights.state_dict import WeightsError, file_sha256
+from medfusion_monai.runtime.errors import WeightsError
+from medfusion_monai.runtime.files import file_sha256
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

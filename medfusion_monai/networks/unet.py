@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medfusion_monai.checks import check_bool
 from medfusion_monai.networks.autoencoder import check_widths
 from medfusion_monai.networks.blocks import (
     Downsample,
@@ -20,6 +19,7 @@ from medfusion_monai.networks.blocks import (
     zero_init,
 )
 from medfusion_monai.networks.described import Described, describable
+from medfusion_monai.runtime.values import check_bool
 
 NO_LABEL = -1
 """The label of a sample whose label is dropped or unknown: nothing is added to its time embedding."""

@@ -1,12 +1,9 @@
 """Training of both phases: ``autoencoder.py`` and ``diffusion.py`` tell each from top to bottom."""
 
-from medfusion_monai.checks import epochs
-from medfusion_monai.distributed import default_device
-from medfusion_monai.training.autoencoder import AutoencoderTraining
+from medfusion_monai.runtime.distributed import default_device
+from medfusion_monai.runtime.values import epochs
 from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
-from medfusion_monai.training.diffusion import DiffusionTraining
 from medfusion_monai.training.diffusion_step import DiffusionStep
-from medfusion_monai.training.images import TrainingImages
 from medfusion_monai.training.latent_dataset import LatentDataset
 from medfusion_monai.training.latent_encoding import cached_latents
 from medfusion_monai.training.latent_statistics import measure_latent_statistics
@@ -18,6 +15,9 @@ from medfusion_monai.training.prepare_batch import (
     SamplingPrepareBatch,
 )
 from medfusion_monai.training.run import TrainingRun
+from medfusion_monai.training.train_autoencoder import AutoencoderTraining
+from medfusion_monai.training.train_diffusion import DiffusionTraining
+from medfusion_monai.training.training_images import TrainingImages
 
 __all__ = [
     "Adam",

@@ -11,10 +11,10 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
-from medfusion_monai.distributed import average_gradients
 from medfusion_monai.losses.adversarial import AdversarialLoss
 from medfusion_monai.networks.autoencoder import AutoencoderOutput, DiagonalGaussian
-from medfusion_monai.precision import autocast, full_precision
+from medfusion_monai.runtime.distributed import average_gradients
+from medfusion_monai.runtime.dtype import autocast, full_precision
 
 
 class AutoencoderTrainer(SupervisedTrainer):

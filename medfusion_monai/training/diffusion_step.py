@@ -12,12 +12,12 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medfusion_monai.checks import is_whole
-from medfusion_monai.errors import is_out_of_memory
-from medfusion_monai.kernels import lay_out_optimizer_state
-from medfusion_monai.losses.diffusion import DiffusionLoss
-from medfusion_monai.memory import BatchTooLargeError, largest_that_fits
-from medfusion_monai.precision import autocast, full_precision
+from medfusion_monai.losses.denoising import DiffusionLoss
+from medfusion_monai.runtime.dtype import autocast, full_precision
+from medfusion_monai.runtime.errors import is_out_of_memory
+from medfusion_monai.runtime.memory_format import lay_out_optimizer_state
+from medfusion_monai.runtime.out_of_memory import BatchTooLargeError, largest_that_fits
+from medfusion_monai.runtime.values import is_whole
 
 Batch = dict[str, Any]
 Output = dict[Any, Tensor]

@@ -9,15 +9,15 @@ import torch
 from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset
 
-from medfusion_monai.data.flips import FlippedDataset, check_flips, for_each_variant
-from medfusion_monai.data.latent_store import LatentStore
-from medfusion_monai.data.readable import ReadableDataset
-from medfusion_monai.data.stream import SeededDataset
+from medfusion_monai.data.reading.transforms import form_of
+from medfusion_monai.data.training.flips import FlippedDataset, check_flips, for_each_variant
+from medfusion_monai.data.training.latent_store import LatentStore
+from medfusion_monai.data.training.readable import ReadableDataset
+from medfusion_monai.data.training.stream import SeededDataset
 from medfusion_monai.networks.medfusion import Medfusion
-from medfusion_monai.training.images import TrainingImages
 from medfusion_monai.training.latent_encoding import cached_latents
 from medfusion_monai.training.run import TrainingRun
-from medfusion_monai.transforms import form_of
+from medfusion_monai.training.training_images import TrainingImages
 
 
 class LatentDataset(Dataset):
@@ -36,7 +36,7 @@ class LatentDataset(Dataset):
             flips stand for.
         flips: some of ``horizontal``, ``vertical`` and ``both``.
         random_transforms: of phase one, and of phase two where latents are not cached.
-        unreadable: ``stop`` or ``skip``, see :class:`~medfusion_monai.data.ReadableDataset`.
+        unreadable: ``stop`` or ``skip``, see :class:`~medfusion_monai.data.training.readable.ReadableDataset`.
         cache_num: images that stay in memory once they were read.
 
     Raises:

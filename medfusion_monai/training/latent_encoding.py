@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from medfusion_monai.data.flips import FlippedDataset, for_each_variant
-from medfusion_monai.data.latent_identity import differences, latent_identity
-from medfusion_monai.data.latent_store import LatentStore
-from medfusion_monai.distributed import from_first, together
+from medfusion_monai.data.training.flips import FlippedDataset, for_each_variant
+from medfusion_monai.data.training.latent_identity import differences, latent_identity
+from medfusion_monai.data.training.latent_store import LatentStore
 from medfusion_monai.networks.autoencoder import LatentAutoencoder
+from medfusion_monai.runtime.distributed import from_first, together
 from medfusion_monai.training.prepare_batch import to_network
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfusion_monai.diffusion.randomness import generators, randn
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
 from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.runtime.seeds import generators, randn
 
 Batch = dict[str, Any]
 

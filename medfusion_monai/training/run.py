@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from medfusion_monai import distributed
-from medfusion_monai.data.readable import ReadableDataset, check_readable
-from medfusion_monai.data.stream import SeededDataset, StreamSampler
-from medfusion_monai.handlers.checkpoint import BestWeights, Stateful, TrainingCheckpoint
-from medfusion_monai.handlers.guards import StopOnNonFiniteLoss
-from medfusion_monai.handlers.image_grid import ImageGrid
-from medfusion_monai.handlers.progress import ProgressBar
-from medfusion_monai.handlers.stop_on_signal import StopOnSignal
-from medfusion_monai.precision import choose_precision
-from medfusion_monai.preflight.checks import is_rehearsal
-from medfusion_monai.run_lock import leave_folders, use_folders
-from medfusion_monai.training.images import TrainingImages
+from medfusion_monai.data.training.readable import ReadableDataset, check_readable
+from medfusion_monai.data.training.stream import SeededDataset, StreamSampler
+from medfusion_monai.runtime import distributed
+from medfusion_monai.runtime.dtype import choose_precision
+from medfusion_monai.runtime.locks import leave_folders, use_folders
+from medfusion_monai.training.handlers.checkpoint import BestWeights, Stateful, TrainingCheckpoint
+from medfusion_monai.training.handlers.image_grid import ImageGrid
+from medfusion_monai.training.handlers.non_finite_loss import StopOnNonFiniteLoss
+from medfusion_monai.training.handlers.progress import ProgressBar
+from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal
+from medfusion_monai.training.preflight.run_checks import is_rehearsal
+from medfusion_monai.training.training_images import TrainingImages
 
 
 class TrainingRun:

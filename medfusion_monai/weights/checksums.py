@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from medfusion_monai.files import renamed_when_whole
+from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 
 CHECKSUMS = "checksums.sha256"
 ODD_BYTES = "surrogateescape"  # names of files need not be UTF-8
 LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def checksums_text(files: Iterable[str | Path]) -> str:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 import medfusion_monai
-from medfusion_monai.files import renamed_when_whole
 from medfusion_monai.networks.described import describe
+from medfusion_monai.runtime.errors import WeightsError
+from medfusion_monai.runtime.files import renamed_when_whole
 from medfusion_monai.weights.checksums import forget_checksum
-from medfusion_monai.weights.state_dict import WeightsError, check_listed, read_safetensors_metadata
+from medfusion_monai.weights.state_dict import check_listed, read_safetensors_metadata
 
 if TYPE_CHECKING:
-    from medfusion_monai.networks import Medfusion
+    from medfusion_monai.networks.medfusion import Medfusion
 
 logger = logging.getLogger(__name__)
 

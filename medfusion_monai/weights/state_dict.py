@@ -13,16 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medfusion_monai.files import renamed_when_whole
-from medfusion_monai.weights.checksums import CHECKSUMS, expected_sha256, file_sha256, forget_checksum
+from medfusion_monai.runtime.errors import WeightsError
+from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
+from medfusion_monai.weights.checksums import CHECKSUMS, expected_sha256, forget_checksum
 
 SAFETENSORS = ".safetensors"
 LONGEST_HEADER = 100_000_000
 """Bytes of a safetensors header, as the format limits them."""
-
-
-class WeightsError(ValueError):
-    """A weights file that is missing, unreadable or does not fit the network."""
 
 
 def save_atomically(state: Any, path: str | Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from medfusion_monai.audit.fingerprints import Prints, fingerprint
-from medfusion_monai.data import draw_chest_phantom
+from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
 
 
 def phantoms(count, first_seed=0, size=64):

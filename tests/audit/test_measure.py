@@ -3,8 +3,8 @@ import torch
 
 from medfusion_monai.audit.measure import copy_rows, describe_copies, find_copies, near_by_measure, set_figures
 from medfusion_monai.audit.sets import AuditedSet
-from medfusion_monai.data.image_form import ImageFacts
-from medfusion_monai.data.image_set import ImageSet
+from medfusion_monai.evaluation.image_form import ImageFacts
+from medfusion_monai.evaluation.image_set import ImageSet
 
 
 def audited(prints, labels=None, class_names=()):

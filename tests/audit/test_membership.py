@@ -4,9 +4,11 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from medfusion_monai.audit.membership import balanced, denoising_losses, membership_figures, membership_scores
-from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.training import measure_latent_statistics
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.training.latent_statistics import measure_latent_statistics
 
 
 def normal(*shape, seed=0):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.data import prepare_phantoms
-from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.networks import Autoencoder
+from medfusion_monai.demo.phantoms.families import prepare_phantoms
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
 from medfusion_monai.weights.state_dict import save_weights
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfusion_monai.diffusion import NoiseSchedule, ddim_sample
+from medfusion_monai.diffusion.ddim import ddim_sample
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 sampler_distance = import_module("sampler_distance")

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfusion_monai.data import draw_chest_phantom, prepare_phantoms
-from medfusion_monai.metrics.features import load_extractor
-from medfusion_monai.metrics.phantoms.features import train_phantom_features
+from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
+from medfusion_monai.demo.phantoms.families import prepare_phantoms
+from medfusion_monai.demo.phantoms.network import train_phantom_features
+from medfusion_monai.evaluation.metrics.features import load_extractor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 sampler_quality = import_module("sampler_quality")

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CPU = torch.device("cpu")

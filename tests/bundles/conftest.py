@@ -5,9 +5,9 @@ import pytest
 import torch
 from monai.bundle import run
 
-from medfusion_monai.data import prepare_phantoms
-from medfusion_monai.metrics.phantoms.features import train_phantom_features
-from medfusion_monai.run_lock import leave_folders
+from medfusion_monai.demo.phantoms.families import prepare_phantoms
+from medfusion_monai.demo.phantoms.network import train_phantom_features
+from medfusion_monai.runtime.locks import leave_folders
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 

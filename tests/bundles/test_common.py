@@ -10,8 +10,8 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from tiny_models import save, tiny, tool_named
 
-from medfusion_monai.data import prepare_phantoms
-from medfusion_monai.run_lock import leave_folders
+from medfusion_monai.demo.phantoms.families import prepare_phantoms
+from medfusion_monai.runtime.locks import leave_folders
 
 ROOT = Path(__file__).parents[2]
 SOURCE, OTHERS = (

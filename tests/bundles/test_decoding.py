@@ -4,19 +4,19 @@ from collections import Counter
 
 import pytest
 
-from medfusion_monai.transforms import images
+from medfusion_monai.data.reading import transforms
 
 
 @pytest.fixture
 def decoded(monkeypatch):
     """Counts how often each file is decoded, whoever asks for it."""
-    counts, read = Counter(), images.read_image
+    counts, read = Counter(), transforms.read_image
 
     def count(path, *arguments):
         counts[str(path)] += 1
         return read(path, *arguments)
 
-    for module in ("transforms.images", "preflight.images", "data.images"):
+    for module in ("data.reading.transforms", "training.preflight.image_sample", "data.reading.images"):
         monkeypatch.setattr(f"medfusion_monai.{module}.read_image", count)
     return counts
 

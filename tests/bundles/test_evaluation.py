@@ -13,13 +13,14 @@ import torch
 from torch.nn import functional as F
 
 from medfusion_monai.cli import main
-from medfusion_monai.data import read_datalist, read_image
-from medfusion_monai.errors import first_cause
-from medfusion_monai.metrics.features import load_extractor
-from medfusion_monai.metrics.fidelity import measure_fidelity
-from medfusion_monai.metrics.label_steering import label_steering
-from medfusion_monai.metrics.similarity import ms_ssim, mse, psnr
-from medfusion_monai.networks import Autoencoder
+from medfusion_monai.data.datalist import read_datalist
+from medfusion_monai.data.reading.images import read_image
+from medfusion_monai.evaluation.metrics.features import load_extractor
+from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
+from medfusion_monai.evaluation.metrics.label_steering import label_steering
+from medfusion_monai.evaluation.metrics.similarity import ms_ssim, mse, psnr
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 
 SIZE = [48, 48]  # that of the samples
@@ -177,7 +178,7 @@ def test_sweep_measures_each_number_of_steps_and_goes_on(evaluate, features, tmp
     def refuse(*args, **kwargs):
         raise AssertionError("sampled again")
 
-    monkeypatch.setattr("medfusion_monai.reports.sweep._sampled_features", refuse)
+    monkeypatch.setattr("medfusion_monai.evaluation.step_sweep._sampled_features", refuse)
     assert evaluate(**settings)["sweep"]["rows"] == first
 
 
@@ -219,7 +220,7 @@ def test_split_that_is_named_twice_counts_once(evaluate):
 
 
 def test_label_steering_is_measured(evaluate, samples_dir, features, monkeypatch):
-    monkeypatch.setattr("medfusion_monai.reports.comparison.label_steering", partial(label_steering, steps=2))
+    monkeypatch.setattr("medfusion_monai.evaluation.report_parts.label_steering", partial(label_steering, steps=2))
     rows = evaluate(samples_dir=str(samples_dir), features=features, replicates=0, classifier_seeds=[0])["steering"]
     assert {row["trained_on"] for row in rows["rows"]} >= {"real"}
 

@@ -11,8 +11,8 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from medfusion_monai.errors import first_cause
-from medfusion_monai.run_lock import leave_folders
+from medfusion_monai.runtime.errors import first_cause
+from medfusion_monai.runtime.locks import leave_folders
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 

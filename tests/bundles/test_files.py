@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from medfusion_monai.errors import first_cause
+from medfusion_monai.runtime.errors import first_cause
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 SAMPLES = importlib.resources.files("pydicom") / "data" / "test_files"

@@ -10,12 +10,12 @@ import torch
 from monai.transforms import LoadImage
 from PIL import Image
 
-from medfusion_monai.audit import CopyGuard
 from medfusion_monai.audit.fingerprints import fingerprint
+from medfusion_monai.audit.guard import CopyGuard
 from medfusion_monai.audit.statistics import Calibration
-from medfusion_monai.data import read_image
-from medfusion_monai.errors import first_cause
-from medfusion_monai.weights.state_dict import file_sha256
+from medfusion_monai.data.reading.images import read_image
+from medfusion_monai.runtime.errors import first_cause
+from medfusion_monai.runtime.files import file_sha256
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from monai.bundle import ConfigWorkflow
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from PIL import Image
 
-from medfusion_monai.errors import first_cause
-from medfusion_monai.preflight.config import read_files
+from medfusion_monai.bundle.parser import read_files
+from medfusion_monai.runtime.errors import first_cause
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 OVERLAYS = ("demo.yaml", "monai_networks.yaml")

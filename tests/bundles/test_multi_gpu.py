@@ -13,8 +13,8 @@ import torch
 from monai.bundle import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medfusion_monai.handlers import SampleWriter
-from medfusion_monai.metrics.label_steering import label_steering
+from medfusion_monai.evaluation.metrics.label_steering import label_steering
+from medfusion_monai.sampling.writer import SampleWriter
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 # Large steps, so that a gradient that is not that of all images shows after few.
@@ -139,7 +139,7 @@ def test_spoilt_image_is_named_by_all_processes(together, dataset_dir, tmp_path)
 @pytest.fixture
 def measuring(dataset_dir, lively, samples_dir, features, monkeypatch):
     """Settings of an evaluation with all its parts."""
-    monkeypatch.setattr("medfusion_monai.reports.comparison.label_steering", partial(label_steering, steps=2))
+    monkeypatch.setattr("medfusion_monai.evaluation.report_parts.label_steering", partial(label_steering, steps=2))
     places = {"dataset_dir": str(dataset_dir), "model_dir": str(lively), "samples_dir": str(samples_dir)}
     sweep = {"sweep_steps": [2, 3], "sweep_samples": 3}
     return places | sweep | {"features": features, "image_size": [48, 48], "replicates": 5, "classifier_seeds": [0]}
@@ -163,8 +163,8 @@ def test_stored_features_are_found_by_any_number_of_processes(measuring, togethe
     def refuse(*args, **kwargs):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("medfusion_monai.reports.sweep._sampled_features", refuse)
-    monkeypatch.setattr("medfusion_monai.metrics.feature_cache._extract", refuse)
+    monkeypatch.setattr("medfusion_monai.evaluation.step_sweep._sampled_features", refuse)
+    monkeypatch.setattr("medfusion_monai.evaluation.metrics.feature_cache._extract", refuse)
     assert together("evaluating", "evaluate.yaml", **measuring, output_dir=str(tmp_path)) == [None, None]
     assert (tmp_path / "report.json").read_bytes() == first
 

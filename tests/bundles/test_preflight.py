@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from medfusion_monai.cli import main
-from medfusion_monai.errors import first_cause
-from medfusion_monai.preflight import PreflightError, disk, memory
+from medfusion_monai.runtime.errors import first_cause
+from medfusion_monai.training.preflight import disk
+from medfusion_monai.training.preflight import trial_step as memory
+from medfusion_monai.training.preflight.run_checks import PreflightError
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 

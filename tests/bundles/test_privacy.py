@@ -9,8 +9,8 @@ from PIL import Image, PngImagePlugin
 from pydicom import Dataset, uid
 
 from medfusion_monai.cli import main
-from medfusion_monai.data import draw_chest_phantom
-from medfusion_monai.metrics.phantoms.features import train_phantom_features
+from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
+from medfusion_monai.demo.phantoms.network import train_phantom_features
 
 NAME, PATIENT, PLACE = "Planted^Person", "planted-id-4711", "planted_hospital_disk"
 

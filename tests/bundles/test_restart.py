@@ -17,8 +17,8 @@ from monai.handlers import LrScheduleHandler
 from states import assert_same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import medfusion_monai.training.autoencoder
-from medfusion_monai.handlers import StoppedBySignal
+import medfusion_monai.training.train_autoencoder
+from medfusion_monai.training.handlers.stop_on_signal import StoppedBySignal
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 # Adversarial phase, dropped labels and a changing learning rate included; each step's loss is logged.
@@ -130,7 +130,7 @@ def test_training_that_is_signalled_within_epochs_of_both_phases_ends_with_the_s
 
 @pytest.mark.usefixtures("_signals_as_before")
 def test_training_that_is_signalled_between_its_phases_ends_with_the_same_bits(tiny, whole, tmp_path, monkeypatch):
-    measure = medfusion_monai.training.autoencoder.measure_latent_statistics
+    measure = medfusion_monai.training.train_autoencoder.measure_latent_statistics
     signals = [signal.SIGUSR1]
 
     def signalled(*arguments):
@@ -138,7 +138,7 @@ def test_training_that_is_signalled_between_its_phases_ends_with_the_same_bits(t
             os.kill(os.getpid(), signals.pop())
         return measure(*arguments)
 
-    monkeypatch.setattr("medfusion_monai.training.autoencoder.measure_latent_statistics", signalled)
+    monkeypatch.setattr("medfusion_monai.training.train_autoencoder.measure_latent_statistics", signalled)
     assert run_with_signals([], ["train", "demo"], tiny | places(tmp_path)) == [75]
     assert_same_end(tmp_path, whole)
 

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from PIL import Image
 
-from medfusion_monai.errors import first_cause
+from medfusion_monai.runtime.errors import first_cause
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfusion_monai.data import DataError, make_datalist, read_datalist, split_by_patient, write_datalist
-from medfusion_monai.data.datalist import missing_files, save_datalist
+from medfusion_monai.data.datalist import (
+    DataError,
+    make_datalist,
+    missing_files,
+    read_datalist,
+    save_datalist,
+    split_by_patient,
+    write_datalist,
+)
 
 CLASSES = ["normal", "enlarged"]
 

@@ -11,7 +11,9 @@ import math
 import pytest
 import torch
 
-from medfusion_monai.diffusion import NoiseSchedule, ddim_sample, dpm_solver_sample, unipc_sample
+from medfusion_monai.diffusion.ddim import ddim_sample
+from medfusion_monai.diffusion.multistep import dpm_solver_sample, unipc_sample
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 
 T = 10_000
 BETAS = {"beta_start": 0.0002, "beta_end": 0.002}

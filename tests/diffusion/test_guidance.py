@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from medfusion_monai.diffusion import guided_denoiser
-from medfusion_monai.networks import NO_LABEL
+from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.networks.unet import NO_LABEL
 
 
 class Recorder:

@@ -3,19 +3,17 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from medfusion_monai.diffusion import (
-    LatentDiffusionSampler,
-    NoiseSchedule,
-    ddim_sample,
-    dpm_solver_sample,
-    guided_denoiser,
-    schedule_timesteps,
-    spaced_timesteps,
-    unipc_sample,
-)
-from medfusion_monai.diffusion.randomness import generators, randn
-from medfusion_monai.memory import BatchTooLargeError
-from medfusion_monai.networks import NO_LABEL, Autoencoder, Medfusion, UNet
+from medfusion_monai.diffusion.ddim import ddim_sample
+from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.multistep import dpm_solver_sample, unipc_sample
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.diffusion.spacing import schedule_timesteps, spaced_timesteps
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import NO_LABEL, UNet
+from medfusion_monai.runtime.out_of_memory import BatchTooLargeError
+from medfusion_monai.runtime.seeds import generators, randn
 
 SEEDS = [11, 22, 33, 44]
 LABELS = torch.tensor([0, 1, 1, 0])

@@ -4,13 +4,10 @@ import math
 import pytest
 import torch
 
-from medfusion_monai.diffusion import (
-    NoiseSchedule,
-    ddim_sample,
-    dpm_solver_sample,
-    schedule_timesteps,
-    unipc_sample,
-)
+from medfusion_monai.diffusion.ddim import ddim_sample
+from medfusion_monai.diffusion.multistep import dpm_solver_sample, unipc_sample
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.diffusion.spacing import schedule_timesteps
 
 SCHEDULES = {
     "epsilon": {},

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from medfusion_monai.diffusion import NoiseSchedule, ddim_sample, guided_denoiser, spaced_timesteps
-from medfusion_monai.diffusion.ddim import ddim_coefficients
+from medfusion_monai.diffusion.ddim import ddim_coefficients, ddim_sample
+from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.diffusion.spacing import spaced_timesteps
 
 DATA_VARIANCE = 0.01**2
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from monai.networks.schedulers import DDPMScheduler
 
-from medfusion_monai.diffusion import NoiseSchedule
 from medfusion_monai.diffusion.ddim import ddim_coefficients
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 
 PREDICTION_TYPES = ["epsilon", "sample", "v_prediction"]
 

@@ -4,8 +4,8 @@ from typing import get_args
 
 import pytest
 
-from medfusion_monai.diffusion import NoiseSchedule, schedule_timesteps, spaced_timesteps
-from medfusion_monai.diffusion.spacing import Spacing
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps, spaced_timesteps
 
 SPACINGS = get_args(Spacing)
 SCHEDULES = [

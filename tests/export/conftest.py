@@ -1,7 +1,7 @@
 import pytest
 from tiny_models import save, tiny
 
-from medfusion_monai.export import export_programs
+from medfusion_monai.export.programs import export_programs
 from medfusion_monai.model import Model
 
 

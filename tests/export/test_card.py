@@ -2,7 +2,7 @@ import pytest
 
 import medfusion_monai
 from medfusion_monai.export.card import CardFacts, model_card
-from medfusion_monai.reports.blocks import Cell, Column, Group, Section, Table
+from medfusion_monai.report.page_parts import Cell, Column, Group, Section, Table
 
 INFO = {
     "class_names": ["healthy", "ill"],
@@ -148,8 +148,8 @@ def audited(monkeypatch):
         Section("Closest pairs", ["planted_pair"]),
         Section("What this audit cannot see", ["Parts of images."]),
     ]
-    monkeypatch.setattr("medfusion_monai.reports.contents.audit_sections", lambda audit: sections)
-    monkeypatch.setattr("medfusion_monai.reports.contents.conclusions", lambda audit: ["7 of 100 are copies."])
+    monkeypatch.setattr("medfusion_monai.report.sections.audit_sections", lambda audit: sections)
+    monkeypatch.setattr("medfusion_monai.report.sections.conclusions", lambda audit: ["7 of 100 are copies."])
     audit = {
         "audit": {"rows": []},
         "warnings": ["Few held-out images."],

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from medfusion_monai.cli import main
-from medfusion_monai.diffusion import SAMPLERS, LatentDiffusionSampler, NoiseSchedule, derive_seed
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.samplers import SAMPLERS
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.export.formats import FORMATS, Format
 from medfusion_monai.export.programs import sampling_facts
 from medfusion_monai.model import load
-from medfusion_monai.weights.state_dict import file_sha256
+from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.runtime.seeds import derive_seed
 
 
 @functools.cache

@@ -15,8 +15,8 @@ import pytest
 import torch
 from states import assert_same
 
-from medfusion_monai.data import prepare_phantoms
-from medfusion_monai.metrics.phantoms.features import train_phantom_features
+from medfusion_monai.demo.phantoms.families import prepare_phantoms
+from medfusion_monai.demo.phantoms.network import train_phantom_features
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundles" / "medfusion_cxr" / "configs"

@@ -79,7 +79,7 @@ def memory_limit(mib):
 
 def not_a_number(step):
     """Make an image of a batch of phase two not a number."""
-    from medfusion_monai.training import DiffusionPrepareBatch
+    from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 
     prepare, count = DiffusionPrepareBatch.__call__, 0
 

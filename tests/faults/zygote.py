@@ -15,12 +15,12 @@ import plants
 import torch
 import torch.utils.tensorboard
 
-import medfusion_monai.handlers
-import medfusion_monai.metrics.features
-import medfusion_monai.preflight
-import medfusion_monai.reports.evaluation
+import medfusion_monai.data.reading.transforms
+import medfusion_monai.evaluation.evaluate_bundle
+import medfusion_monai.evaluation.metrics.features
 import medfusion_monai.training
-import medfusion_monai.transforms  # noqa: F401
+import medfusion_monai.training.handlers
+import medfusion_monai.training.preflight  # noqa: F401
 
 
 def serve():

@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, guided_denoiser
 from medfusion_monai.diffusion.ddim import ddim_sample
-from medfusion_monai.diffusion.randomness import generators, randn
-from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.training import DiffusionPrepareBatch
+from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.runtime.seeds import generators, randn
+from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 
 inferers = pytest.importorskip("generative.inferers", reason="needs monai-generative", exc_type=ImportError)
 schedulers = pytest.importorskip("generative.networks.schedulers", reason="needs monai 1.6.0", exc_type=ImportError)

@@ -7,7 +7,7 @@ import torch
 from monai.bundle import run
 from PIL import Image
 
-from medfusion_monai.data import prepare_phantoms
+from medfusion_monai.demo.phantoms.families import prepare_phantoms
 
 nets = pytest.importorskip("generative.networks.nets", reason="needs monai-generative", exc_type=ImportError)
 

@@ -3,7 +3,7 @@
 from pydicom import uid
 from pydicom.dataset import FileMetaDataset
 
-from medfusion_monai.data.dicom_decoding import IS_PYDICOM_2
+from medfusion_monai.data.reading.dicom_decoding import IS_PYDICOM_2
 
 if IS_PYDICOM_2:
     from pydicom.pixel_data_handlers.util import apply_windowing

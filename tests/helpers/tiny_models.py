@@ -7,8 +7,11 @@ from pathlib import Path
 
 import torch
 
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
-from medfusion_monai.networks import Autoencoder, Medfusion, UNet
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import UNet
 from medfusion_monai.weights.model_info import describe_model, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
 

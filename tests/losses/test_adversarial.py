@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.losses import AdversarialLoss
-from medfusion_monai.losses.adversarial import hinge
-from medfusion_monai.networks import Autoencoder, AutoencoderOutput, DiagonalGaussian, PatchDiscriminator
+from medfusion_monai.losses.adversarial import AdversarialLoss, hinge
+from medfusion_monai.networks.autoencoder import Autoencoder, AutoencoderOutput, DiagonalGaussian
+from medfusion_monai.networks.discriminator import PatchDiscriminator
 
 
 class Judge(nn.Module):

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from medfusion_monai.losses import ReconstructionLoss
 from medfusion_monai.losses.perceptual import load_perceptual_loss
-from medfusion_monai.networks import AutoencoderOutput, DiagonalGaussian
+from medfusion_monai.losses.reconstruction import ReconstructionLoss
+from medfusion_monai.networks.autoencoder import AutoencoderOutput, DiagonalGaussian
 
 RELUS = {"relu1_2": 3, "relu2_2": 8, "relu3_3": 15, "relu4_3": 22, "relu5_3": 29}
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from medfusion_monai.losses import ReconstructionLoss, image_ssim, structural_similarity
-from medfusion_monai.networks import AutoencoderOutput, DiagonalGaussian
+from medfusion_monai.losses.reconstruction import ReconstructionLoss, image_ssim, structural_similarity
+from medfusion_monai.networks.autoencoder import AutoencoderOutput, DiagonalGaussian
 
 SHAPE, LOW_SHAPE = (2, 1, 24, 16), (2, 1, 12, 8)
 VALUES = 24 * 16

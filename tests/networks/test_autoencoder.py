@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.networks import Autoencoder, DiagonalGaussian, Medfusion, load_published
+from medfusion_monai.networks.autoencoder import Autoencoder, DiagonalGaussian
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.weights.published import load_published
 
 
 @pytest.fixture

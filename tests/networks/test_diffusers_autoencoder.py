@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
-from medfusion_monai.weights.state_dict import WeightsError, file_sha256
+from medfusion_monai.runtime.errors import WeightsError
+from medfusion_monai.runtime.files import file_sha256
 
 diffusers = pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.networks import PatchDiscriminator
+from medfusion_monai.networks.discriminator import PatchDiscriminator
 
 
 def test_logits_are_8_times_smaller_than_the_image():

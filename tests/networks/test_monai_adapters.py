@@ -3,9 +3,12 @@ import torch
 from monai.networks.nets import VQVAE, AutoencoderKL, DiffusionModelUNet
 from torch import nn
 
-from medfusion_monai.losses import AdversarialLoss, ReconstructionLoss
-from medfusion_monai.networks import NO_LABEL, MonaiAutoencoder, MonaiUNet, PatchDiscriminator
-from medfusion_monai.training import measure_latent_statistics
+from medfusion_monai.losses.adversarial import AdversarialLoss
+from medfusion_monai.losses.reconstruction import ReconstructionLoss
+from medfusion_monai.networks.discriminator import PatchDiscriminator
+from medfusion_monai.networks.monai_adapters import MonaiAutoencoder, MonaiUNet
+from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.training.latent_statistics import measure_latent_statistics
 
 LABELS = torch.tensor([0, 1, NO_LABEL])
 

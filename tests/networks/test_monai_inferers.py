@@ -12,10 +12,14 @@ from monai.inferers import LatentDiffusionInferer
 from monai.networks.schedulers import DDIMScheduler
 from torch import nn
 
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule, guided_denoiser
-from medfusion_monai.diffusion.randomness import generators, randn
-from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.training import DiffusionPrepareBatch
+from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.runtime.seeds import generators, randn
+from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 
 SEEDS = [11, 22, 33]
 LABELS = torch.tensor([0, 1, 1])

@@ -5,7 +5,8 @@ import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import nn
 
-from medfusion_monai.networks import NO_LABEL, UNet, load_published
+from medfusion_monai.networks.unet import NO_LABEL, UNet
+from medfusion_monai.weights.published import load_published
 
 SMALL = {"in_channels": 4, "channels": (8, 8, 16), "embedding_channels": 32, "norm_groups": 4}
 

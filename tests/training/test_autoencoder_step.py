@@ -6,10 +6,13 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
-from medfusion_monai.handlers import StopOnNonFiniteLoss
-from medfusion_monai.losses import AdversarialLoss, ReconstructionLoss
-from medfusion_monai.networks import Autoencoder, PatchDiscriminator
-from medfusion_monai.training import AutoencoderPrepareBatch, AutoencoderTrainer
+from medfusion_monai.losses.adversarial import AdversarialLoss
+from medfusion_monai.losses.reconstruction import ReconstructionLoss
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.discriminator import PatchDiscriminator
+from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
+from medfusion_monai.training.handlers.non_finite_loss import StopOnNonFiniteLoss
+from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
 
 RECONSTRUCTION_TERMS = {"pixel", "ssim", "pixel_low", "ssim_low", "kl"}
 ADVERSARIAL_TERMS = {"adversarial", "adversarial_weight", "discriminator"}

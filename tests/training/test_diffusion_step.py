@@ -8,15 +8,16 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import nn
 
-from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.distributed import data_parallel
-from medfusion_monai.handlers import AveragedWeights, StopOnNonFiniteLoss
-from medfusion_monai.handlers.guards import NonFiniteLossError
-from medfusion_monai.losses import DiffusionLoss
-from medfusion_monai.memory import BatchTooLargeError
-from medfusion_monai.networks import Autoencoder, UNet
-from medfusion_monai.training import DiffusionPrepareBatch
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.losses.denoising import DiffusionLoss
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.runtime.distributed import data_parallel
+from medfusion_monai.runtime.out_of_memory import BatchTooLargeError
 from medfusion_monai.training.diffusion_step import DiffusionStep
+from medfusion_monai.training.handlers.ema import AveragedWeights
+from medfusion_monai.training.handlers.non_finite_loss import NonFiniteLossError, StopOnNonFiniteLoss
+from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 
 
 def make_unet():

@@ -12,26 +12,22 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from medfusion_monai.data import (
-    DataError,
-    FlippedDataset,
-    LatentStore,
-    ReadableDataset,
-    SeededDataset,
-    StreamSampler,
-    for_each_variant,
-    latent_store,
-)
-from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.networks import Autoencoder, Medfusion, UNet
-from medfusion_monai.training import (
-    DiffusionPrepareBatch,
-    LatentDataset,
-    TrainingRun,
-    cached_latents,
-    latent_encoding,
-)
-from medfusion_monai.transforms import ReadImaged
+from medfusion_monai.data.datalist import DataError
+from medfusion_monai.data.reading.transforms import ReadImaged
+from medfusion_monai.data.training import latent_store
+from medfusion_monai.data.training.flips import FlippedDataset, for_each_variant
+from medfusion_monai.data.training.latent_store import LatentStore
+from medfusion_monai.data.training.readable import ReadableDataset
+from medfusion_monai.data.training.stream import SeededDataset, StreamSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.training import latent_encoding
+from medfusion_monai.training.latent_dataset import LatentDataset
+from medfusion_monai.training.latent_encoding import cached_latents
+from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
+from medfusion_monai.training.run import TrainingRun
 
 CPU = torch.device("cpu")
 COUNT = 10

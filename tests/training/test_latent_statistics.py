@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.networks import Autoencoder, DiagonalGaussian
-from medfusion_monai.training import measure_latent_statistics
+from medfusion_monai.networks.autoencoder import Autoencoder, DiagonalGaussian
+from medfusion_monai.training.latent_statistics import measure_latent_statistics
 
 
 class KnownPosterior(nn.Module):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from medfusion_monai.training import warmup_decay
+from medfusion_monai.training.learning_rate import warmup_decay
 
 
 def rates(steps, **keywords):

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.diffusion import NoiseSchedule
-from medfusion_monai.networks import NO_LABEL, Autoencoder
-from medfusion_monai.training import AutoencoderPrepareBatch, DiffusionPrepareBatch, SamplingPrepareBatch
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch, DiffusionPrepareBatch, SamplingPrepareBatch
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.networks import WeightsError
+from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text, expected_sha256, forget_checksum
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import check_listed, load_weights, save_safetensors, save_weights

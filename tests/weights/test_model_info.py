@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.diffusion import LatentDiffusionSampler, NoiseSchedule
-from medfusion_monai.networks import Autoencoder, Medfusion, UNet, WeightsError
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import Autoencoder
 from medfusion_monai.networks.described import DescriptionError, build, describe
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.unet import UNet
+from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.weights.model_info import (
     METADATA_KEY,
     PLACES,

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from medfusion_monai.networks import WeightsError
+from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.weights.state_dict import (
     file_sha256,
     load_weights,

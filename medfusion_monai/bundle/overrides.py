@@ -1,0 +1,119 @@
+"""Values of the command line: read as YAML once, unknown keys refused, the cause of an error repeated last."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.reference_resolver import ReferenceResolver
+
+from medfusion_monai.bundle.root import workflows_in_initialize
+from medfusion_monai.runtime.distributed import report_failure
+from medfusion_monai.runtime.errors import first_cause, short_message
+
+TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")
+"""Keys that MONAI's runner and its federated client add."""
+
+
+WORDS = {"true": True, "false": False, "null": None}
+"""Values that the runner passes on as texts, as YAML reads them."""
+
+
+def accept_overrides() -> None:
+    """Read what was given on the command line as YAML, refuse unknown keys, and have errors repeated last.
+
+    The first step of ``initialize``. The runner takes any key without a word, and a mistyped ``--difusion_steps`` would
+    show after days; and it passes on ``--resume false`` as a text. A key that is new within a part of the config is
+    left to that part.
+
+    Raises:
+        ValueError: naming the keys and the nearest that there are.
+    """
+    repeat_errors_last()
+    for workflow in workflows_in_initialize():
+        try:
+            _refuse_unknown(workflow)
+        except ValueError:
+            workflow._is_initialized = False  # a later workflow must not be taken for this one
+            raise
+        changes = {key: WORDS[text.lower()] for key, text in _texts(workflow.parser.get()) if text.lower() in WORDS}
+        if changes:
+            workflow.parser.update(changes)
+            workflow.parser.parse(reset=True)
+        if "bundle_root" in workflow.parser:  # from here on it is not in its first step any more
+            workflow.parser.get_parsed_content("bundle_root")
+
+
+def repeat_errors_last() -> None:
+    """Have the cause of an error repeated below the traceback.
+
+    The runner's last line says which line of the config failed, and the sentence that helps is far above it.
+    """
+    sys.excepthook = _show_cause_last
+
+
+def with_nearest(unknown: Iterable[str], known: Iterable[str], prefix: str = "") -> str:
+    """Return names of keys, each with the known ones that are most like it, or else like the first part of it."""
+    names = [str(name) for name in known]
+    closest = partial(difflib.get_close_matches, possibilities=names, n=2)
+    near = {key: closest(key) or closest(re.split("#|::", key)[0]) for key in unknown}
+    return ", ".join(
+        f"{prefix}{key}" + (f" (near: {', '.join(found)})" if found else "") for key, found in near.items()
+    )
+
+
+def is_key(key: str, known: ConfigParser) -> bool:
+    """Whether a config has a key, or the part of it in which the key is new: it may be a keyword of a component."""
+    above = re.split("#|::", key)[:-1]
+    return key in known or (bool(above) and "#".join(above) in known)
+
+
+def _refuse_unknown(workflow: ConfigWorkflow) -> None:
+    """Raise a ValueError for entries of a workflow's config that nothing refers to and no merged file has.
+
+    A file (YAML, or a whole config in JSON) was merged if all its entries are there; the workflow does not say which.
+    """
+    config: dict[str, Any] = workflow.parser.get()
+    texts = [text for _, text in _texts(config, lists=True)]
+    used = {re.split("::|#", key[1:])[0] for text in texts for key in ReferenceResolver.match_refs_pattern(f"@{text}")}
+    used |= {re.split("::|#", found)[0] for text in texts for found in re.findall(r"[@%]([\w:#]+)", text)}
+    used |= {"_meta_", "imports", *TRACKING, workflow.init_id, workflow.run_id, workflow.final_id}
+    rest = [key for key, value in config.items() if key.lstrip("+") not in used and not _is_steps(value)]
+    if not rest:
+        return
+    folder = workflow.config_root_path
+    contents = [ConfigParser.load_config_file(path) for path in sorted(folder.glob("*.y*ml"))]
+    whole = [ConfigParser.load_config_file(path) for path in sorted(folder.glob("*.json"))]
+    contents += [content for content in whole if workflow.init_id in content]
+    merged = [content for content in contents if all(key.lstrip("+") in workflow.parser for key in content)]
+    unknown = [key for key in rest if not any(key in content for content in merged)]
+    if unknown:
+        near = with_nearest(unknown, [key for key in config if key not in unknown], "--")
+        raise ValueError(f"{near}: not a key of this config. Correct the name, or leave it out")
+
+
+def _is_steps(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(str(step).startswith("$") for step in value)
+
+
+def _texts(config: Any, place: str = "", lists: bool = False) -> Iterable[tuple[str, str]]:
+    """Yield the texts of a config with their places, those in lists only if wished."""
+    if isinstance(config, str):
+        yield place, config
+    elif isinstance(config, dict) or (lists and isinstance(config, list)):
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            if place or key not in ("_meta_", "imports"):
+                yield from _texts(value, f"{place}::{key}" if place else str(key), lists)
+
+
+def _show_cause_last(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    report_failure(first_cause(error))
+    sys.__excepthook__(kind, error, traceback)
+    if error.__cause__ is not None:
+        print(f"\nmedfusion: error: {short_message(first_cause(error))}", file=sys.stderr)

@@ -1,0 +1,222 @@
+"""What the original downloads have in common: tables, files on the disk, splits, the reference batch, the datalist."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medfusion_monai.data.datalist import (
+    DATALIST_NAME,
+    count_images,
+    make_datalist,
+    missing_files,
+    refuse_other_datalist,
+    save_datalist,
+)
+from medfusion_monai.data.preparing.splits import DataError, split_around_test, split_by_patient
+from medfusion_monai.data.reading.images import check_images, list_problems
+from medfusion_monai.runtime.files import refuse_unwritable
+from medfusion_monai.runtime.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+
+class Download(NamedTuple):
+    """What an original download holds.
+
+    Args:
+        folder: the images' paths are relative to it.
+        records: with ``image``, ``label``, ``patient``; ``test`` is True for images of the download's own test part,
+            ``comparable`` False for those that the reference batch is not drawn from.
+        class_names: names in label order.
+        channels: that all images must have.
+        source: short text on how labels and patients were found.
+        reference_size: images of each class in the published reference batch.
+        paper: published counts by row of the table that ``medfusion prepare`` prints.
+        counts: further counts.
+    """
+
+    folder: Path
+    records: list[Record]
+    class_names: tuple[str, ...]
+    channels: int
+    source: str
+    reference_size: int
+    paper: Mapping[str, Any]
+    counts: Mapping[str, int] = {}
+
+
+def write_download(
+    download: Download,
+    output: str | os.PathLike[str],
+    fractions: Sequence[float],
+    seed: int,
+    overwrite: bool = False,
+    allow_missing: bool = False,
+    check: bool = False,
+) -> dict[str, Any]:
+    """Split the images of a download by patient, draw the reference batch, and write the datalist.
+
+    Args:
+        download: what was found.
+        output: folder for ``datalist.json``, which points at the images where they are.
+        fractions: shares of the patients for training, validation and test.
+        seed: of the splits and of the reference batch.
+        overwrite: replace a datalist that differs.
+        allow_missing: leave out images that are not on the disk instead of raising.
+        check: decode every image before anything is written.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DataError: missing images, a class without images, an image that cannot be read, splits that cannot be made,
+            or another datalist.
+        ValueError: a folder that cannot be written.
+    """
+    output = Path(output)
+    refuse_unwritable([output])
+    records, missing = _leave_out_missing(download, allow_missing)
+    _refuse_empty_classes(records, download.class_names, missing)
+    images = [os.path.join(download.folder, record["image"]) for record in records]
+    # Symbolic links are resolved in the part of the path that leads upwards, as "link/.." is not the link's parent.
+    way = os.path.relpath(os.path.realpath(download.folder), os.path.realpath(output))
+    start = "" if way == os.curdir else f"{way}/"
+    records = [{**record, "image": start + record["image"]} for record in records]
+    test = [record for record in records if record.get("test")]
+    rest = [record for record in records if not record.get("test")]
+    own_test = any(record.get("test") for record in download.records)
+    splits = split_around_test(rest, test, fractions, seed) if own_test else split_by_patient(rest, fractions, seed)
+    reference = draw_reference(rest, len(download.class_names), download.reference_size, seed)
+    if not reference:
+        logger.warning("there is no reference batch: a class has no images that it could be drawn from.")
+    counts = {
+        "all": count_images(records, download.class_names),
+        "paper": download.paper,
+        **download.counts,
+        **({"missing": missing} if missing else {}),
+    }
+    document = make_datalist(splits, download.class_names, download.source, seed, reference=reference, counts=counts)
+    if not overwrite:
+        refuse_other_datalist(output / DATALIST_NAME, document)
+    if check:
+        check_images(images, download.channels)
+    save_datalist(output / DATALIST_NAME, document)
+    return document
+
+
+def draw_reference(records: Sequence[Record], num_classes: int, size: int, seed: int) -> list[Record]:
+    """Draw the batch that generated images are compared with: as many images of each class, sorted by image.
+
+    Args:
+        records: with ``image`` and ``label``; those with ``comparable`` False are passed over.
+        num_classes: number of classes.
+        size: images of each class; where a class has fewer, all classes have as few.
+        seed: chooses the images, whatever the order of the records.
+    """
+    records = sorted((item for item in records if item.get("comparable", True)), key=lambda item: item["image"])
+    classes = [[item for item in records if item["label"] == label] for label in range(num_classes)]
+    size = min(size, *(len(items) for items in classes))
+    drawn = [
+        items[index]
+        for label, items in enumerate(classes)
+        for index in np.random.default_rng(derive_seed("reference", seed, label)).permutation(len(items))[:size]
+    ]
+    return sorted(drawn, key=lambda item: item["image"])
+
+
+def refuse_repeats(path: Path, column: str, values: Sequence[str], lines: Sequence[int]) -> None:
+    """Raise where a value is in two rows of a table.
+
+    Raises:
+        DataError: naming the first such value and its lines.
+    """
+    first_lines: dict[str, int] = {}
+    places = ((value, first_lines.setdefault(value, line), line) for value, line in zip(values, lines, strict=True))
+    repeats = [place for place in places if place[1] != place[2]]
+    if repeats:
+        value, first, second = repeats[0]
+        raise DataError(
+            f"{path}: {len(repeats)} rows repeat a {column}, first '{value}' in lines {first} and {second}. "
+            "Keep one row per image."
+        )
+
+
+def wrong_value(path: Path, line: int, column: str, value: str, allowed: str) -> DataError:
+    """Return the error of a cell that is outside the rule of its column; it names the line and the value."""
+    return DataError(f"{path}, line {line}: {column} is {value!r}, it must be {allowed}. Correct or remove this row.")
+
+
+def walk_images(root: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the folder (relative to the root, with slashes; "" for the root) and name of each image below a root.
+
+    Hidden files and folders, and what macOS puts in its archives, are passed over. Links to folders are followed.
+
+    Args:
+        root: where to begin.
+        suffixes: in lower case, e.g. ``.png``; an empty one stands for all files.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    seen = set()
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_unlisted, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # links may lead in circles
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
+        relative = "" if folder == os.fspath(root) else os.path.relpath(folder, root).replace(os.sep, "/")
+        for name in sorted(names):
+            if not name.startswith(".") and name.lower().endswith(tuple(suffixes)):
+                yield relative, name
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    # By default os.walk passes over such a folder, and its images would be left out without a word.
+    raise DataError(
+        f"folder '{error.filename}' cannot be listed: {error.strerror or error}. Check its permissions or its drive."
+    ) from error
+
+
+def refuse_no_folder(root: str | os.PathLike[str]) -> Path:
+    """Return the root of a download as a path.
+
+    Raises:
+        DataError: it is no folder.
+    """
+    if not os.path.isdir(root):
+        raise DataError(f"root '{root}' is not a folder. Give the folder of the download.")
+    return Path(root)
+
+
+def _leave_out_missing(download: Download, allow_missing: bool) -> tuple[list[Record], int]:
+    paths = [os.path.join(download.folder, record["image"]) for record in download.records]
+    missing = missing_files(paths)
+    if not missing:
+        return download.records, 0
+    report = list_problems(f"{len(missing)} of {len(paths)} images do not exist", missing)
+    if not allow_missing:
+        raise DataError(f"{report}\nBring them back, or leave them out with --allow-missing.")
+    logger.warning("left out: %s", report)
+    gone = set(missing)
+    kept = [record for record, path in zip(download.records, paths, strict=True) if path not in gone]
+    return kept, len(missing)
+
+
+def _refuse_empty_classes(records: Sequence[Record], class_names: Sequence[str], missing: int) -> None:
+    labels = {record["label"] for record in records}
+    empty = [name for label, name in enumerate(class_names) if label not in labels]
+    if empty:
+        raise DataError(
+            f"classes {empty} have no images: {len(records)} images found, {missing} missing. "
+            "Complete the download, or correct --root."
+        )

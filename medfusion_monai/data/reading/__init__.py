@@ -1,0 +1,1 @@
+"""Reading image files: PNG and its kind, DICOM, NIfTI, and the dictionary transforms around them."""

@@ -1,0 +1,123 @@
+"""Reads single DICOM images as a viewer shows them: rescaled, windowed, inverted where the header says so."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ImageFile
+
+from medfusion_monai.data.preparing.splits import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+# Defined terms of Modality (0008,0060): DICOM PS3.3 C.7.3.1.1.1, with retired ones and two that are only in use.
+PROJECTIONS = ("CR", "DX", "DR", "DF", "DS", "IO", "MG", "PX", "RF", "RG", "XA")
+PHOTOGRAPHS = ("DMS", "DM", "ES", "FA", "FS", "GM", "OP", "SM", "XC")
+UNSPECIFIC = ("HC", "OT", "SC")
+DEFAULT_MODALITIES = (*PROJECTIONS, *PHOTOGRAPHS, *UNSPECIFIC)
+FIRST_ELEMENTS = {
+    0x0002: (0x00, 0x01, 0x02, 0x03, 0x10),
+    0x0008: (0x00, 0x01, 0x05, 0x08, 0x12, 0x13, 0x14, 0x16, 0x18),
+}
+
+# pydicom warns of each odd value in a header and quotes it.
+warnings.filterwarnings("ignore", module="pydicom")
+
+
+def check_modalities(modalities: Sequence[str] | None) -> None:
+    """Raise a ValueError unless ``modalities`` is None or a list of values of DICOM's Modality."""
+    if modalities is None:
+        return
+    is_list = isinstance(modalities, Sequence) and not isinstance(modalities, str)
+    if not is_list or not modalities or not all(isinstance(name, str) and name for name in modalities):
+        raise ValueError(
+            f"modalities are {modalities!r}: give a list of values of DICOM's Modality such as ['CR', 'DX'], "
+            "or None for all projections and photographs."
+        )
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Whether a file's first 132 bytes are those of a DICOM file, or of one that lacks preamble and prefix."""
+    if head[128:132] == b"DICM":
+        return True
+    orders = ("little", "big")
+    pairs = [(int.from_bytes(head[:2], order), int.from_bytes(head[2:4], order)) for order in orders]  # type: ignore[arg-type]
+    return len(head) >= 132 and any(element in FIRST_ELEMENTS.get(group, ()) for group, element in pairs)
+
+
+def read_dicom(path: Path, modalities: Sequence[str] | None = None) -> np.ndarray:
+    """Read the image of a DICOM file as a viewer shows it first.
+
+    Gray: the modality table or rescale slope and intercept, then the first VOI table, else the first window, then the
+    inversion that MONOCHROME1 asks for. Without table and window, the lowest value of this image becomes 0 and its
+    highest 1. Pixels of the padding value take no part in that and are 0. Colour: palettes and YBR become RGB, and
+    the stored bits are the range. Presentation LUT Shape, overlays and colour profiles are not applied.
+
+    Args:
+        path: the file; any transfer syntax for which pydicom finds a decoder.
+        modalities: values of Modality that are accepted; None takes :data:`DEFAULT_MODALITIES`. A file without
+            Modality is always accepted.
+
+    Returns:
+        float32 of shape (C, H, W) in [0, 1], one or three channels.
+
+    Raises:
+        DataError: another Modality, several frames, no pixels, no decoder, or damaged. It never quotes the header
+            beyond what describes the pixels.
+    """
+    from pydicom import uid  # here, not above: what reads no DICOM does not import pydicom
+
+    from medfusion_monai.data.reading.dicom_decoding import one_line, read_header, stored_values
+    from medfusion_monai.data.reading.dicom_display import shown
+
+    header = read_header(path)
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # what another program may have set; half an image is none
+    try:
+        _refuse_other_modality(path, header, modalities)
+        _refuse_other_than_one_image(path, header)
+        pixels = shown(stored_values(path, header), header)
+    except DataError:
+        raise
+    except Exception as error:  # headers, decoders and tables raise anything
+        syntax = uid.UID(header.file_meta.get("TransferSyntaxUID", ""))
+        advice = "Fetch the file again."
+        if syntax == uid.JPEGExtended12Bit:
+            advice = "12-bit lossy JPEG needs `pip install pylibjpeg pylibjpeg-libjpeg`."
+        raise DataError(
+            f"{path}: is a DICOM file that cannot be decoded ({syntax.name or 'unknown compression'}), damaged or odd: "
+            f"{one_line(error)}. {advice}"
+        ) from error
+    if not np.isfinite(pixels).all():
+        raise DataError(f"{path}: is a DICOM file whose rescaled values are not finite. Correct its header.")
+    return pixels
+
+
+def _refuse_other_modality(path: Path, header: Dataset, modalities: Sequence[str] | None) -> None:
+    modality = header.get("Modality")
+    if not modality or modality in (DEFAULT_MODALITIES if modalities is None else modalities):
+        return
+    accepted = "projections and photographs" if modalities is None else ", ".join(modalities)
+    raise DataError(
+        f"{path}: is a DICOM file of Modality {modality}; accepted are {accepted}. Leave it out, or name {modality} in "
+        "--modalities (the bundle's dicom_modalities)."
+    )
+
+
+def _refuse_other_than_one_image(path: Path, header: Dataset) -> None:
+    if "PixelData" not in header:
+        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")  # the latter of a DICOMDIR
+        raise DataError(
+            f"{path}: is a DICOM file without pixel data ({kind.name if kind else 'no SOP class'}), or its end is "
+            "missing. Leave it out, or fetch it again."
+        )
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise DataError(f"{path}: is a DICOM file of {frames} frames. Write one image a file.")
+    photometric = header.PhotometricInterpretation
+    if photometric not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB") and not photometric.startswith("YBR_"):
+        raise DataError(f"{path}: is a DICOM file in {photometric}, which is not read here. Convert it to PNG.")

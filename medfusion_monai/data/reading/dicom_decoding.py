@@ -1,0 +1,133 @@
+"""Reads the headers and the stored values of DICOM files: the one place that knows pydicom 2.4 from pydicom 3.
+
+Importing it imports pydicom, so it is imported when a first DICOM file is read.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from PIL.JpegImagePlugin import JpegImageFile
+from pydicom import Dataset, dcmread, uid
+from pydicom.datadict import DicomDictionary
+
+from medfusion_monai.data.preparing.splits import DataError
+
+IS_PYDICOM_2 = find_spec("pydicom.pixels") is None
+if IS_PYDICOM_2:
+    from pydicom.encaps import defragment_data
+    from pydicom.pixel_data_handlers.util import apply_color_lut, apply_modality_lut, convert_color_space
+else:
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space, get_decoder, pixel_array
+
+__all__ = ["apply_color_lut", "apply_modality_lut", "one_line", "read_header", "stored_values"]
+
+EXTRA = "pip install pylibjpeg pylibjpeg-openjpeg python-gdcm"
+YBR = ("YBR_FULL", "YBR_FULL_422")
+# Only what the pixels need is parsed, so that nothing about the patient is in reach of a message.
+TAGS = [tag for tag in DicomDictionary if tag >> 16 == 0x0028]
+TAGS += [0x00080016, 0x00080060, 0x7FE00001, 0x7FE00002, 0x7FE00010]
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes them too; the import sets its level
+
+
+def read_header(path: Path) -> Dataset:
+    """Read what describes the pixels of a file, and the pixels as they are packed.
+
+    Raises:
+        DataError: truncated or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            has_prefix = file.read(132)[128:] == b"DICM"
+        header = dcmread(path, force=not has_prefix, specific_tags=TAGS)
+        if "TransferSyntaxUID" not in header.file_meta and not header["PixelData"].is_undefined_length:
+            header.file_meta.TransferSyntaxUID = _native_syntax(header)
+    except Exception as error:  # pydicom raises anything from KeyError to zlib.error
+        kind = "is a DICOM file" if has_prefix else "looks like a DICOM file without its preamble"
+        raise DataError(
+            f"{path}: {kind} that cannot be read, truncated or damaged: {one_line(error)}. Fetch the file again."
+        ) from error
+    return header
+
+
+def stored_values(path: Path, header: Dataset) -> np.ndarray:
+    """Decode the values of one image, (H, W) or (H, W, 3), as they are stored; YBR becomes RGB.
+
+    Raises:
+        DataError: the syntax is not known or has no decoder. Decoders raise anything else.
+    """
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise DataError(f"{path}: is a DICOM file that does not say how its pixels are compressed. Fetch it again.")
+    if syntax.is_encapsulated and not has_decoder(syntax):
+        raise DataError(
+            f"{path}: is a DICOM file compressed as {syntax.name} ({syntax}), for which no decoder is installed: "
+            f"{EXTRA}"
+        )
+    if syntax == uid.JPEGBaseline8Bit:
+        return _baseline_jpeg(header)
+    return _pixels_of_pydicom_2(header) if IS_PYDICOM_2 else pixel_array(header, allow_excess_frames=False)
+
+
+def has_decoder(syntax: uid.UID) -> bool:
+    """Whether a decoder for a transfer syntax is installed."""
+    if not IS_PYDICOM_2:
+        return get_decoder(syntax).is_available
+    handlers = pydicom.config.pixel_data_handlers
+    return any(handler.supports_transfer_syntax(syntax) and handler.is_available() for handler in handlers)
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error as the end of a sentence."""
+    return " ".join(str(error).split())[:300].rstrip(".")
+
+
+def _native_syntax(header: Dataset) -> uid.UID:
+    """Return the syntax of pixels that are not compressed, which is how the rest of the file was read."""
+    encoding = (header.read_implicit_vr, header.read_little_endian) if IS_PYDICOM_2 else header.original_encoding
+    implicit, little = encoding
+    explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    return uid.ImplicitVRLittleEndian if implicit else explicit
+
+
+def _baseline_jpeg(header: Dataset) -> np.ndarray:
+    """Decode by Pillow whether or not the extra is installed: the pixels must not depend on that.
+
+    Not by pydicom's use of Pillow: that of 2.4 fails on RGB, that of 3 converts to RGB twice where an Adobe marker
+    says YBR.
+    """
+    data = header.PixelData
+    frame = defragment_data(data) if IS_PYDICOM_2 else get_frame(data, 0, number_of_frames=1)
+    image = JpegImageFile(BytesIO(frame))
+    adobe = image.info.get("adobe_transform")
+    says_ybr = "jfif" in image.info or adobe == 1
+    says_rgb = bytes(component[0] for component in image.layer).upper() == b"RGB"
+    samples = header.SamplesPerPixel
+    if samples == 3 and not says_rgb and (says_ybr or adobe is None):
+        image.draft("YCbCr", image.size)  # the components as they are: Pillow would take any three for YBR
+    stored = np.array(image)
+    if header.BitsAllocated != 8 or stored.shape != (header.Rows, header.Columns, samples)[: 2 + (samples > 1)]:
+        raise ValueError(f"the header is not that of a JPEG of {stored.shape} and 8 bits")
+    is_ybr = samples == 3 and not says_rgb and (says_ybr or header.PhotometricInterpretation in YBR)
+    return convert_color_space(stored, "YBR_FULL", "RGB") if is_ybr else stored
+
+
+def _pixels_of_pydicom_2(header: Dataset) -> np.ndarray:
+    """Do what pydicom 3 does beside decoding: ignore bits that are not used, turn YBR into RGB."""
+    syntax = header.file_meta.TransferSyntaxUID
+    is_12_bit = syntax == uid.JPEGExtended12Bit and header.BitsStored != 8
+    header.convert_pixel_data("pylibjpeg" if is_12_bit else "")  # the others take 12 bits for 8
+    stored = header.pixel_array
+    unused = header.BitsAllocated - header.BitsStored
+    if unused > 0 and syntax not in uid.JPEG2000TransferSyntaxes:
+        stored = stored << unused >> unused
+    if header.PhotometricInterpretation in YBR:
+        stored = convert_color_space(stored, "YBR_FULL", "RGB")
+    return stored

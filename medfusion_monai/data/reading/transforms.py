@@ -1,0 +1,129 @@
+"""Dictionary transforms that bring image files to tensors of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.transforms import Compose, MapTransform
+
+from medfusion_monai.data.reading.dicom import check_modalities
+from medfusion_monai.data.reading.images import read_image
+
+
+def read_and_resize(
+    size: Sequence[int], channels: int = 1, mode: str = "crop", modalities: Sequence[str] | None = None
+) -> Compose:
+    """Return the transform of a datalist's item that reads its image and brings it to a size.
+
+    Args:
+        size: target (H, W).
+        channels: 1 (gray) or 3 (RGB); files with other channels raise.
+        mode: ``crop`` fills the target and cuts what stands over; ``pad`` keeps the whole image and adds zeros.
+        modalities: values of Modality that DICOM files may have; None takes all projections and photographs.
+    """
+    return Compose([ReadImaged("image", channels, modalities), ResizeCenterCropd("image", size, mode)])
+
+
+def form_of(transform: Any) -> dict[str, Any]:
+    """Return how ``read_and_resize`` makes images of files: ``resize_mode`` and ``dicom_modalities``.
+
+    Of another transform only its steps are named, as ``preprocessing``: it cannot be made again from that.
+    """
+    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    if [type(step) for step in steps] != [ReadImaged, ResizeCenterCropd]:
+        return {"preprocessing": [type(step).__qualname__ for step in steps]}
+    return {"dicom_modalities": steps[0].modalities, "resize_mode": steps[1].mode}
+
+
+class ReadImaged(MapTransform):
+    """Replace a path by the image: a float32 tensor of shape (C, H, W) in [0, 1].
+
+    Args:
+        keys: keys of the paths.
+        channels: 1 (gray) or 3 (RGB): files with other channels raise; None takes those of each file.
+        modalities: values of Modality that DICOM files may have; None takes all projections and photographs.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        ValueError: for other channels, or modalities that are no list of names.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        channels: int | None = None,
+        modalities: Sequence[str] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if channels not in (None, 1, 3):
+            raise ValueError(f"channels is {channels!r}: use 1 (gray), 3 (RGB) or None (as in the file).")
+        check_modalities(modalities)
+        self.channels, self.modalities = channels, modalities
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read the images.
+
+        Raises:
+            DataError: a file is missing, damaged, no image, of another Modality, or has other channels.
+        """
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = torch.from_numpy(read_image(result[key], self.channels, self.modalities))
+        return result
+
+
+class ResizeCenterCropd(MapTransform):
+    """Resize with antialiasing, keeping the proportions, then crop or pad the centre to the target size.
+
+    Args:
+        keys: keys of the images, (C, H, W) in [0, 1].
+        size: target (H, W).
+        mode: ``crop`` fills the target and cuts what stands over; ``pad`` keeps the whole image and adds zeros.
+        allow_missing_keys: pass over keys that an item lacks.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, size: Sequence[int], mode: str = "crop", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        is_pair = isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2
+        if not is_pair or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in size):
+            raise ValueError(f"size is {size!r}: give two positive integers, [height, width].")
+        if mode not in ("crop", "pad"):
+            raise ValueError(f"mode is {mode!r}: use 'crop' or 'pad'.")
+        self.size = (size[0], size[1])
+        self.mode = mode
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with images of shape (C, *size), float32 in [0, 1]."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self._resize(torch.as_tensor(result[key], dtype=torch.float32))
+        return result
+
+    def _resize(self, image: torch.Tensor) -> torch.Tensor:
+        if image.ndim != 3:
+            raise ValueError(f"image has shape {tuple(image.shape)}: give (C, H, W).")
+        ratios = [target / side for target, side in zip(self.size, image.shape[1:], strict=True)]
+        scale = max(ratios) if self.mode == "crop" else min(ratios)
+        # One side is met exactly; rounding must not carry the other past the target.
+        limit = max if self.mode == "crop" else min
+        resized = [
+            limit(target, max(1, round(side * scale))) for target, side in zip(self.size, image.shape[1:], strict=True)
+        ]
+        if resized != list(image.shape[1:]):
+            image = F.interpolate(image[None], size=resized, mode="bilinear", antialias=True)[0]
+        return self._fit(image).clamp(0, 1)
+
+    def _fit(self, image: torch.Tensor) -> torch.Tensor:
+        (height, width), (rows, columns) = self.size, image.shape[1:]
+        if self.mode == "crop":
+            top, left = (rows - height) // 2, (columns - width) // 2
+            return image[:, top : top + height, left : left + width]
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return F.pad(image, (left, width - columns - left, top, height - rows - top))

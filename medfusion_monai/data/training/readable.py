@@ -1,0 +1,182 @@
+"""Image files that cannot be read: the training stops and names them, or goes on without them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.data import Dataset
+
+from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.data.reading.images import decode_all, list_problems
+from medfusion_monai.runtime.errors import first_cause
+from medfusion_monai.runtime.files import size_and_time
+from medfusion_monai.runtime.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+POLICIES = ("stop", "skip")
+
+
+def check_policy(unreadable: Any) -> str:
+    """Return the key ``unreadable``; raise a ValueError unless it is ``stop`` or ``skip``."""
+    if unreadable not in POLICIES:
+        raise ValueError(
+            f"unreadable must be stop (an image that cannot be read ends the training) or skip (it is left out), "
+            f"received {unreadable!r}"
+        )
+    return unreadable
+
+
+class ReadableDataset(Dataset):
+    """Images of a datalist, decoded once if memory is granted; a training goes on when files go bad under it.
+
+    With ``unreadable="skip"`` the place of an image that cannot be read is taken by another of its class, chosen
+    at random from the index of the place, so that labels stay as they are, every run chooses alike, and a row of bad
+    files does not make one image stand for them all.
+
+    Args:
+        data: items with ``image`` (path) and ``label``.
+        transform: deterministic transforms.
+        unreadable: ``stop`` or ``skip``.
+        cache_num: the first images of the list that stay in memory once they were read.
+
+    Raises:
+        DataError: naming the file that cannot be read, or with ``skip`` if a class has no image left.
+    """
+
+    def __init__(
+        self, data: Sequence[Mapping[str, Any]], transform: Any = None, unreadable: str = "stop", cache_num: int = 0
+    ) -> None:
+        self.unreadable = check_policy(unreadable)
+        self.cache_num = cache_num
+        self.bad: dict[int, str] = {}
+        self._kept: dict[int, tuple[Any, tuple[int, int] | None]] = {}  # items, and their files when they were read
+        self._as_files_are = False
+        super().__init__(data, transform)
+
+    def as_files_are(self) -> ReadableDataset:
+        """Return the same images, for one pass: what is in memory counts only if its file has not changed since."""
+        current = copy.copy(self)
+        current.bad, current.cache_num, current._as_files_are = {}, 0, True
+        return current
+
+    def keep(self, indices: Sequence[int] | None = None) -> dict[int, str]:
+        """Read images in threads, keep in memory those that may stay there, and return what is wrong with the others.
+
+        Args:
+            indices: of the images; None takes those that may stay in memory.
+        """
+        chosen = range(min(self.cache_num, len(self.data))) if indices is None else indices
+        wanted = [index for index in chosen if index not in self._kept and index not in self.bad]
+
+        def problem(index: int) -> str | None:
+            try:
+                self._load(index)
+            except Exception as error:
+                return str(_data_error(error))
+            return None
+
+        found = decode_all(problem, wanted, "read images")
+        return {index: reason for index, reason in zip(wanted, found, strict=True) if reason is not None}
+
+    def forget(self) -> None:
+        """Let go of the images in memory."""
+        self._kept.clear()
+
+    def leave_out(self, indices: Sequence[int], class_names: Sequence[str]) -> None:
+        """Take images out of the list.
+
+        Raises:
+            DataError: if a class that had images has none left.
+        """
+        left_out = set(indices)
+        stay = [index for index in range(len(self.data)) if index not in left_out]
+        emptied = {item["label"] for item in self.data} - {self.data[index]["label"] for index in stay}
+        if emptied:
+            names = [class_names[label] for label in sorted(emptied)]
+            raise DataError(
+                f"of {names} no image of a split can be read ({len(left_out)} images cannot be used in all, they are "
+                "listed above): replace these files, or prepare the data again"
+            )
+        self._kept = {new: self._kept[old] for new, old in enumerate(stay) if old in self._kept}
+        self.data = [self.data[index] for index in stay]
+
+    def _transform(self, index: int) -> Any:
+        for candidate in self._candidates(index):
+            if candidate not in self.bad:
+                try:
+                    return self._load(candidate)
+                except Exception as error:
+                    self._note(candidate, error)
+        raise DataError(f"no image of label {self.data[index]['label']} can be read, e.g. {self.bad[index]}")
+
+    def _load(self, index: int) -> Any:
+        """Return an image from memory or read it."""
+        item, was = self._kept.get(index, (None, None))
+        if item is not None and not self._as_files_are:
+            return item
+        now = size_and_time(self.data[index]["image"])
+        if item is not None and now == was:
+            return item
+        item = super()._transform(index)
+        if index < self.cache_num:
+            self._kept[index] = item, now
+        return item
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        yield index
+        label = self.data[index]["label"]
+        others = [other for other, item in enumerate(self.data) if item["label"] == label and other != index]
+        yield from np.random.default_rng(derive_seed("stand-in", index)).permutation(others).astype(int).tolist()
+
+    def _note(self, index: int, error: Exception) -> None:
+        cause = _data_error(error)
+        if self.unreadable == "stop":
+            raise cause from None
+        self.bad[index] = str(cause)
+        logger.warning(
+            "image became unreadable, another of its class takes its place (%d so far in this process): %s",
+            len(self.bad),
+            cause,
+        )
+
+
+def check_readable(
+    datasets: Sequence[ReadableDataset],
+    class_names: Sequence[str],
+    in_first_process: Callable[[Callable[[], Any]], Any] = lambda function: function(),
+) -> None:
+    """Read all images of some data sets once, and leave out those that cannot be read, or refuse them.
+
+    Args:
+        datasets: with the same ``unreadable``: ``stop`` raises, ``skip`` warns.
+        class_names: in label order.
+        in_first_process: calls a function in the first process of several and gives its result to all.
+
+    Raises:
+        DataError: with ``stop``, if at least one image cannot be read (the first ten are listed); with ``skip``, if a
+            class has no image left.
+    """
+    found = in_first_process(lambda: [dataset.keep(range(len(dataset))) for dataset in datasets])
+    problems = [reason for reasons in found for reason in reasons.values()]
+    count = sum(map(len, datasets))
+    if problems and datasets[0].unreadable == "stop":
+        title = f"{len(problems)} of {count} images cannot be used"
+        raise DataError(list_problems(title, problems) + "\nReplace or remove these files.")
+    if problems:
+        title = f"{len(problems)} of {count} images cannot be used and are left out"
+        logger.warning(list_problems(title, problems))
+    for dataset, reasons in zip(datasets, found, strict=True):
+        dataset.leave_out(list(reasons), class_names)
+
+
+def _data_error(error: Exception) -> DataError:
+    """Return the error of a file that cannot be read; raise what is another error."""
+    cause = first_cause(error)
+    if not isinstance(cause, DataError):
+        raise error
+    return cause

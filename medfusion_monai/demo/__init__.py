@@ -1,0 +1,1 @@
+"""What only demonstrates: phantoms, what is measured of them, and ``medfusion demo``."""

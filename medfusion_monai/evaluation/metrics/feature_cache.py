@@ -1,0 +1,184 @@
+"""Features of many image files, one batch in memory at a time, kept between runs by the files' contents."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfusion_monai.evaluation.metrics.features import FeatureExtractor
+from medfusion_monai.evaluation.metrics.set_metrics import measure_images
+from medfusion_monai.runtime.distributed import from_first
+from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
+
+FORMAT = "medfusion features 1"
+DIGEST_BYTES = 32
+
+
+def cached_features(
+    extractor: FeatureExtractor,
+    items: Sequence[str | os.PathLike[str]],
+    load: Callable[[Any], Tensor],
+    cache_dir: str | Path | None = None,
+    batch_size: int = 32,
+    device: str | torch.device = "cpu",
+    preprocessing: str = "",
+) -> np.ndarray:
+    """Return the features of image files, in order. Several processes compute a share each and return all.
+
+    Args:
+        extractor: maps images (B, C, H, W) in [0, 1] to features (B, D).
+        items: the files.
+        load: reads a file as an image (C, H, W) in [0, 1]; all must have the same shape.
+        cache_dir: folder in which features are kept. They are found again only for the same contents in the same
+            order, the same extractor and the same preprocessing; the names of the files do not matter.
+        batch_size: images at a time.
+        device: where the network runs.
+        preprocessing: what ``load`` does, in words, e.g. the size that it brings images to.
+
+    Returns:
+        Array (N, D), float32.
+
+    Raises:
+        ValueError: there are no files, one is unreadable or of another shape, or the folder cannot be written.
+    """
+    if not items:
+        raise ValueError("there are no images to extract features of: name one or more files")
+    if cache_dir is None:
+        return _extract(extractor, items, load, batch_size, device)
+    key = from_first(lambda: features_key(extractor, items, preprocessing))
+
+    def compute() -> np.ndarray:
+        features = _extract(extractor, items, load, batch_size, device)
+        if from_first(lambda: features_key(extractor, items, preprocessing)) != key:
+            raise ValueError("images were changed while they were measured: start again once they are complete")
+        return features
+
+    return kept_features(Path(cache_dir) / f"{key}.features", (len(items), extractor.dimensions), compute)
+
+
+def kept_features(path: Path, shape: tuple[int, int], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the features in a file, or compute and keep them.
+
+    All processes compute; the first alone reads and writes.
+
+    Args:
+        path: the file.
+        shape: of the features.
+        compute: called by all processes; what it returns in the first is kept.
+
+    Raises:
+        ValueError: the folder cannot be written, or as of ``compute``.
+    """
+    features = from_first(lambda: read_features(path, shape))
+    if features is None:
+        from_first(lambda: make_cache(path.parent))
+        features = compute()
+        from_first(lambda: write_features(path, features))
+    return features
+
+
+def features_key(extractor: FeatureExtractor, items: Sequence[str | os.PathLike[str]], preprocessing: str = "") -> str:
+    """Give 64 hexadecimal digits for the contents of files in order, the extractor and the preprocessing.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    facts = json.dumps([FORMAT, extractor.describe(), preprocessing], sort_keys=True)
+    digest = hashlib.sha256(facts.encode())
+    for item in items:
+        try:
+            digest.update(bytes.fromhex(file_sha256(Path(item))))
+        except OSError as error:
+            raise ValueError(
+                f"image {os.fspath(item)} cannot be read: {error.strerror or error}. Bring it back and start again"
+            ) from error
+    return digest.hexdigest()
+
+
+def _extract(
+    extractor: FeatureExtractor,
+    items: Sequence[str | os.PathLike[str]],
+    load: Callable[[Any], Tensor],
+    batch_size: int,
+    device: str | torch.device,
+) -> np.ndarray:
+    extractor = extractor.to(device)
+    shape: tuple[int, ...] | None = None
+
+    def measure(places: range) -> Tensor:
+        nonlocal shape
+        images = []
+        for place in places:
+            image = load(items[place])
+            if shape is None:
+                shape = tuple(image.shape if place == 0 else load(items[0]).shape)
+            if tuple(image.shape) != shape:
+                raise ValueError(
+                    f"image {os.fspath(items[place])} has shape {tuple(image.shape)}, but {os.fspath(items[0])} has "
+                    f"{shape}: bring all images to one size and number of channels"
+                )
+            images.append(image)
+        values = extractor(torch.stack(images).to(device))
+        finite = values.isfinite().all(dim=1)
+        if not bool(finite.all()):
+            place = places[int((~finite).nonzero()[0])]
+            raise ValueError(
+                f"the features of {os.fspath(items[place])} by {extractor.name} are not finite: look at the image and, "
+                "if it is sound, at the extractor's weights"
+            )
+        return values
+
+    return measure_images(measure, len(items), batch_size, [extractor.dimensions], device, "features").numpy()
+
+
+def make_cache(folder: Path) -> None:
+    """Make the folder of the features, before work is spent on what could not be kept.
+
+    Raises:
+        ValueError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def write_features(path: Path, features: np.ndarray) -> None:
+    """Write an .npy file and behind it the SHA-256 of its bytes.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    body = io.BytesIO()
+    np.save(body, features, allow_pickle=False)
+    try:
+        with renamed_when_whole(path) as partial:
+            partial.write_bytes(body.getvalue() + hashlib.sha256(body.getvalue()).digest())
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
+
+
+def read_features(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Give what ``write_features`` wrote, or None where there is nothing or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        return None
+    features = np.load(io.BytesIO(body), allow_pickle=False)
+    return features if features.shape == shape else None
+
+
+def _unwritable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(f"features cannot be kept in {folder}: {error.strerror or error}. Choose another cache_dir")

@@ -1,0 +1,167 @@
+"""The Fréchet distance of two sets of features, each taken as a Gaussian (FID)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfusion_monai.evaluation.metrics.intervals import Figure, bootstrap_weights, figure_around
+
+_CHUNK = 1024  # rows that are float64 at a time
+_SUBSETS = 8  # sizes of the generated set through which the line of frechet_distance_infinity goes
+_SAMPLES_PER_FEATURE = 4  # fewer generated samples, and the bias is no straight line in 1 / count
+_COSTLY = 1000  # samples and dimensions above which a distance takes a second and more
+_FEW_REPLICATES = 10
+
+
+class Gaussian(NamedTuple):
+    """A Gaussian whose covariance is ``factor @ factor.T``, of any rank.
+
+    Attributes:
+        mean: (D,), float64.
+        factor: (D, R), float64.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+
+def gaussian_of_samples(features: Tensor, weights: Tensor | None = None) -> Gaussian:
+    """Fit mean and unbiased covariance to features.
+
+    Args:
+        features: (N, D), at least two samples.
+        weights: (N,), how often each sample counts; once each, if None.
+    """
+    if weights is not None:
+        occurring = weights > 0
+        features, weights = features[occurring], weights[occurring].to(features.device, torch.float64)[:, None]
+    else:
+        weights = torch.ones(len(features), 1, dtype=torch.float64, device=features.device)
+    count = weights.sum()
+    parts = list(zip(features.split(_CHUNK), weights.split(_CHUNK), strict=True))
+    mean = torch.stack([(part.double() * weight).sum(dim=0) for part, weight in parts]).sum(dim=0) / count
+    # Each row by the root of its weight, so that the product of the rows with themselves is the covariance.
+    rows = ((part.double() - mean) * (weight / (count - 1)).sqrt() for part, weight in parts)
+    if len(features) <= features.shape[1]:
+        return Gaussian(mean, torch.cat(list(rows)).T)
+    covariance = mean.new_zeros(len(mean), len(mean))
+    for part in rows:
+        covariance.addmm_(part.T, part)
+    return gaussian_of_moments(mean, covariance)
+
+
+def gaussian_of_moments(mean: Tensor, covariance: Tensor) -> Gaussian:
+    """Take a Gaussian from its mean (D,) and its symmetric covariance (D, D)."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    # Rounding leaves values of about 1e-16 of the largest, of either sign, where there is no variance.
+    values = values.where(values > 1e-14 * len(values) * values[-1], 0)
+    return Gaussian(mean.double(), vectors * values.sqrt())
+
+
+def gaussian_distance(first: Gaussian, second: Gaussian) -> float:
+    """Squared Fréchet distance of two Gaussians (Dowson and Landau 1982), at least 0.
+
+    The trace of the root of the covariances' product is the sum of the singular values of the factors' product:
+    real and symmetric in both whatever the ranks, and no root of a matrix is taken.
+    """
+    overlap = torch.linalg.svdvals(first.factor.T @ second.factor).sum()
+    spread = first.factor.square().sum() + second.factor.square().sum() - 2 * overlap
+    return max(0.0, float((first.mean - second.mean).square().sum() + spread))
+
+
+def frechet_distance(
+    real: Tensor, fake: Tensor, real_weights: Tensor | None = None, fake_weights: Tensor | None = None
+) -> float:
+    """Squared Fréchet distance of features (Heusel et al. 2017, equation 6): FID, if they are Inception's.
+
+    It is exact also with fewer samples than features, where covariances are singular. Then, and to a smaller degree
+    always, the value depends on the number of samples: compare only figures of equal counts.
+
+    Args:
+        real: (N, D).
+        fake: (M, D).
+        real_weights: (N,), how often each sample counts; once each, if None.
+        fake_weights: (M,), likewise.
+
+    Returns:
+        At least 0.
+    """
+    return gaussian_distance(gaussian_of_samples(real, real_weights), gaussian_of_samples(fake, fake_weights))
+
+
+def frechet_figure(real: Tensor, fake: Tensor, replicates: int = 100, seed: int = 0, note: str = "") -> Figure:
+    """Fréchet distance with an interval from resampling both sets.
+
+    The distance is biased upwards by the number of samples, and a resampled set, with fewer different samples, is
+    biased once more. So the interval takes the spread of the resampled distances around their own mean and lies
+    around the estimate; it does not tell how large the bias is. No distance is below 0, nor is an end. With fewer
+    samples than dimensions the interval is too wide, about twice.
+
+    Where a distance takes seconds (more than a thousand samples and dimensions), ten replicates have to do.
+    """
+    replicates, note = _affordable(real, fake, replicates, note)
+    generator = np.random.default_rng(seed)
+    real_weights = bootstrap_weights(len(real), replicates, generator)
+    fake_weights = bootstrap_weights(len(fake), replicates, generator)
+    resampled = [frechet_distance(real, fake, *pair) for pair in zip(real_weights, fake_weights, strict=True)]
+    return _not_negative(figure_around(frechet_distance(real, fake), torch.tensor(resampled), note))
+
+
+def frechet_distance_infinity(real: Tensor, fake: Tensor, replicates: int = 0, seed: int = 0) -> Figure:
+    """Fréchet distance as it would be with infinitely many generated samples (Chong and Forsyth 2020, section 4).
+
+    The bias is nearly a straight line in one over the number of generated samples. The distance is measured at
+    eight sizes from half of the set to all of it, each set within the next; the line through them is read off at 0.
+    The reference set stays as it is, and with it the bias that its own number of samples gives.
+
+    Args:
+        real: (N, D).
+        fake: (M, D).
+        replicates: resampled sets for an interval as in ``frechet_figure``; each costs eight distances, and of
+            costly ones ten replicates have to do likewise.
+        seed: of the order of the samples and the resampling.
+
+    Returns:
+        The intercept, which can be below 0 by chance; None with fewer than 4 D generated samples, or no more than D
+        real ones.
+    """
+    count, dimensions = fake.shape
+    if count < _SAMPLES_PER_FEATURE * dimensions or len(real) <= dimensions:
+        return Figure(
+            None,
+            note=f"{count} generated and {len(real)} real samples for {dimensions} features are too few to extrapolate "
+            f"from: at least {_SAMPLES_PER_FEATURE * dimensions} and {dimensions + 1}",
+        )
+    generator = np.random.default_rng(seed)
+    sizes = [int(size) for size in np.linspace(count / 2, count, _SUBSETS)]
+    value = _intercept(sizes, gaussian_of_samples(real), fake, generator.permutation(count))
+    note = f"extrapolated from {sizes[0]} to {count} generated samples against {len(real)}"
+    replicates, note = _affordable(real, fake, replicates, note)
+    resampled = []
+    for _ in range(replicates):
+        reference = gaussian_of_samples(real, bootstrap_weights(len(real), 1, generator)[0])
+        # One draw for all sizes: they share samples as those of the value do, and vary together.
+        resampled.append(_intercept(sizes, reference, fake, generator.integers(count, size=count)))
+    return figure_around(value, torch.tensor(resampled), note)
+
+
+def _intercept(sizes: list[int], reference: Gaussian, fake: Tensor, order: np.ndarray) -> float:
+    """Distance at 1 / size = 0 by least squares through the first samples of an order, as many as each size."""
+    fake = fake[torch.from_numpy(order).to(fake.device)]
+    distances = [gaussian_distance(reference, gaussian_of_samples(fake[:size])) for size in sizes]
+    return float(np.polyfit(1 / np.array(sizes), distances, 1)[1])
+
+
+def _affordable(real: Tensor, fake: Tensor, replicates: int, note: str) -> tuple[int, str]:
+    """Give no more replicates than a distance's cost allows, and the note that says so."""
+    if min(len(real), len(fake), real.shape[1]) <= _COSTLY or replicates <= _FEW_REPLICATES:
+        return replicates, note
+    return _FEW_REPLICATES, "; ".join(filter(None, [note, f"interval from {_FEW_REPLICATES} resampled sets"]))
+
+
+def _not_negative(figure: Figure) -> Figure:
+    return figure if figure.low is None else figure._replace(low=max(0.0, figure.low))

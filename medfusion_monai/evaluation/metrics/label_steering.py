@@ -1,0 +1,261 @@
+"""Whether a generator's labels steer, and whether its images are of use: classifiers of real and generated images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfusion_monai.evaluation.metrics.classifier import LabelledImages, class_counts, scores, train_classifier
+from medfusion_monai.evaluation.metrics.intervals import Figure, figure_within
+from medfusion_monai.runtime.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+FEWEST = 10
+"""Images that each class needs, in training as in testing: with fewer, chance decides."""
+
+NOTE = (
+    "Accuracy is balanced: the mean of the classes' own shares of right answers, so that guessing gives one over the "
+    "number of classes whatever their sizes; guessing gives an AUC of 0.5 (one class against the rest, averaged over "
+    "the classes where there are more than two). Every classifier is trained in the same number of steps, in which all "
+    "classes occur equally often. Figures are means over the trainings; intervals of 95% cover the sampling of the "
+    "test images and the chance of the training, not that of the training images. The label steers as far as a "
+    "classifier of real images agrees with the labels of generated ones as it does with those of real ones."
+)
+"""What a reader must know beside the rows."""
+
+_REPLICATES_AT_A_TIME = 50  # bounds the memory of the weights
+
+
+def label_steering(
+    train: LabelledImages,
+    test: LabelledImages,
+    generated: Mapping[str, LabelledImages],
+    class_names: Sequence[str],
+    seeds: Sequence[int] = (0, 1, 2),
+    steps: int = 300,
+    size: int = 64,
+    flip: bool = False,
+    replicates: int = 1000,
+    device: torch.device | str = "cpu",
+) -> list[dict[str, Any]]:
+    """Train classifiers on real images, on generated ones and on both, and test them.
+
+    Trained on real images and tested on generated ones, they tell whether the label steers; the same on real test
+    images is what to compare with. Trained on generated images, alone or beside the real ones, and tested on real ones,
+    they tell of what use the images are downstream.
+
+    Args:
+        train: real images that the generator was trained on.
+        test: real images that were held out, of patients of their own.
+        generated: generated images with the labels they were asked for, by the generator's name.
+        class_names: in label order.
+        seeds: one training each, the same in every regime.
+        steps: of each training, whatever it is trained on.
+        size: pixels a side that the classifier looks at.
+        flip: mirror images in training; for tissue, not for chests and eyes.
+        replicates: resampled test sets and trainings behind each interval; fewer than two leave it out.
+        device: where to train.
+
+    Returns:
+        Rows with ``trained_on``, ``tested_on``, ``train_count``, ``test_count``, ``seeds`` and, as dictionaries of
+        ``Figure``, ``accuracy`` (balanced) and ``auc``. Where a class has fewer than ten images in a set, the values
+        that need the set are None and their note says so. See ``NOTE``.
+
+    Raises:
+        ValueError: for fewer than two classes, no seed, a label that names no class, no images at all in a set, or sets
+            that differ in their channels.
+    """
+    sets = {"real": train, "real test": test, **generated}
+    _check(sets, len(generated), class_names, seeds)
+    regimes = [("real", lambda: train, {"real test": test, **generated})]
+    regimes += [(name, partial(generated.__getitem__, name), {"real test": test}) for name in generated]
+    # Joined one at a time: a set may take gigabytes.
+    regimes += [(f"real and {name}", partial(_both, train, generated[name]), {"real test": test}) for name in generated]
+    problems = {name: _problem(name, images, class_names) for name, images in sets.items()}
+    problems |= {f"real and {name}": problems["real"] or problems[name] for name in generated}
+    rows = []
+    for trained_on, join, tests in regimes:
+        images = join()
+        logger.info("classifiers of %d images: %s", len(images.labels), trained_on)
+        able = {} if problems[trained_on] else {name: each for name, each in tests.items() if not problems[name]}
+        settings = {"steps": steps, "size": size, "flip": flip, "device": device}
+        probabilities = _trained_scores(images, able, len(class_names), seeds, settings)
+        for name, tested in tests.items():
+            if name in able:
+                accuracy, auc = steering_figures(probabilities[name], tested.labels, replicates)
+            else:
+                accuracy = auc = Figure(None, note=problems[trained_on] or problems[name])
+            counts = {"train_count": len(images.labels), "test_count": len(tested.labels), "seeds": len(seeds)}
+            figures = {"accuracy": accuracy.as_dict(), "auc": auc.as_dict()}
+            rows.append({"trained_on": trained_on, "tested_on": name, **counts, **figures})
+    return rows
+
+
+def steering_figures(
+    probabilities: Sequence[Tensor], labels: Tensor, replicates: int = 1000, seed: int = 0
+) -> tuple[Figure, Figure]:
+    """Balanced accuracy and AUC, averaged over trainings, with 95% intervals.
+
+    Each replicate resamples the test images within their classes, the same for all trainings, and the trainings. Of S
+    trainings the resampling shows (S - 1) / S of the variance between them, of one alone nothing.
+
+    Args:
+        probabilities: of each training, (N, classes).
+        labels: (N,), each class at least once.
+        replicates: fewer than two leave intervals out.
+        seed: of the resampling.
+
+    Returns:
+        Accuracy and AUC.
+    """
+    whole = torch.ones(1, len(labels), dtype=torch.float64)
+    measures = (balanced_accuracies, areas_under_curve)
+    values = [torch.stack([measure(each, labels, whole) for each in probabilities]).mean() for measure in measures]
+    generator = np.random.default_rng(derive_seed("label steering", seed))
+    resampled: tuple[list[Tensor], ...] = ([], [])
+    for start in range(0, replicates, _REPLICATES_AT_A_TIME):
+        number = min(_REPLICATES_AT_A_TIME, replicates - start)
+        images = _resampled_within_classes(labels, number, generator)
+        trainings = torch.from_numpy(generator.multinomial(len(probabilities), _equal(len(probabilities)), number))
+        for measure, parts in zip(measures, resampled, strict=True):
+            each = torch.stack([measure(one, labels, images) for one in probabilities], dim=1)
+            parts.append((each * trainings).sum(dim=1) / len(probabilities))
+    trainings_note = "" if len(probabilities) > 1 else "one training: the interval covers the test images alone"
+    fewest = int(torch.bincount(labels).min())
+    figures = [
+        _with_interval(float(value), torch.cat(parts), trainings_note, fewest * probabilities[0].shape[1])
+        if parts
+        else Figure(float(value))
+        for value, parts in zip(values, resampled, strict=True)
+    ]
+    return figures[0], figures[1]
+
+
+def balanced_accuracies(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Mean over the classes of the share of their images that get the highest probability for their own class.
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,), each class at least once.
+        weights: (R, N), how often each image occurs in each of R resampled sets, each class at least once.
+
+    Returns:
+        (R,).
+    """
+    members = torch.nn.functional.one_hot(labels, probabilities.shape[1]).double()
+    right = (probabilities.argmax(dim=1) == labels).double()
+    return ((weights @ (members * right[:, None])) / (weights @ members)).mean(dim=1)
+
+
+def areas_under_curve(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Area under the ROC curve; of more than two classes the mean of each one against the rest.
+
+    By ranks (Hanley and McNeil 1982): the share of pairs of an image of the class and another one in which the first
+    has the higher probability, ties by half. For all resampled sets at once, which torchmetrics' is not.
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,), each class at least once.
+        weights: (R, N), as of ``balanced_accuracies``.
+
+    Returns:
+        (R,).
+    """
+    number = probabilities.shape[1]
+    areas = [
+        _area(probabilities[:, label], labels == label, weights) for label in range(1 if number == 2 else 0, number)
+    ]
+    return torch.stack(areas).mean(dim=0)
+
+
+def _area(values: Tensor, positive: Tensor, weights: Tensor) -> Tensor:
+    """Share of pairs of a positive and a negative image in which the positive has the higher value."""
+    distinct, places = values.unique(return_inverse=True)
+    empty = weights.new_zeros(len(weights), len(distinct))
+    positives = empty.index_add(1, places, weights * positive)
+    negatives = empty.index_add(1, places, weights * ~positive)
+    below = negatives.cumsum(dim=1) - 0.5 * negatives
+    return (positives * below).sum(dim=1) / (positives.sum(dim=1) * negatives.sum(dim=1))
+
+
+def _trained_scores(
+    images: LabelledImages,
+    tests: Mapping[str, LabelledImages],
+    num_classes: int,
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+) -> dict[str, list[Tensor]]:
+    """Train once a seed, and give each test set's probabilities of every training."""
+    probabilities: dict[str, list[Tensor]] = {name: [] for name in tests}
+    for seed in seeds if tests else ():
+        classifier = train_classifier(images, num_classes, seed=seed, **settings)
+        for name, tested in tests.items():
+            probabilities[name].append(scores(classifier, tested.images))
+    return probabilities
+
+
+def _check(
+    sets: Mapping[str, LabelledImages], generators: int, class_names: Sequence[str], seeds: Sequence[int]
+) -> None:
+    if len(sets) != generators + 2:
+        raise ValueError("generated images are called 'real' or 'real test', as the real ones are: use another name")
+    if len(class_names) < 2:
+        raise ValueError(f"class_names are {list(class_names)}: of fewer than two classes no label can steer")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds are {list(seeds)}: give at least one, each once")
+    for name, (images, labels) in sets.items():
+        if not len(images):
+            raise ValueError(f"{name}: there are no images")
+        try:
+            class_counts(LabelledImages(images, labels), len(class_names))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    channels = {name: each.images.shape[1] for name, each in sets.items()}
+    if len(set(channels.values())) > 1:
+        raise ValueError(f"channels differ: {channels}; bring all images to gray (1) or to RGB (3)")
+
+
+def _problem(name: str, images: LabelledImages, class_names: Sequence[str]) -> str:
+    """Say which classes have too few images; empty if none has."""
+    counts = class_counts(images, len(class_names))
+    few = [f"{class_name} {count}" for class_name, count in zip(class_names, counts, strict=True) if count < FEWEST]
+    return f"{name}: too few images of {', '.join(few)}; each class needs {FEWEST}" if few else ""
+
+
+def _both(first: LabelledImages, second: LabelledImages) -> LabelledImages:
+    if first.images.shape[1:] != second.images.shape[1:]:
+        raise ValueError(
+            f"images are {tuple(first.images.shape[1:])} and {tuple(second.images.shape[1:])}: bring all sets to one "
+            "working size by labelled_images"
+        )
+    return LabelledImages(torch.cat([first.images, second.images]), torch.cat([first.labels, second.labels]))
+
+
+def _resampled_within_classes(labels: Tensor, replicates: int, generator: np.random.Generator) -> Tensor:
+    """Weights (replicates, N) of images that are resampled within their class, so that none loses all its images."""
+    weights = torch.zeros(replicates, len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        drawn = generator.multinomial(len(members), _equal(len(members)), size=replicates)
+        weights[:, members] = torch.from_numpy(drawn).double()
+    return weights
+
+
+def _equal(count: int) -> np.ndarray:
+    return np.full(count, 1 / count)
+
+
+def _with_interval(value: float, resampled: Tensor, note: str, count: int) -> Figure:
+    if bool((resampled - value).abs().max() < 1e-12):
+        spread = "resampling shows no spread"
+        if value in (0.0, 1.0):
+            spread += f"; the true value may be about {3 / count:.2g} away (rule of three)"
+        return Figure(value, note="; ".join(filter(None, (note, spread))))
+    return figure_within(value, resampled, 0.0, 1.0, note)

@@ -1,0 +1,59 @@
+"""The figures of the paper (Müller-Franzes et al. 2023, arXiv:2212.07501, tables 1 to 3), to stand beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+DATA_SETS = {"cxr": "CheXpert", "fundus": "AIROGS", "histo": "CRC-DX"}
+CLASS_NAMES = {
+    "cxr": {"no_cardiomegaly", "cardiomegaly"},
+    "fundus": {"no_referable_glaucoma", "referable_glaucoma"},
+    "histo": {"msi", "mss"},
+}
+"""Of the three bundles."""
+
+FIDELITY = {
+    "cxr": {"ProGAN": (84.31, 0.30, 0.17), "Medfusion": (17.28, 0.68, 0.32)},
+    "fundus": {"StyleGAN-3": (20.43, 0.43, 0.19), "Medfusion": (11.63, 0.70, 0.40)},
+    "histo": {"cGAN": (49.26, 0.64, 0.02), "Medfusion": (30.03, 0.66, 0.41)},
+}
+"""FID, precision and recall of the published reference batches, Inception-v3 features."""
+
+RECONSTRUCTIONS = {
+    "cxr": {"Medfusion": ((0.994, 0.001), (25e-5, 9e-5)), "Stable Diffusion VAE": ((0.973, 0.006), (90e-5, 30e-5))},
+    "fundus": {"Medfusion": ((0.981, 0.007), (11e-5, 7e-5)), "Stable Diffusion VAE": ((0.973, 0.010), (22e-5, 10e-5))},
+    "histo": {
+        "Medfusion": ((0.901, 0.040), (541e-5, 305e-5)),
+        "Stable Diffusion VAE": ((0.870, 0.049), (640e-5, 383e-5)),
+    },
+}
+"""MS-SSIM and mean squared error, each mean and standard deviation over the images of the reference batch."""
+
+NOTE = "From tables 1 to 3 of the paper: 15,738 images of CheXpert, 6,540 of AIROGS, 19,958 of CRC-DX."
+
+
+def modalities_of(class_names: Sequence[str]) -> list[str]:
+    """Return the modality whose classes these are, in whatever order, or all of them where there is none."""
+    known = [modality for modality, names in CLASS_NAMES.items() if names == set(class_names)]
+    return known or list(CLASS_NAMES)
+
+
+def published_fidelity(class_names: Sequence[str]) -> dict[str, Any]:
+    """Return the published rows of a report's fidelity table."""
+    rows = [
+        {"name": f"{name} (paper, {DATA_SETS[modality]})", "fid": fid, "precision": precision, "recall": recall}
+        for modality in modalities_of(class_names)
+        for name, (fid, precision, recall) in FIDELITY[modality].items()
+    ]
+    return {"note": NOTE, "rows": rows}
+
+
+def published_reconstructions(class_names: Sequence[str]) -> dict[str, Any]:
+    """Return the published rows of a report's table of reconstructions."""
+    rows = [
+        {"name": f"{name} (paper, {DATA_SETS[modality]})", "ms_ssim": list(ms_ssim), "mse": list(mse)}
+        for modality in modalities_of(class_names)
+        for name, (ms_ssim, mse) in RECONSTRUCTIONS[modality].items()
+    ]
+    return {"note": NOTE, "rows": rows}

@@ -1,0 +1,264 @@
+"""Generated images against real ones: features, figures overall and by class, pictures, and what they warn of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from monai.data import Dataset
+from torch import Tensor
+
+from medfusion_monai.evaluation.image_set import ImageSet
+from medfusion_monai.evaluation.measured_set import Measured
+from medfusion_monai.evaluation.metrics.classifier import LabelledImages, labelled_images
+from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
+from medfusion_monai.evaluation.metrics.intervals import Figure
+from medfusion_monai.evaluation.metrics.label_steering import NOTE, label_steering
+from medfusion_monai.evaluation.metrics.neighbours import nearest_neighbours, neighbour_rows
+from medfusion_monai.evaluation.metrics.similarity import diversity
+from medfusion_monai.evaluation.paper_figures import published_fidelity
+from medfusion_monai.report.builder import Draft
+from medfusion_monai.report.pictures import COLUMNS, picture_of_rows, spread
+from medfusion_monai.runtime.seeds import derive_seed
+
+DIVERSITY_PAIRS = 200
+BASELINE = {"fid": "a Fréchet distance of", "precision": "a precision of", "recall": "a recall of"}
+CLASSIFIER_IMAGES = 20_000  # of a set, kept in memory at the classifier's size
+SHARES_DIFFER = 0.05
+
+
+def fidelity_rows(
+    reference: Measured,
+    sets: Sequence[Measured],
+    replicates: int = 100,
+    seed: int = 0,
+    k: int = 3,
+    infinity: bool = False,
+    diversity_pairs: int = DIVERSITY_PAIRS,
+) -> list[dict[str, Any]]:
+    """Compare sets with the reference, overall and for each class that both have.
+
+    Args:
+        reference: the real images.
+        sets: the generated ones.
+        replicates: resampled sets behind each interval; 0 for none.
+        seed: of the resampling and of the pairs.
+        k: neighbours of precision and recall.
+        infinity: whether FID is also extrapolated to infinitely many images.
+        diversity_pairs: random pairs behind the MS-SSIM within a set; 0 for none.
+
+    Returns:
+        Rows of a report's fidelity table.
+    """
+    rows = []
+    for measured in sets:
+        shared = [name for name in reference.images.class_names if name in measured.images.class_names]
+        for class_name in [None, *(shared if len(reference.images.class_names) > 1 else [])]:
+            indices = _positions(measured, class_name)
+            real = reference.features[_positions(reference, class_name)]
+            row = {"name": measured.name, "class_name": class_name, "reference_count": len(real), "count": len(indices)}
+            if min(len(real), len(indices)) < 2:
+                few = Figure(None, note=f"{len(indices)} samples against {len(real)}; fewer than two have no spread")
+                rows.append(row | {"fid": few.as_dict()})
+                continue
+            figures = measure_fidelity(
+                real,
+                measured.features[indices],
+                replicates=replicates,
+                seed=seed,
+                k=k,
+                infinity=infinity,
+                logits=None if measured.logits is None else measured.logits[indices],
+            )
+            if diversity_pairs:
+                figures["diversity_ms_ssim"] = diversity_of(measured, indices, diversity_pairs, seed, replicates)
+            rows.append(row | {name: figure.as_dict() for name, figure in figures.items()})
+    return rows
+
+
+def diversity_of(
+    measured: Measured, indices: Sequence[int], pairs: int = DIVERSITY_PAIRS, seed: int = 0, replicates: int = 0
+) -> Figure:
+    """Mean MS-SSIM of random pairs among some images of a set."""
+    paths = [measured.images.items[index]["image"] for index in indices]
+    images = cast(Sequence[Tensor], Dataset(paths, measured.load))  # read when asked for
+    return diversity(images, pairs, seed, replicates)
+
+
+def _positions(measured: Measured, class_name: str | None) -> list[int]:
+    return list(range(len(measured.images.items))) if class_name is None else measured.images.indices(class_name)
+
+
+def warnings_of(reference: Measured, sets: Sequence[Measured]) -> list[str]:
+    """Return what makes the figures of these sets less than they seem, as sentences."""
+    found = []
+    known = {fact.digest for fact in reference.facts}
+    for measured in sets:
+        found += _class_warnings(reference.images, measured.images)
+        if measured.facts:
+            copies = sum(fact.digest in known for fact in measured.facts)
+            repeats = len(measured.facts) - len({fact.digest for fact in measured.facts})
+            constant = sum(fact.constant for fact in measured.facts)
+            counts = {
+                f"equal images of {reference.name}, pixel by pixel: they are copies": copies,
+                "repeat another image of the set, pixel by pixel": repeats,
+                "are of one colour alone": constant,
+            }
+            found += [
+                f"{measured.name}: {number} of {len(measured.facts)} images {what}."
+                for what, number in counts.items()
+                if number
+            ]
+    return found
+
+
+def _class_warnings(reference: ImageSet, images: ImageSet) -> list[str]:
+    if not reference.class_names or not images.class_names:
+        return []
+    other = [name for name in images.class_names if name not in reference.class_names]
+    if other:
+        return [
+            f"{images.name}: its classes {other} are not among those of {reference.name} ({reference.class_names}). "
+            "Its overall figures compare different mixtures of classes. Rename its sub-folders for figures by class."
+        ]
+    lacking = [name for name in reference.class_names if name not in images.class_names]
+    if lacking:
+        return [
+            f"{images.name}: has no images of {lacking}, which {reference.name} has. Its overall figures compare "
+            "different mixtures of classes; those by class are sound."
+        ]
+    real, own = ({name: n / len(s.items) for name, n in s.counts().items()} for s in (reference, images))
+    if any(abs(real[name] - own[name]) > SHARES_DIFFER for name in real):
+        shares = ", ".join(f"{name} {own[name]:.0%} instead of {real[name]:.0%}" for name in real)
+        return [
+            f"{images.name}: the classes have other shares than in {reference.name} ({shares}). Its overall figures "
+            "count that difference as an error; those by class do not."
+        ]
+    return []
+
+
+def sample_rows(reference: Measured, sets: Sequence[Measured]) -> list[tuple[str, Tensor]]:
+    """Return a row of images of the reference and of each set, for each class, with captions: figure 4 of the paper."""
+    rows = []
+    names: list[str | None] = [*reference.images.class_names] or [None]
+    for class_name in names:
+        for measured in (reference, *sets):
+            indices = _positions(measured, class_name)
+            if indices:
+                caption = measured.name if class_name is None else f"{measured.name}: {class_name}"
+                rows.append((caption, measured.stack([indices[position] for position in spread(len(indices))])))
+    return rows
+
+
+def add_fidelity(
+    draft: Draft,
+    reference: Measured,
+    sets: Sequence[Measured],
+    extractor: Any,
+    replicates: int = 100,
+    seed: int = 0,
+    k: int = 3,
+    infinity: bool = False,
+) -> None:
+    """Add table 3 and figure 4 of the paper, the sets, and what warns of them; arguments as of ``fidelity_rows``."""
+    results = draft.results
+    results["reference"] = reference.describe()
+    results["sets"] = [measured.describe() for measured in sets]
+    results["features"] = extractor.describe()
+    results["fidelity"] = fidelity_rows(reference, sets, replicates, seed, k, infinity)
+    own = diversity_of(reference, _positions(reference, None), seed=seed)
+    if own.value is not None:
+        results["summary"] = [f"Random pairs of reference images have a mean MS-SSIM of {own.value:.3f}."]
+    results["published"] = published_fidelity(reference.images.class_names)
+    draft.add_warnings(*warnings_of(reference, sets))
+    rows = sample_rows(reference, sets)
+    caption = "Spread evenly over each set, in the order of its files: not selected. From the top: "
+    caption += "; ".join(name for name, _ in rows) + "."
+    draft.add_picture("figure_4_samples.png", picture_of_rows(rows), "Real and generated images", caption)
+
+
+def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, number: int = COLUMNS) -> None:
+    """Add, for each set, the generated images that are closest to a training image, above their two nearest ones."""
+    for rank, measured in enumerate(sets):
+        distances, indices = nearest_neighbours(measured.features, training.features, k=min(2, len(training.features)))
+        closest = distances[:, 0].argsort()[:number].tolist()
+        images = neighbour_rows(measured.stack(closest), indices[closest], lambda place: training.stack([place])[0])
+        rows = list(zip((measured.name, "nearest training image", "second nearest"), images, strict=False))
+        nearest, median = distances[closest, 0], float(distances[:, 0].median())
+        caption = (
+            f"The {len(closest)} of {len(distances)} images that are closest to a training image, by the features "
+            f"above (distance {float(nearest[0]):.3g} to {float(nearest[-1]):.3g}; median of all images {median:.3g}). "
+            "A look at the likeliest copies, no proof that there are none."
+        )
+        title = f"{measured.name}: nearest training images"
+        draft.add_picture(f"neighbours_{rank + 1}.png", picture_of_rows(rows), title, caption)
+
+
+def add_real_baseline(
+    draft: Draft, reference: Measured, sets: Sequence[Measured], training: Measured, seed: int = 0, k: int = 3
+) -> None:
+    """Add to the summary what as many real images get: what a generator that is as good as the data would."""
+    known = set(reference.images.paths)
+    others = [index for index, path in enumerate(training.images.paths) if path not in known]
+    for count in sorted({len(measured.features) for measured in sets}):
+        if count > len(others):
+            continue
+        drawn = np.random.default_rng(derive_seed("real baseline", seed)).permutation(others)[:count]
+        figures = measure_fidelity(reference.features, training.features[np.sort(drawn)], replicates=0, k=k)
+        values = [
+            f"{word} {figures[name].value:.2f}" for name, word in BASELINE.items() if figures[name].value is not None
+        ]
+        draft.results.setdefault("summary", []).append(
+            f"As a scale: {count} training images, drawn at random, get {', '.join(values)} against the reference."
+        )
+
+
+def add_steering(
+    draft: Draft,
+    train: ImageSet,
+    test: ImageSet,
+    load: Callable[[str], Tensor],
+    sets: Sequence[Measured],
+    seeds: Sequence[int] = (0, 1, 2),
+    device: torch.device | str = "cpu",
+) -> None:
+    """Add whether the label steers, and what generated images are worth for training: see ``label_steering``.
+
+    Args:
+        draft: of the report.
+        train: real images that the generators were trained on.
+        test: real images that were held out.
+        load: reads both.
+        sets: generated images; sets without the real images' classes are left out.
+        seeds: trainings of the classifier.
+        device: where to train.
+    """
+    names = train.class_names
+    known = [
+        measured for measured in sets if measured.images.class_names and set(measured.images.class_names) <= set(names)
+    ]
+    if len(names) < 2 or not known:
+        why = (
+            "the real images have one class alone" if len(names) < 2 else "no set of generated images has their classes"
+        )
+        draft.add_warnings(f"Whether the label steers was not measured: {why}.")
+        return
+    rows = label_steering(
+        _labelled(train, load, names),
+        _labelled(test, load, names),
+        {measured.name: _labelled(measured.images, measured.load, names) for measured in known},
+        names,
+        seeds,
+        device=device,
+    )
+    draft.results["steering"] = {"note": NOTE, "rows": rows}
+    draft.note("seeds", classifier=list(seeds))
+
+
+def _labelled(images: ImageSet, load: Callable[[str], Tensor], names: Sequence[str]) -> LabelledImages:
+    """Read the images of a set at the classifier's size, of many a random part, with labels in the order of names."""
+    labels = [names.index(images.class_names[item["label"]]) for item in images.items]
+    order = np.random.default_rng(0).permutation(len(labels))[:CLASSIFIER_IMAGES]
+    return labelled_images((load(images.items[index]["image"]), labels[index]) for index in sorted(order.tolist()))

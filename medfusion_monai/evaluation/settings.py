@@ -1,0 +1,79 @@
+"""What is refused before a report is measured: settings of another kind, names, devices and folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medfusion_monai.data.datalist import DATALIST_NAME
+from medfusion_monai.evaluation.image_set import MANIFEST
+from medfusion_monai.report.tables import plain
+from medfusion_monai.runtime.values import check_counts
+
+RESERVED = {"reference", "real", "real test"}
+"""What tables call the real images."""
+
+
+def check_kinds(
+    other_samples: Any, other_autoencoders: Any, splits: Any, sweep_steps: Any, classifier_seeds: Any
+) -> None:
+    """Raise a ValueError for settings of another kind, as a command line easily gives them."""
+    for name, value, kind, words in (
+        ("other_samples", other_samples, Mapping, "folders by name, as {'StyleGAN-3': '/data/stylegan'}"),
+        ("other_autoencoders", other_autoencoders, Mapping, "folders by name, as {'Stable Diffusion': '/data/vae'}"),
+        ("splits", ["test"] if splits is None else splits, str | list | tuple, "names, as [test]"),
+        ("sweep_steps", sweep_steps, list | tuple, "a list of numbers, as [50,150]"),
+        ("classifier_seeds", classifier_seeds, list | tuple, "a list of numbers, as [0,1,2]"),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} must be {words}, received {value!r}")
+    if splits is not None and not splits:
+        raise ValueError("splits is empty: name at least one, or leave it out")
+    check_seeds(classifier_seeds)
+
+
+def check_seeds(classifier_seeds: Sequence[Any]) -> None:
+    """Raise a ValueError unless the seeds are whole numbers, each given once."""
+    for seed in classifier_seeds:
+        check_counts(0, **{"each of classifier_seeds": seed})
+    if len(set(classifier_seeds)) < len(classifier_seeds):
+        raise ValueError(f"classifier_seeds are {list(classifier_seeds)}: give each once")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise a ValueError unless tables can tell the sets apart by their names."""
+    if not names:
+        raise ValueError("no images to compare: name at least one folder, --images NAME=DIR")
+    shown = [plain(name) for name in names]
+    if "" in shown or len(set(shown)) < len(shown):
+        raise ValueError(f"the sets are named {names}: give each a name that tells it apart, --images NAME=DIR")
+    reserved = sorted(RESERVED & set(shown))
+    if reserved:
+        raise ValueError(f"the names {reserved} are those of the real images: give the sets others")
+
+
+def check_device(device: torch.device | str) -> None:
+    """Raise a ValueError unless something can be computed on the device."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (AssertionError, RuntimeError) as error:  # torch raises the first where it was built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device {str(device)!r} cannot be used ({reason}): choose cpu, or cuda on a machine with an NVIDIA GPU"
+        ) from error
+
+
+def refuse_inside(output: str | Path, folders: Mapping[str, str | Path]) -> None:
+    """Raise a ValueError if the report would lie in a folder whose files all count as images."""
+    for name, folder in folders.items():
+        root = Path(os.path.realpath(folder))
+        listed = any((root / file).is_file() for file in (DATALIST_NAME, MANIFEST))
+        if not listed and Path(os.path.realpath(output)).is_relative_to(root):
+            raise ValueError(
+                f"output {output} lies in the folder of {name}, {folder}, where the report's pictures would count as "
+                "images: choose a folder outside"
+            )

@@ -1,0 +1,90 @@
+"""Export of a trained model's weights as safetensors, with a model card and checksums."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import medfusion_monai
+from medfusion_monai.export.card import facts_of, model_card
+from medfusion_monai.export.public import open_model
+from medfusion_monai.report.read_back import read_measured, read_object
+from medfusion_monai.runtime.files import file_sha256, make_folders
+from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text
+from medfusion_monai.weights.model_info import METADATA_KEY, model_info_path, write_model_info
+from medfusion_monai.weights.state_dict import save_safetensors
+
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+
+
+def export_weights(
+    model_file: str | Path,
+    output: str | Path,
+    bundle: str | Path | None = None,
+    report: str | Path | None = None,
+    audit: str | Path | None = None,
+) -> list[Path]:
+    """Write ``model.safetensors``, ``model.json``, the card ``README.md`` and ``checksums.sha256`` into a folder.
+
+    The same model and reports give the same bytes. Nothing in them names a file's place.
+
+    Args:
+        model_file: weights, or a folder or bundle that holds them.
+        output: folder of the files.
+        bundle: folder of the bundle that the card is about; None takes the one whose ``models`` holds the weights.
+        report: ``report.json`` of ``run evaluating``, for the card.
+        audit: ``audit.json`` of ``medfusion audit``, for the card.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: for weights that cannot be loaded, reports of other weights, and files that cannot be read or
+            written.
+    """
+    model = open_model(model_file)
+    sha256 = file_sha256(model.path)
+    facts = facts_of(
+        model,
+        metadata=_metadata(model.path, bundle),
+        report=None if report is None else read_measured(report, sha256),
+        audit=None if audit is None else read_measured(audit, sha256),
+    )
+    card = model_card(facts)
+    output = Path(output)
+    make_folders([output])
+    with tempfile.TemporaryDirectory(dir=output, prefix=".export.") as scratch:
+        folder = Path(scratch)
+        save_safetensors(model.network, folder / WEIGHTS, _header(facts.info, facts.metadata or {}))
+        write_model_info(folder / WEIGHTS, facts.info)
+        (folder / CARD).write_text(card, encoding="utf-8")
+        listed = checksums_text(path for path in folder.iterdir() if path.name != CARD)  # which is there to be edited
+        (folder / CHECKSUMS).write_text(listed, encoding="utf-8")
+        (output / CHECKSUMS).unlink(missing_ok=True)  # or a kill in between would leave files that it refuses
+        names = [WEIGHTS, model_info_path(WEIGHTS).name, CARD, CHECKSUMS]
+        for name in names:
+            os.replace(folder / name, output / name)
+    return [output / name for name in names]
+
+
+def _metadata(weights: Path, bundle: str | Path | None) -> dict[str, Any] | None:
+    """Read ``metadata.json`` of a bundle, or of the one that the weights lie in; None if they lie in none."""
+    inner = Path("configs", "metadata.json")
+    if bundle is not None:
+        return read_object(Path(bundle) / inner)
+    found = Path(os.path.abspath(weights)).parent.parent / inner
+    return read_object(found) if found.is_file() else None
+
+
+def _header(info: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, str]:
+    bundle = {"bundle": metadata.get("name"), "bundle_version": metadata.get("version")}
+    return {
+        METADATA_KEY: json.dumps(info, ensure_ascii=False),
+        **{key: str(value) for key, value in bundle.items() if value},
+        "medfusion_monai": medfusion_monai.__version__,
+    }

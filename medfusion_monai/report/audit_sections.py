@@ -1,0 +1,208 @@
+"""From the figures of an audit to sections of a report, which say what they do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medfusion_monai.report.page_parts import Block, Cell, Column, Group, Section, Table
+from medfusion_monai.report.tables import DASH, Measure, count_cell, figure_cell, number, plain
+
+HOW_COPIES_ARE_FOUND = (
+    "Each image is compared with all training images, at 64 x 64 pixels, regardless of brightness, contrast and small "
+    "shifts, by pixels and local structure. Its score is the smallest geometric mean of both distances to one training "
+    "image, each divided by the mean distance to the five nearest held-out images: about 1 for an image that is "
+    "not nearer to the training images than to others, near 0 for a copy."
+)
+LIMITS = (
+    "No audit proves that nothing is memorised. Seen are copies of whole images among those that were generated, "
+    "also mirrored ({flips}), brighter, blurred, noisy or shifted by up to a thirty-second of the image. Not seen are "
+    "a part of an image (a device, a scar, a burnt-in name), copies that are turned or zoomed, images that other "
+    "seeds, labels or guidance would give, and what an attack on the weights could draw out: the test of the loss is "
+    "one such attack of many."
+)
+_RATE = Measure("copy_rate", "Copy rate", 2, scale=100.0)
+_SHARE = Measure("authenticity", "Authentic", 1, scale=100.0)
+_Z = Measure("z", "z", 2)
+_AUC = (Measure("auc", "AUC", 3), Measure("tpr_at_1_fpr", "True positives at 1% false positives (%)", 1, scale=100.0))
+
+
+def audit_sections(audit: Mapping[str, Any]) -> list[Section]:
+    """Return the sections of an audit, for a report of its own or within another."""
+    flips = "in no direction" if audit["flips"] == "none" else audit["flips"]
+    sections = [
+        _copies_section(audit),
+        _closest_section(audit),
+        _sets_section(audit),
+        _membership_section(audit),
+        Section("What this audit cannot see", [LIMITS.format(flips=flips)]),
+    ]
+    return [section for section in sections if section.blocks]
+
+
+def conclusions(audit: Mapping[str, Any]) -> list[str]:
+    """Return sentences about what the audit found and what it withholds."""
+    row = audit["rows"][0]
+    rate = row["copy_rate"]
+    if rate["value"] is None:
+        return [f"How many of the generated images are copies is not reported: {rate['note']}."]
+    found = (
+        f"{row['copies']:,} of {row['count']:,} generated images are copies of a training image by the rule below "
+        f"({_percent(rate['value'])}, 95% interval {_percent(rate['low'])} to {_percent(rate['high'])}), of "
+        f"{row['training_images']:,} different training images; up to {row['expected_false_alarms']:.1f} would be "
+        "taken for copies if none were."
+    )
+    return [found]
+
+
+def audit_warnings(results: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know before the figures, as sentences."""
+    audit, warnings = results["audit"], []
+    if audit["leaks"]:
+        shown = ", ".join(f"{leak['split']} {leak['number']}" for leak in audit["leaks"][:10])
+        more = len(audit["leaks"]) - 10
+        warnings.append(
+            f"{len(audit['leaks'])} held-out images are training images once more, or nearly so ({shown}"
+            + (f" and {more} more" if more > 0 else "")
+            + ", as numbers in the datalist, from 0). They make evaluations too good, and were left out here."
+        )
+    if audit["repeats"]:
+        warnings.append(
+            f"{audit['repeats']} training images repeat another one, pixel by pixel: repeated images are the first "
+            "to be memorised. Prepare the data without repetitions."
+        )
+    if audit.get("rate") is not None and audit["rate"] > audit["wanted_rate"] + 1e-12:
+        warnings.append(
+            f"With {audit['held_out']} held-out images the threshold's false alarms are only known to be at most "
+            f"{100 * audit['rate']:.2f}%; for {_percent(audit['wanted_rate'])} it takes 99."
+        )
+    return [*warnings, *_class_warnings(results)]
+
+
+def _class_warnings(results: Mapping[str, Any]) -> list[str]:
+    sets = {item["name"]: item for item in results["sets"]}
+    classes = [name for name, count in (sets["training"]["classes"] or {}).items() if count]
+    if len(classes) == 1:
+        return [
+            f"The training images are of one class, {plain(classes[0])}: the figures are about this class, and "
+            "say nothing about a model of several or about images of another."
+        ]
+    drawn = [name for name, count in (sets["generated"]["classes"] or {}).items() if count]
+    if len(drawn) == 1 and drawn[0] in classes:
+        lacking = ", ".join(plain(name) for name in classes if name != drawn[0])
+        return [
+            f"The generated images are of one class, {plain(drawn[0])}: whether images of {lacking} are copied "
+            "cannot be concluded. Sample them too."
+        ]
+    return []
+
+
+def _copies_section(audit: Mapping[str, Any]) -> Section:
+    notes: list[str] = []
+    columns = [Column("Generated images")]
+    titles = ("Images", "Copies", "Copy rate (%)", "False alarms, at most", "Training images copied")
+    columns += [Column(title, kind="number") for title in titles]
+    rows = []
+    for row in audit["rows"]:
+        alarms = row.get("expected_false_alarms")
+        name = "All classes" if row["class_name"] is None else plain(row["class_name"])
+        rows.append(
+            [
+                Cell(name),
+                count_cell(row["count"]),
+                count_cell(row.get("copies")),
+                figure_cell(row["copy_rate"], _RATE, notes),
+                Cell(DASH if alarms is None else number(alarms, 1)),
+                count_cell(row.get("training_images")),
+            ]
+        )
+    blocks: list[Block] = []
+    if audit.get("measures"):
+        blocks.append(HOW_COPIES_ARE_FOUND)
+    if audit.get("threshold") is not None:
+        blocks.append(
+            f"An image counts as a copy if its score is below {audit['threshold']:.3f}. So do at most "
+            f"{_percent(audit['rate'])} of images like the {audit['held_out']:,} held-out ones, which no training has "
+            f"seen; their median is {audit['median_held_out']:.3f}, that of the generated images "
+            f"{audit['median_generated']:.3f}."
+        )
+    if audit.get("near_by_measure"):
+        alone = ", ".join(f"{name} {count:,}" for name, count in audit["near_by_measure"].items())
+        blocks.append(
+            f"Images that are as near by one distance alone, with a threshold of its own at the same rate: {alone}. "
+            "They are reported, not counted: smooth images come near to others by structure or features alone."
+        )
+    blocks.append(Table("Copies of training images, with 95% intervals", columns, [Group("", rows)], notes))
+    return Section("Copies", blocks)
+
+
+def _closest_section(audit: Mapping[str, Any]) -> Section:
+    if not audit["closest"]:
+        return Section("Closest pairs", [])
+    measures = list(audit["closest"][0]["ratios"])
+    withheld = audit["rows"][0]["copy_rate"]["value"] is None
+    columns = [Column("Generated image"), Column("Training image", kind="number"), Column("Score", kind="number")]
+    columns += [Column(f"By {name}", kind="number") for name in measures] + [Column("Copy")]
+    rows = [
+        [
+            Cell(plain(pair["file"])),
+            count_cell(pair["training"]),
+            Cell(number(pair["score"], 3)),
+            *(Cell(number(pair["ratios"][name], 3)) for name in measures),
+            Cell("" if withheld else "yes" if pair["copy"] else "no"),
+        ]
+        for pair in audit["closest"]
+    ]
+    caption = "The smallest scores. Training images are numbered from 0, in the order of the datalist"
+    return Section("Closest pairs", [Table(caption, columns, [Group("", rows)], [])])
+
+
+def _sets_section(audit: Mapping[str, Any]) -> Section:
+    notes: list[str] = []
+    space = audit["features"]["name"] if audit.get("features") else "pixels averaged to 16 x 16"
+    rows = [
+        [Cell(f"Authentic, {name} (%)"), figure_cell(figure, _SHARE, notes)]
+        for name, figure in audit["authenticity"].items()
+    ]
+    if "nearer_to_training" in audit:
+        title = "Nearer to training images than to as many held-out ones (%)"
+        rows.append([Cell(title), figure_cell(audit["nearer_to_training"], _SHARE, notes)])
+    test = audit["data_copying"]
+    rows.append(
+        [Cell("Distances to training images, against those of held-out ones, z"), figure_cell(test["z"], _Z, notes)]
+    )
+    if "c_t" in test:
+        rows.append([Cell(f"C_T, mean of {test['cells']} cells"), figure_cell(test["c_t"], _Z, notes)])
+        rows.append([Cell("Probability of so small a z without copying"), Cell(f"{test['p']:.2g}")])
+    columns = [Column("Figure"), Column("Value", kind="number")]
+    text = (
+        "An image is authentic if it is not nearer to its nearest training image than that one is to another patient's "
+        "(Alaa et al. 2022); the share among held-out images is what images get that are not copies. z is standard "
+        "normal if generated images lie as near to training images as held-out ones do; far below 0 (below -3, say) it "
+        "points to copying, far above 0 to images unlike both (Meehan et al. 2020). Smooth images lie near to all "
+        "others, so that both figures take them for copies; then it counts whether they are nearer to training images "
+        "than to as many held-out ones. Half of them are if the model has memorised nothing; the interval covers the "
+        "choice of generated images, not that of held-out ones."
+    )
+    caption = f"The set as a whole, in the space of {plain(space)}"
+    return Section("The set as a whole", [text, Table(caption, columns, [Group("", rows)], notes)])
+
+
+def _membership_section(audit: Mapping[str, Any]) -> Section:
+    figures = audit["membership"]
+    shown = [measure for measure in _AUC if measure.key in figures]
+    if not shown:
+        return Section("Membership from the denoising loss", [])
+    notes: list[str] = []
+    columns = [Column("Images of each set", kind="number"), *(Column(m.title, kind="number") for m in shown)]
+    row = [count_cell(figures.get("images")), *(figure_cell(figures[m.key], m, notes) for m in shown)]
+    text = (
+        "Whoever has the weights can measure how well the model denoises an image; training images are denoised better "
+        "where they were memorised. An AUC of 0.5 and a true-positive rate of 1% mean that this gives nothing away."
+    )
+    table = Table("Training against held-out images, with 95% intervals", columns, [Group("", [row])], notes)
+    return Section("Membership from the denoising loss", [text, table])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"

@@ -1,0 +1,1 @@
+"""The ground floor: files, locks, errors, seeds, processes, precision, memory. Knows no model."""

@@ -1,0 +1,12 @@
+"""Sampling to files: which samples, their names and manifest, what is refused as a copy."""
+
+from medfusion_monai.sampling.plan import parse_label, sampling_plan
+from medfusion_monai.sampling.writer import SampleWriter, sample_settings, suffix_of
+
+__all__ = [
+    "SampleWriter",
+    "parse_label",
+    "sample_settings",
+    "sampling_plan",
+    "suffix_of",
+]

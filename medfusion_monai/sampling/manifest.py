@@ -1,0 +1,78 @@
+"""Lists of files that grow while a run goes on, as CSV: of several processes each writes its own, and one is left."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfusion_monai.runtime.files import renamed_when_whole, told_when_full
+
+Rows = dict[str, dict[str, str]]
+"""Rows by their column ``file``."""
+
+
+class RowList:
+    """A list of rows in a folder. The first process writes ``NAME.csv``, the others ``NAME.RANK.csv``.
+
+    Args:
+        folder: where it is.
+        name: of the list, with ``.csv``.
+        rank: number of this process.
+    """
+
+    def __init__(self, folder: str | Path, name: str, rank: int = 0) -> None:
+        self.main = Path(folder) / name
+        self.path = self.main if rank == 0 else self._beside(str(rank))
+        self._ends_whole = False
+
+    def paths(self) -> list[Path]:
+        """The list and those that other processes left, whether they are there or not."""
+        parts = self.main.parent.glob(self._beside("*").name)
+        return [self.main, *sorted(path for path in parts if path.name.split(".")[1].isdecimal())]
+
+    @staticmethod
+    def read(path: Path) -> Rows:
+        """Give the rows of a file, none if it is not there, without a line that a kill cut off."""
+        if not path.is_file():
+            return {}
+        whole = _whole_lines(path.read_bytes())
+        return {row["file"]: row for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))}
+
+    def append(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Add rows to the list of this process, in a long run in as little time as in a short one.
+
+        Raises:
+            DiskFullError: if there is no room.
+        """
+        with told_when_full(self.path):
+            if not self._ends_whole and self.path.is_file():
+                os.truncate(self.path, len(_whole_lines(self.path.read_bytes())))
+            self._ends_whole = True
+            is_new = not self.path.exists() or self.path.stat().st_size == 0
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                _write(file, rows, columns, header=is_new)
+
+    def make_one(self, rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Write the list anew, in order of the files, each once, and remove those of other processes."""
+        with renamed_when_whole(self.main) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            _write(file, [rows[name] for name in sorted(rows)], columns, header=True)
+        for path in self.paths()[1:]:
+            path.unlink()
+
+    def _beside(self, part: str) -> Path:
+        return self.main.with_name(f"{self.main.stem}.{part}{self.main.suffix}")
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _write(file: Any, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], header: bool) -> None:
+    table = csv.DictWriter(file, columns, lineterminator="\n")
+    if header:
+        table.writeheader()
+    table.writerows(rows)

@@ -1,0 +1,331 @@
+"""Writing sampled images: files that say that they are synthetic, and a manifest."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+from torch.utils.data import Sampler
+from tqdm import tqdm
+
+import medfusion_monai
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.runtime import distributed
+from medfusion_monai.runtime.distributed import from_first, gather
+from medfusion_monai.runtime.dtype import precision_name
+from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
+from medfusion_monai.runtime.values import is_whole
+from medfusion_monai.sampling.manifest import RowList
+from medfusion_monai.sampling.plan import MANIFEST
+from medfusion_monai.sampling.refused_copies import Guard, Refusals
+
+logger = logging.getLogger(__name__)
+
+ITEM_COLUMNS = ("file", "label", "class_name", "seed")
+PNG_END = b"IEND\xaeB`\x82"
+FORMATS = {"png": ".png", "png16": ".png", "nifti": ".nii.gz"}
+
+
+def suffix_of(output_format: str, channels: int) -> str:
+    """Give the file ending of a format; raise a ValueError if it is unknown or cannot hold these channels."""
+    if output_format not in FORMATS:
+        raise ValueError(f"output_format must be one of {', '.join(FORMATS)}, received {output_format!r}")
+    if output_format == "png16" and channels != 1:
+        raise ValueError("output_format png16 holds gray images only: use png or nifti for RGB")
+    return FORMATS[output_format]
+
+
+def sample_settings(
+    inferer: LatentDiffusionSampler,
+    image_size: Sequence[int],
+    batch_size: int,
+    output_format: str,
+    guard_sha256: str = "none",
+) -> dict[str, Any]:
+    """Return what every image of a run is made with, beside its label, seed and weights.
+
+    Args:
+        inferer: samples the images.
+        image_size: height and width.
+        batch_size: images that are sampled together.
+        output_format: of the files.
+        guard_sha256: of the guard that refuses copies.
+    """
+    return {
+        "copy_guard": guard_sha256,
+        **inferer.settings(),
+        "prediction_type": inferer.schedule.prediction_type,
+        "precision": precision_name(inferer.dtype),
+        "batch_size": batch_size,
+        "image_size": "x".join(str(side) for side in image_size),
+        "output_format": output_format,
+        "version": medfusion_monai.__version__,
+    }
+
+
+class SampleWriter(Sampler[list[int]]):
+    """Writes the images of an evaluator, and goes on where a run was stopped.
+
+    As batch sampler of the evaluator's data loader it yields only batches of which a file is missing, always of
+    the same composition, so that a run in two parts gives the same bytes. As handler it writes each batch, each
+    file beside its place and renamed, and then adds its lines to ``manifest.csv``; ``report`` sorts them.
+
+    Several processes take the batches in turn. Each but the first has a manifest of its own, ``manifest.RANK.csv``,
+    while it runs; ``report`` brings them together, or after a kill the next run, of any number of processes.
+
+    Args:
+        plan: of ``sampling_plan``.
+        output_dir: folder of files and manifest.
+        settings: what every image of the run is made with. A manifest of other settings is refused.
+        model_file: the weights; their SHA-256 is one of the settings.
+        batch_size: images that are sampled together.
+        output_format: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32 in [0, 1]).
+        rank: number of this process; None asks torchrun's environment.
+        world_size: number of processes; None likewise.
+        guard: of an audit; images that it takes for copies of training images are listed in ``refused.csv``, counted
+            and not written, and a later run does not sample them again.
+
+    Raises:
+        ValueError: for a batch size that is no whole number of at least 1, or a format that is unknown.
+    """
+
+    def __init__(
+        self,
+        plan: Sequence[Mapping[str, Any]],
+        output_dir: str | Path,
+        settings: Mapping[str, Any],
+        model_file: str | Path,
+        batch_size: int = 16,
+        output_format: str = "png",
+        rank: int | None = None,
+        world_size: int | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        if not is_whole(batch_size) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
+        suffix_of(output_format, channels=1)
+        self.plan, self.output_dir, self.batch_size = list(plan), Path(output_dir), batch_size
+        self.output_format, self.model_file = output_format, model_file
+        self.rank = distributed.rank() if rank is None else rank
+        self.world_size = distributed.world_size() if world_size is None else world_size
+        self._settings = {name: str(value) for name, value in settings.items()}
+        self.manifest = RowList(output_dir, MANIFEST, self.rank)
+        self.refusals = Refusals(output_dir, guard, self.rank)
+        self.bar: tqdm | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[int] | None = None
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """What every image is made with, as text."""
+        return {**self._settings, "weights_sha256": file_sha256(self.model_file)}
+
+    @cached_property
+    def written(self) -> dict[str, dict[str, str]]:
+        """Lines by file name: for the first process of all manifests, for the others of their own.
+
+        Raises:
+            ValueError: if the folder holds another run.
+        """
+        paths = self.manifest.paths() if self.rank == 0 else []
+        found = {path: self.manifest.read(path) for path in paths}
+        for path, rows in found.items():
+            self._refuse_other_run(path, rows)
+        return {name: row for rows in found.values() for name, row in rows.items()}
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the manifest's columns."""
+        return [*ITEM_COLUMNS, *self.settings]
+
+    @cached_property
+    def missing(self) -> list[list[int]]:
+        """Batches that all processes have to write, as the first one found them before any was written.
+
+        Raises:
+            ValueError: if the folder holds another run.
+        """
+        return from_first(self._find_missing)
+
+    def __iter__(self) -> Any:
+        """Yield lists of indices into the plan."""
+        return iter(self.missing[self.rank :: self.world_size])
+
+    def __len__(self) -> int:
+        """Batches that this process has to write."""
+        return len(self.missing[self.rank :: self.world_size])
+
+    def attach(self, engine: Engine) -> None:
+        """Write after every batch of an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.settle)
+
+    def __call__(self, engine: Any) -> None:
+        """Start to write the images of a batch and then their lines of the manifest, once the batch before is written.
+
+        The next batch is sampled meanwhile.
+
+        Raises:
+            ValueError: as of ``settle``.
+        """
+        batch: dict[str, Any] = engine.state.batch
+        sampled: Tensor = engine.state.output[Keys.PRED].float()
+        images, copied = sampled.to("cpu", non_blocking=True), None
+        if sampled.is_cuda:
+            copied = torch.cuda.Event()
+            copied.record()
+        rows = [
+            {"file": file, "label": int(label), "class_name": class_name, "seed": int(seed), **self.settings}
+            for file, label, class_name, seed in zip(*(batch[name] for name in ITEM_COLUMNS), strict=True)
+        ]
+        self.settle()
+        self._pending = self._thread.submit(self._write_batch, images, copied, rows)
+
+    def settle(self) -> None:
+        """Wait for the batch that is being written.
+
+        Raises:
+            ValueError: if an image of it has values that are not finite, which leaves all of the batch unwritten, or
+                if the disk is full.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            count = pending.result()
+            if self.rank == 0:
+                self._advance(count)
+
+    def report(self) -> None:
+        """Sort the lines of all processes into one manifest and log what stands in the folder."""
+        self.settle()
+        if self.bar is not None:
+            self.bar.close()
+        for rows in gather(self.written):  # not by the files, which another host may see late
+            self.written.update(rows)
+        refused = self.refusals.finish() if self.refusals.guard is not None else 0
+        if self.rank == 0:
+            self.manifest.make_one(self.written, self.columns)
+            logger.info("%d images and %s are in %s", len(self.plan) - refused, MANIFEST, self.output_dir)
+
+    def _write_batch(self, images: Tensor, copied: torch.cuda.Event | None, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Write images (B, C, H, W) and their lines, and give B; runs in a thread of its own."""
+        if copied is not None:
+            copied.synchronize()
+        _refuse_non_finite(images, rows)
+        kept = self.refusals.sift(images, rows)
+        for index in kept:
+            self._write(images[index], rows[index])
+        self._note([rows[index] for index in kept])
+        return len(rows)
+
+    def _advance(self, count: int) -> None:
+        """Move the bar, as if the other processes had written as many images."""
+        if self.bar is None:
+            done = len(self.plan) - sum(map(len, self.missing))
+            self.bar = tqdm(total=len(self.plan), initial=done, desc="sampling", unit=" images", dynamic_ncols=True)
+        self.bar.update(min(count * self.world_size, len(self.plan) - self.bar.n))
+
+    def _find_missing(self) -> list[list[int]]:
+        if self.written and len(self.manifest.paths()) > 1:
+            self.manifest.make_one(self.written, self.columns)
+        starts = range(0, len(self.plan), self.batch_size)
+        batches = [list(range(start, min(start + self.batch_size, len(self.plan)))) for start in starts]
+        return [batch for batch in batches if not all(self._is_there(self.plan[index]) for index in batch)]
+
+    def _is_there(self, item: Mapping[str, Any]) -> bool:
+        if self.refusals.guard is not None and item["file"] in self.refusals.known:
+            return True
+        return item["file"] in self.written and _is_whole(self.output_dir / item["file"])
+
+    def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
+        note = {"synthetic": True, "generator": "medfusion_monai", **row}
+        path = self.output_dir / row["file"]
+        with renamed_when_whole(path) as partial:
+            if self.output_format == "nifti":
+                partial.write_bytes(nifti_bytes(image.numpy(), note))
+            else:
+                write_png(image.numpy(), partial, note, 16 if self.output_format == "png16" else 8)
+
+    def _note(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
+        self.manifest.append(rows, self.columns)
+
+    def _refuse_other_run(self, path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
+        planned = {item["file"]: item for item in self.plan}
+        for name, row in rows.items():
+            expected = dict(self.settings)
+            if name in planned:
+                expected |= {"label": str(planned[name]["label"]), "seed": str(planned[name]["seed"])}
+            for column, value in expected.items():
+                if row.get(column) != value:
+                    raise ValueError(
+                        f"{path} holds images of another run: {name} has {column} {row.get(column)}, this run has "
+                        f"{value}. Name another --output_dir, or delete that folder"
+                    )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there to its end: the last chunk of a PNG, the checksum of a gzipped NIfTI."""
+    try:
+        if path.suffix == ".png":
+            with open(path, "rb") as file:
+                file.seek(-len(PNG_END), os.SEEK_END)
+                return file.read() == PNG_END
+        return bool(gzip.decompress(path.read_bytes()))  # nothing at all decompresses to nothing
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
+    for image, row in zip(images, rows, strict=True):
+        if not bool(image.isfinite().all()):
+            raise ValueError(
+                f"image {row['file']} (label {row['label']}, seed {row['seed']}) has values that are not finite: its "
+                "batch is not written. Check that the weights are finite, or lower guidance_scale"
+            )
+
+
+def write_png(image: np.ndarray, path: str | Path, note: Mapping[str, Any], bits: int = 8) -> None:
+    """Write an image (C, H, W) in [0, 1] as PNG, values rounded, gray stays gray.
+
+    Args:
+        image: one or three channels.
+        path: the file.
+        note: what its text says; ``Synthetic`` and ``Comment`` are set.
+        bits: 8, or 16 for gray images.
+    """
+    values = np.rint(image.clip(0.0, 1.0) * (2**bits - 1)).astype(np.uint16 if bits == 16 else np.uint8)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Synthetic", "true: made by a generative model, shows no real patient")
+    text.add_text("Software", "medfusion_monai")
+    text.add_text("Comment", json.dumps(dict(note)))
+    pixels = values[0] if len(values) == 1 else values.transpose(1, 2, 0)
+    Image.fromarray(pixels).save(path, format="PNG", pnginfo=text)
+
+
+def nifti_bytes(image: np.ndarray, note: Mapping[str, Any]) -> bytes:
+    """Make a gzipped NIfTI of an image (C, H, W) in [0, 1], float32; its header says that it is synthetic.
+
+    Axes are (W, H), which MONAI's ``LoadImage(ensure_channel_first=True)`` reads as (1, W, H), or (W, H, C) for RGB,
+    which it reads as (C, W, H) if given ``channel_dim=-1``.
+    """
+    array = image.transpose(2, 1, 0).astype(np.float32)  # (C, H, W) -> (W, H, C)
+    array = array[..., 0] if array.shape[-1] == 1 else array
+    file = nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    file.header["descrip"] = b"SYNTHETIC, generated by medfusion_monai"
+    file.header.extensions.append(nib.nifti1.Nifti1Extension("comment", json.dumps(dict(note)).encode()))
+    return gzip.compress(file.to_bytes(), mtime=0)

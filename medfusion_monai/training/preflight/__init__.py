@@ -1,0 +1,6 @@
+"""What is checked before the first step of a training, so that it does not fail after days."""
+
+from medfusion_monai.training.preflight.run_checks import PreflightError
+from medfusion_monai.training.preflight.training_checks import TrainingChecks
+
+__all__ = ["PreflightError", "TrainingChecks"]

@@ -1,0 +1,102 @@
+"""Whether there is room for what a run will write."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from medfusion_monai.runtime.files import in_words, nearest_existing
+
+COPIES = 3  # of a checkpoint: the newest, the one before, and the one that is being written
+ADAM = 2  # values that Adam keeps for each weight
+
+
+def check_disk(
+    ckpt_dir: str | Path,
+    model_dir: str | Path,
+    autoencoder: nn.Module,
+    unet: nn.Module,
+    discriminators: nn.Module | None = None,
+    other: Mapping[str, int] | None = None,
+) -> str:
+    """Compare what both phases will write with the free space of each disk, and give both in words.
+
+    Counted from the weights: a checkpoint has each weight, Adam's two values for it, and in phase two its average.
+    Files that are there already count as written.
+
+    Args:
+        ckpt_dir: folder of the checkpoints.
+        model_dir: folder of the weights.
+        autoencoder: network of phase one.
+        unet: network of phase two.
+        discriminators: networks that are trained with the autoencoder.
+        other: bytes that will be written in other folders, e.g. pictures and latents.
+
+    Raises:
+        ValueError: naming the folders of a disk, the space needed and the space left.
+    """
+    first, second = num_bytes(autoencoder), num_bytes(unet)
+    trained = first + (num_bytes(discriminators) if discriminators is not None else 0)
+    files = {
+        Path(ckpt_dir) / "autoencoder_training.pt": COPIES * (1 + ADAM) * trained,
+        Path(ckpt_dir) / "autoencoder_best.pt": 2 * first,
+        Path(ckpt_dir) / "diffusion_training.pt": COPIES * (1 + ADAM + 1) * second,
+        Path(model_dir) / "autoencoder.pt": first,
+        Path(model_dir) / "model.pt": 2 * (first + second),
+    }
+    needed: dict[Path, int] = defaultdict(int)
+    for path, size in files.items():
+        needed[path.parent] += max(0, size - _size(path) - _size(path.with_name(f"{path.stem}.previous{path.suffix}")))
+    for folder, size in (other or {}).items():
+        needed[Path(folder)] += size
+    disks: dict[int, dict[Path, int]] = defaultdict(dict)
+    for place, count in needed.items():
+        disks[_disk_of(place)][place] = count
+    return "; ".join(_compared(disk) for disk in disks.values())
+
+
+def num_bytes(network: nn.Module) -> int:
+    """Return the bytes of a network's parameters and buffers."""
+    return sum(value.numel() * value.element_size() for value in network.state_dict().values())
+
+
+def pictures_bytes(image_size: Sequence[int], rows: int, epochs: int, per_row: int = 8) -> int:
+    """Return the most that pictures of validations take, as files and in TensorBoard."""
+    return 2 * epochs * rows * per_row * image_size[0] * image_size[1] * 3
+
+
+def latents_bytes(folder: str | Path, images: int, channels: int, size: Sequence[int], variants: int = 1) -> int:
+    """Return what a store of posteriors in 16 bits will still take.
+
+    Args:
+        folder: where it will be; files that are there count as written.
+        images: of training and validation.
+        channels: of the latents.
+        size: height and width of the latents.
+        variants: entries of each image, 1 without flips.
+    """
+    there = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    return max(0, images * variants * 2 * channels * size[0] * size[1] * 2 - there)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _disk_of(folder: Path) -> int:
+    return nearest_existing(folder).stat().st_dev
+
+
+def _compared(disk: Mapping[Path, int]) -> str:
+    size, free = sum(disk.values()), shutil.disk_usage(nearest_existing(next(iter(disk)))).free
+    if size > free:
+        parts = ", ".join(f"{in_words(part)} in {folder}" for folder, part in disk.items())
+        raise ValueError(
+            f"the run will write {in_words(size)} ({parts}), where {in_words(free)} are left: make room, or choose "
+            "another folder, e.g. by --output_dir and --model_dir"
+        )
+    return f"the run will write {in_words(size)} at most, {in_words(free)} are free"

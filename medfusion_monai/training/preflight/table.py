@@ -1,0 +1,113 @@
+"""All checks of a run, as a table: ``medfusion check``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigWorkflow
+
+from medfusion_monai.bundle.parser import check_references, read_files
+from medfusion_monai.runtime.errors import first_cause, short_message
+from medfusion_monai.training.preflight.machine import installed_version
+from medfusion_monai.training.preflight.run_checks import Check, Outcome, problems_of, rehearsal, try_check
+
+LAST = (("networks", "networks"), ("room", "disk"), ("room", "memory"))
+"""Checks that are not tried where settings, machine or data have a problem."""
+
+
+def check_config(
+    files: Sequence[str], overrides: Mapping[str, Any] | None = None, run: str = "training"
+) -> list[Outcome]:
+    """Rehearse a run: try everything that can be tried before it, and change nothing.
+
+    Args:
+        files: configs, as for the bundle runner's ``--config_file``.
+        overrides: values of keys.
+        run: what is to be run: ``training``, ``train_autoencoder`` or ``train_diffusion``.
+
+    Returns:
+        What came of each check.
+
+    Raises:
+        ValueError: for configs that cannot be read, keys that they do not have, and configs without such a run.
+    """
+    parser = read_files(files, overrides or {})
+    if run not in parser:
+        raise ValueError(f"{run!r} is nothing that {', '.join(files)} can run: choose a key with steps, e.g. training")
+    outcomes = [
+        try_check(Check("config", "references", lambda: check_references(parser))),
+        try_check(Check("config", "bundle", lambda: _bundle_versions(Path(files[0]).parent / "metadata.json"))),
+    ]
+    if outcomes[0].error is not None:  # nothing can be built
+        return outcomes
+    return outcomes + _rehearse(files, overrides or {}, run)
+
+
+def _rehearse(files: Sequence[str], overrides: Mapping[str, Any], run: str) -> list[Outcome]:
+    with rehearsal() as outcomes, _process_as_before():
+        workflow = ConfigWorkflow(list(files), run_id=run, logging_file=False, **overrides)
+        try:
+            workflow.initialize()
+            if outcomes:  # a training, whose trainers know what a rehearsal is
+                workflow.run()
+        except Exception as error:
+            if not problems_of(outcomes):  # a network or trainer that cannot be built
+                outcomes.append(Outcome(*LAST[0], error=first_cause(error)))
+    if not outcomes:
+        return [Outcome(*LAST[0])]
+    tried = {(outcome.part, outcome.name) for outcome in outcomes}
+    return [*outcomes, *(Outcome(*check, left_out=True) for check in LAST if check not in tried)]
+
+
+@contextmanager
+def _process_as_before() -> Iterator[None]:
+    """Undo what the first steps of a run change in the process: signals, the hook of errors, random numbers."""
+    hook, in_main = sys.excepthook, threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        sys.excepthook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _bundle_versions(metadata: Path) -> str:
+    """Say which versions the bundle was tried with, where others are installed."""
+    if not metadata.is_file():
+        return "no metadata.json beside the config"
+    document = json.loads(metadata.read_text(encoding="utf-8"))
+    known = {"monai": document.get("monai_version"), "torch": document.get("pytorch_version")}
+    known |= {"numpy": document.get("numpy_version"), **document.get("required_packages_version", {})}
+    here = {name: installed_version(name) for name, wanted in known.items() if wanted}
+    other = {name: found for name, found in here.items() if (found or "").partition("+")[0] != known[name]}
+    told = ", ".join(f"{name} {known[name]} (here {found})" for name, found in other.items())
+    return f"version {document.get('version')}" + (f", tried with {told}" if told else "")
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Lay out what came of each check, and below it the problems in full, numbered."""
+    problems = problems_of(outcomes)
+    numbers = {short_message(error): number for number, error in enumerate(problems, start=1)}
+    rows = [
+        (f"{o.part}: {o.name}", *(("problem", f"see {numbers[short_message(o.error)]}") if o.error else _good(o)))
+        for o in outcomes
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{name:<{width}}  {result:<9}  {found}".rstrip() for name, result, found in rows]
+    lines += ["", *(f"{number}. {message}" for message, number in numbers.items())] if problems else []
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "no problems"
+    return "\n".join([*lines, "", f"{len(outcomes)} checks, {count}"])
+
+
+def _good(outcome: Outcome) -> tuple[str, str]:
+    return ("left out", "after the problems above") if outcome.left_out else ("ok", outcome.found)

@@ -1,0 +1,144 @@
+"""What is checked before the first step of a training, by the run itself and by ``medfusion check``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medfusion_monai.runtime.files import refuse_unwritable
+from medfusion_monai.runtime.locks import refuse_used
+from medfusion_monai.runtime.memory_format import check_compile, choose_channels_last
+from medfusion_monai.runtime.values import (
+    check_bool,
+    check_counts,
+    check_image_size,
+    check_optional_counts,
+    check_steps,
+)
+from medfusion_monai.training.preflight.disk import check_disk, latents_bytes, pictures_bytes
+from medfusion_monai.training.preflight.image_sample import check_sample
+from medfusion_monai.training.preflight.machine import check_device, check_versions
+from medfusion_monai.training.preflight.run_checks import Check, check_all, is_rehearsal
+from medfusion_monai.training.preflight.trial_step import check_memory
+
+if TYPE_CHECKING:
+    from medfusion_monai.networks.medfusion import Medfusion
+    from medfusion_monai.training.run import TrainingRun
+    from medfusion_monai.training.train_autoencoder import AutoencoderTraining
+    from medfusion_monai.training.train_diffusion import DiffusionTraining
+    from medfusion_monai.training.training_images import TrainingImages
+
+
+class TrainingChecks:
+    """All that can be checked before hours are spent, in two steps: settings and data first, then what needs networks.
+
+    Both phases are checked before the first one begins, so that none fails after the other has run for days.
+
+    Args:
+        run: what both phases share.
+        images: of training and validation.
+        autoencoder: ``steps``, ``val_interval`` and ``batch_size`` of phase one.
+        diffusion: the same of phase two.
+    """
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        images: TrainingImages,
+        autoencoder: Mapping[str, Any],
+        diffusion: Mapping[str, Any],
+    ) -> None:
+        self.run, self.images = run, images
+        self.phases = {"autoencoder": autoencoder, "diffusion": diffusion}
+
+    def check_settings(self) -> None:
+        """Check machine, settings and data.
+
+        Raises:
+            ValueError: the problem, or all of them.
+        """
+        run, images = self.run, self.images
+        check_all(
+            [
+                Check("machine", "versions", check_versions),
+                Check("machine", "device", lambda: check_device(run.device)),
+                Check("settings", "image_size", lambda: check_image_size(images.image_size, images.downsampling)),
+                Check("settings", "choices", images.check_choices),
+                *(Check("settings", f"{name}_steps", partial(self._check_steps, name)) for name in self.phases),
+                Check("settings", "seed", lambda: check_counts(0, seed=run.seed)),
+                Check("settings", "counts", self._check_counts),
+                Check("settings", "switches", self._check_switches),
+                Check("data", "training", lambda: images.training and None),
+                Check("data", "validation", lambda: images.validation and None),
+                Check("data", "sample", self._check_sample),
+                Check("data", "labels", images.describe_labels),
+                Check("data", "folders", self._check_folders),
+                Check("machine", "compile", lambda: check_compile(run.device) if run.compile is True else None),
+                Check("networks", "precision", lambda: run.dtype and None),
+                Check("networks", "class_shares", lambda: images.shares and None),
+            ]
+        )
+
+    def check_networks(
+        self, network: Medfusion, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining
+    ) -> None:
+        """Check room on the disks and in memory, by the networks and trainers of both phases.
+
+        Raises:
+            ValueError: the problem, or all of them.
+        """
+        check_all(
+            [
+                Check("networks", "networks", lambda: None),
+                Check("data", "latents", lambda: refuse_unwritable(diffusion.latent_folders)),
+                Check("room", "disk", lambda: self._check_disk(network, autoencoder, diffusion)),
+                Check("room", "memory", lambda: self._check_memory(autoencoder, diffusion)),
+            ]
+        )
+
+    def _check_steps(self, phase: str) -> None:
+        settings = self.phases[phase]
+        check_steps(phase, settings["steps"], settings["val_interval"], self.run.val_interval)
+
+    def _check_sample(self) -> str:
+        images = self.images
+        if images.check_files and not is_rehearsal():
+            return "all images are read before the first step"
+        return check_sample([item["image"] for item in images.training + images.validation], **images.reading)
+
+    def _check_folders(self) -> None:
+        refuse_used(self.run.folders)
+        refuse_unwritable(self.run.folders)
+
+    def _check_counts(self) -> None:
+        batch_sizes = {f"{phase}_batch_size": settings["batch_size"] for phase, settings in self.phases.items()}
+        check_counts(val_images=self.images.val_images, log_interval=self.run.log_interval, **batch_sizes)
+        check_optional_counts(checkpoint_interval=self.run.checkpoint_interval)
+        if self.run.workers != "auto":
+            check_counts(0, num_workers=self.run.workers)
+
+    def _check_switches(self) -> None:
+        run = self.run
+        choose_channels_last(run.channels_last, "cpu", torch.float32, [1])
+        switches = {"resume": run.resume, "compile": run.compile, "trial_step": run.trial_step}
+        check_bool(**switches, check_files=self.images.check_files)
+
+    def _check_disk(self, network: Medfusion, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining) -> str:
+        size, run = self.images.image_size, self.run
+        pictures = pictures_bytes(size, 3, autoencoder.state.max_epochs or 0)
+        pictures += pictures_bytes(size, len(self.images.class_names), diffusion.state.max_epochs or 0)
+        other = {str(run.output_dir): pictures}
+        for folder, count in zip(
+            diffusion.latent_folders, (len(self.images.training), len(self.images.validation)), strict=False
+        ):
+            channels, *sides = network.latent_shape
+            other[str(folder)] = latents_bytes(folder, count, channels, sides, 1 + len(diffusion.dataset.flips))
+        return check_disk(
+            run.ckpt_dir, run.model_dir, network.autoencoder, network.unet, autoencoder.adversarial, other
+        )
+
+    def _check_memory(self, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining) -> str:
+        return check_memory([autoencoder, diffusion]) if self.run.trial_step else "not tried"

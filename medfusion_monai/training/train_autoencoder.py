@@ -1,0 +1,255 @@
+"""Phase one, from top to bottom: the autoencoder learns to compress images.
+
+Data, step (``AutoencoderTrainer``), validation, handlers, and what is measured at the end for phase two.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.metrics import Loss
+from monai.engines.evaluator import SupervisedEvaluator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from medfusion_monai.losses.adversarial import AdversarialLoss
+from medfusion_monai.losses.reconstruction import ReconstructionLoss, image_ssim
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.runtime.errors import WeightsError
+from medfusion_monai.runtime.values import epochs
+from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
+from medfusion_monai.training.handlers.checkpoint import BestWeights
+from medfusion_monai.training.handlers.image_grid import reconstruction_rows
+from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal
+from medfusion_monai.training.latent_dataset import LatentDataset
+from medfusion_monai.training.latent_statistics import measure_latent_statistics
+from medfusion_monai.training.learning_rate import Adam
+from medfusion_monai.training.preflight.run_checks import is_rehearsal
+from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
+from medfusion_monai.training.run import TrainingRun
+from medfusion_monai.training.training_images import TrainingImages
+from medfusion_monai.weights.state_dict import load_weights, save_weights
+
+logger = logging.getLogger(__name__)
+
+PICTURED = 8  # images of the validation split whose reconstructions are drawn
+
+
+class AutoencoderTraining(AutoencoderTrainer):
+    """Trains the autoencoder of a model and writes ``autoencoder.pt``; ``run`` does all, or continues.
+
+    Args:
+        run: what both phases share.
+        images: the datalist.
+        network: the model; its autoencoder is trained.
+        dataset: images to train on.
+        val_dataset: images to validate on.
+        loss: distance of reconstructions and images.
+        adversarial: the discriminators.
+        optimizer: of the autoencoder.
+        steps: of the training.
+        val_interval: steps of an epoch, which ends with a validation.
+        batch_size: images of a step and process.
+        discriminator_lr: learning rate of the discriminators.
+        train_handlers: further handlers of the trainer, before its checkpoints.
+    """
+
+    phase = "autoencoder"
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        images: TrainingImages,
+        network: Medfusion,
+        dataset: LatentDataset,
+        val_dataset: LatentDataset,
+        loss: ReconstructionLoss,
+        adversarial: AdversarialLoss,
+        optimizer: Adam,
+        steps: int,
+        val_interval: int,
+        batch_size: int,
+        discriminator_lr: float = 1.0e-6,
+        train_handlers: Sequence[Any] = (),
+    ) -> None:
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.training_run, self.images, self.dataset, self.val_dataset = run, images, dataset, val_dataset
+        self.batch_size = self.at_once = batch_size
+        self.autoencoder = network.autoencoder
+        built, self.lr_scheduler = optimizer.build(self.autoencoder.parameters(), steps)
+        reading: dict[str, Any] = {
+            "prepare_batch": AutoencoderPrepareBatch(self.autoencoder),
+            "network": self.autoencoder,
+        }
+        self.best = BestWeights(
+            run.ckpt_dir / "autoencoder_best.pt",
+            self.autoencoder,
+            "autoencoder_val_loss",
+            fresh_from=_first_sharp_epoch(adversarial, min(val_interval, steps)),
+        )
+        super().__init__(
+            max_epochs=epochs(steps, val_interval),
+            epoch_length=min(val_interval, steps),
+            train_data_loader=[],  # see _prepare
+            optimizer=built,
+            loss_function=loss,
+            adversarial=adversarial,
+            discriminator_optimizer=torch.optim.Adam(adversarial.parameters(), lr=discriminator_lr),
+            dtype=torch.float32 if run.dtype is torch.float16 else run.dtype,
+            **reading,
+            **run.engine_options,
+        )
+        self.evaluator = SupervisedEvaluator(
+            val_data_loader=[],
+            key_val_metric={"autoencoder_val_loss": Loss(self._validation_loss, output_transform=_pred_and_image)},
+            additional_metrics={"autoencoder_val_ssim": Loss(_mean_ssim, output_transform=_pred_and_image)},
+            metric_cmp_fn=operator.lt,
+            **reading,
+            **run.engine_options,
+        )
+        self._stop: StopOnSignal | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the phase continues from a checkpoint."""
+        return self.training_run.is_begun(self.phase)
+
+    def run(self) -> None:  # type: ignore[override]  # as MONAI's trainers
+        """Train, or continue, until the last step; then measure the latents and write ``autoencoder.pt``."""
+        if is_rehearsal():
+            self.training_run.rehearsed.add(self.phase)
+            return
+        stop = self._prepare()
+        self.training_run.train(self, stop, super().run)
+        self.finish()
+
+    def to_device(self) -> None:
+        """Bring to the device what a step needs; until then nothing of it is there."""
+        parts: tuple[Any, ...] = (self.autoencoder, self.loss_function, self.adversarial)
+        for part in parts:
+            part.to(self.training_run.device)
+
+    def _prepare(self) -> StopOnSignal:
+        """Open the data and attach the handlers, once."""
+        if self._stop is not None:
+            return self._stop
+        self.to_device()
+        run, dataset = self.training_run, self.dataset
+        if run.num_workers:  # or each worker would read them for itself
+            dataset.images.keep()
+            self.val_dataset.images.keep()
+        sampler = run.sampler(self.batch_size)
+        self.data_loader = run.loader(dataset.image_stream(run.seed, self.images.shares), sampler)
+        validation = self.val_dataset.image_stream(run.seed, shuffle=False)
+        run.open_validation(self.evaluator, validation, self.batch_size)
+        self._stop = run.attach(
+            self,
+            title="phase one, autoencoder",
+            network=self.autoencoder,
+            lr_scheduler=self.lr_scheduler,
+            log=self._log,
+            draw=self._draw,
+            picture="reconstructions",
+            objects=self._checkpointed(),
+            settings=self.dataset.settings(run.seed, self.images),
+            sampler=sampler,
+            best=self.best,
+            further=self._arguments["train_handlers"],
+        )
+        return self._stop
+
+    def _checkpointed(self) -> dict[str, Any]:
+        return {
+            "network": self.autoencoder,
+            "optimizer": self.optimizer,
+            "lr_scheduler": self.lr_scheduler,
+            "discriminators": self.adversarial,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "best": self.best,
+        }
+
+    def finish(self) -> None:
+        """Take the best weights, measure the latents of the training images, and write ``autoencoder.pt``.
+
+        If that was done already, the file stays as it is, so that phase two continues with what it began with. Of
+        several processes the first does all this, and then the others find it done.
+
+        Raises:
+            WeightsError: if there are no best weights.
+        """
+        path = self.training_run.autoencoder_file
+        with idist.one_rank_first():
+            check_validated(self.best.path)
+            load_weights(self.autoencoder, self.best.path)
+            if path.is_file() and _same_but_statistics(self.autoencoder.state_dict(), path):
+                load_weights(self.autoencoder, path)
+                return
+            once = DataLoader(self.dataset.images, self.batch_size, num_workers=self.training_run.num_workers)
+            statistics = measure_latent_statistics(self.autoencoder, once, self.training_run.device)
+            self.autoencoder.set_latent_statistics(*statistics)
+            save_weights(self.autoencoder, path)
+            logger.info("phase one is finished: %s", path)
+
+    def twin(self) -> AutoencoderTraining:
+        """Return another trainer of the same step, with networks of its own."""
+        own = copy.deepcopy({name: self._arguments[name] for name in ("network", "loss", "adversarial")})
+        twin = AutoencoderTraining(**{**self._arguments, **own})
+        twin.to_device()
+        twin.state.iteration = (own["adversarial"].start_step or 0) + 1  # with discriminators, which make it larger
+        return twin
+
+    def noise(self, images: int) -> dict[str, Any]:
+        """Return a batch of noise, to try a step."""
+        size = (self.autoencoder.in_channels, *self.images.image_size)
+        return {"image": torch.rand(images, *size), "seed": list(range(images))}
+
+    def _validation_loss(self, pred: Any, image: Tensor) -> Tensor:
+        return self.loss_function(pred, image)["loss"]
+
+    def _log(self, out: Sequence[dict[Any, Any]]) -> dict[str, Any]:
+        rate = self.optimizer.param_groups[0]["lr"]
+        values = {"loss": out[0]["loss"], "lr": rate, **out[0]["terms"]}
+        return {f"autoencoder/{name}": value for name, value in values.items()}
+
+    def _draw(self) -> list[Tensor]:
+        images = self.val_dataset.images
+        shown = [images[index]["image"] for index in range(min(PICTURED, len(images)))]
+        return reconstruction_rows(self.autoencoder, torch.stack(shown))
+
+
+def check_validated(path: Path) -> None:
+    """Raise a WeightsError unless the best weights of a phase are there."""
+    if not path.is_file():
+        raise WeightsError(
+            f"{path} was never written: no validation of this training gave a finite loss. Look at the losses in "
+            "TensorBoard, check val_interval, and start anew with --resume false"
+        )
+
+
+def _first_sharp_epoch(adversarial: AdversarialLoss, epoch_length: int) -> int | None:
+    return None if adversarial.start_step is None else adversarial.start_step // epoch_length + 1
+
+
+def _pred_and_image(out: dict[str, Any]) -> tuple[Any, Tensor]:
+    return out["pred"], out["image"]
+
+
+def _mean_ssim(pred: Any, image: Tensor) -> Tensor:
+    return image_ssim(pred.reconstruction, image).mean()
+
+
+def _same_but_statistics(state: dict[str, Tensor], path: Path) -> bool:
+    try:
+        there = torch.load(path, map_location="cpu", weights_only=True)
+        return all(
+            torch.equal(there[name], value.cpu()) for name, value in state.items() if not name.startswith("latent_")
+        )
+    except Exception:  # whatever is there, it is not what phase one wrote
+        return False

@@ -1,0 +1,310 @@
+"""Phase two, from top to bottom: the UNet learns to denoise the latents of the trained autoencoder, given a label.
+
+Data, step (``DiffusionStep``), validation, handlers, and the weights that come of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.metrics import Loss
+from monai.engines.evaluator import SupervisedEvaluator
+from monai.engines.trainer import SupervisedTrainer
+from monai.inferers.inferer import Inferer
+from torch import Tensor
+
+from medfusion_monai.data.reading.transforms import form_of
+from medfusion_monai.data.training.class_shares import true_shares
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.losses.denoising import DiffusionLoss
+from medfusion_monai.networks.described import describe
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.runtime.distributed import data_parallel, world_size
+from medfusion_monai.runtime.dtype import MixedPrecisionInferer
+from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.runtime.memory_format import choose_channels_last, compile_network, lay_out, widths
+from medfusion_monai.training.diffusion_step import DiffusionStep
+from medfusion_monai.training.handlers.checkpoint import BestWeights
+from medfusion_monai.training.handlers.ema import AveragedWeights
+from medfusion_monai.training.handlers.image_grid import sample_rows
+from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal
+from medfusion_monai.training.latent_dataset import LatentDataset
+from medfusion_monai.training.learning_rate import AdamW
+from medfusion_monai.training.preflight.run_checks import Check, check_all, is_rehearsal
+from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
+from medfusion_monai.training.run import TrainingRun
+from medfusion_monai.training.train_autoencoder import check_validated
+from medfusion_monai.training.training_images import TrainingImages
+from medfusion_monai.weights.model_info import describe_model
+from medfusion_monai.weights.state_dict import load_weights
+
+logger = logging.getLogger(__name__)
+
+DRAWS = 4  # of noise and timestep for each image of a validation
+
+
+class DiffusionTraining(SupervisedTrainer):
+    """Trains the UNet of a model and writes ``model.pt`` with ``model.json``; ``run`` does all, or continues.
+
+    When it starts it loads ``autoencoder.pt`` of phase one and has the latents encoded that are missing. So whoever
+    calls ``run``, MONAI's federated client too, trains on the latents of a trained autoencoder, or gets an error.
+
+    Args:
+        run: what both phases share.
+        images: the datalist.
+        network: the model; its UNet is trained.
+        dataset: latents to train on.
+        val_dataset: latents to validate on.
+        schedule: of the noise.
+        loss: distance of predictions and targets.
+        optimizer: of the UNet.
+        inferer: calls the UNet.
+        image_inferer: samples the pictures; its settings go with the weights.
+        max_epochs: of the training.
+        steps: of the training, over which the learning rate decays.
+        val_interval: steps of an epoch, which ends with a validation.
+        batch_size: images of a step and process.
+        micro_batch_size: images that go through the UNet at a time; None for all.
+        label_dropout: probability that a sample loses its label.
+        train_handlers: further handlers of the trainer, before its checkpoints.
+        val_handlers: further handlers of the evaluator.
+    """
+
+    phase = "diffusion"
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        images: TrainingImages,
+        network: Medfusion,
+        dataset: LatentDataset,
+        val_dataset: LatentDataset,
+        schedule: NoiseSchedule,
+        loss: DiffusionLoss,
+        optimizer: AdamW,
+        inferer: Inferer,
+        image_inferer: LatentDiffusionSampler,
+        max_epochs: int,
+        steps: int,
+        val_interval: int,
+        batch_size: int,
+        micro_batch_size: int | None = None,
+        label_dropout: float = 0.5,
+        train_handlers: Sequence[Any] = (),
+        val_handlers: Sequence[Any] = (),
+    ) -> None:
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.training_run, self.images, self.dataset, self.val_dataset = run, images, dataset, val_dataset
+        self.batch_size, self.at_once = batch_size, min(micro_batch_size or batch_size, batch_size)
+        self.unet, self.autoencoder, self.schedule = network.unet, network.autoencoder, schedule
+        self.image_inferer = copy.copy(image_inferer)
+        self.image_inferer.dtype = run.dtype
+        self.step = DiffusionStep(micro_batch_size, run.dtype)
+        self.ema = AveragedWeights(self.unet)
+        self.averaged_model = Medfusion(self.autoencoder, self.ema.module, network.class_names, network.image_size)
+        self.best = BestWeights(run.model_file, self.averaged_model, "diffusion_val_loss", info=self.describe)
+        built, self.lr_scheduler = optimizer.build(self.unet.parameters(), steps)
+        self.label_dropout = label_dropout
+        prepare_batch = DiffusionPrepareBatch(self.autoencoder, self.schedule, label_dropout)
+        super().__init__(
+            max_epochs=max_epochs,
+            epoch_length=min(val_interval, steps),
+            train_data_loader=[],  # see open
+            network=self.unet,
+            optimizer=built,
+            loss_function=loss,
+            inferer=inferer,
+            prepare_batch=prepare_batch,
+            iteration_update=self.step,
+            **run.engine_options,
+        )
+        self.evaluator = DiffusionEvaluator(
+            self,
+            val_data_loader=[],
+            network=self.ema.module,
+            inferer=MixedPrecisionInferer(run.dtype, inferer),
+            prepare_batch=prepare_batch,
+            key_val_metric={"diffusion_val_loss": Loss(loss, output_transform=_pred_and_target)},
+            metric_cmp_fn=operator.lt,
+            **run.engine_options,
+        )
+        self._is_open = False
+        self._stop: StopOnSignal | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the phase continues from a checkpoint."""
+        return self.training_run.is_begun(self.phase)
+
+    @property
+    def latent_folders(self) -> list[Path]:
+        """Where latents of training and validation are kept, if they are."""
+        return [self.dataset.latents_dir, self.val_dataset.latents_dir] if self.dataset.caches else []
+
+    def run(self) -> None:  # type: ignore[override]  # as MONAI's trainers
+        """Train, or continue, until the last step."""
+        if is_rehearsal():
+            if "autoencoder" not in self.training_run.rehearsed:
+                check_all([Check("networks", "autoencoder_file", self._check_autoencoder)])
+            return
+        self.open()
+        stop = self._attach_handlers()
+        self.training_run.train(self, stop, super().run)
+        check_validated(self.training_run.model_file)
+        logger.info("phase two is finished: %s", self.training_run.model_file)
+
+    def open(self) -> None:
+        """Load the autoencoder, encode the images that are not, and open the data, once.
+
+        Raises:
+            WeightsError: if there is no trained autoencoder, or it does not fit.
+        """
+        if self._is_open:
+            return
+        run = self.training_run
+        self._load_autoencoder()
+        self.to_device()
+        self.val_dataset.caches = self.dataset.caches
+        for dataset in (self.dataset, self.val_dataset):
+            dataset.prepare(run.device, self.at_once, run.num_workers)
+        self._sampler = run.sampler(self.batch_size)
+        self.data_loader = run.loader(self.dataset.stream(run.seed, self.images.shares), self._sampler)
+        validation = self.val_dataset.stream(run.seed, shuffle=False)
+        run.open_validation(self.evaluator, validation, self.at_once, passes=DRAWS)
+        self.network = data_parallel(compile_network(self.unet, run.compile, run.device), run.device)
+        self._is_open = True
+
+    def to_device(self) -> None:
+        """Bring to the device what a step needs; until then nothing of it is there."""
+        device, unet = self.training_run.device, self.unet
+        channels_last = choose_channels_last(self.training_run.channels_last, device, self.step.dtype, widths(unet))
+        for network in (unet, self.ema.module):
+            lay_out(network.to(device), channels_last)
+        parts: tuple[Any, ...] = (self.autoencoder, self.schedule, self.loss_function)
+        for part in parts:
+            part.to(device)
+
+    def _attach_handlers(self) -> StopOnSignal:
+        if self._stop is None:
+            self.ema.attach(self)
+            self._stop = self._attach_shared_handlers()
+        return self._stop
+
+    def _attach_shared_handlers(self) -> StopOnSignal:
+        return self.training_run.attach(
+            self,
+            title="phase two, diffusion",
+            network=self.unet,
+            lr_scheduler=self.lr_scheduler,
+            log=self._log,
+            draw=self._draw,
+            picture="samples",
+            objects={
+                "network": self.unet,
+                "optimizer": self.optimizer,
+                "lr_scheduler": self.lr_scheduler,
+                "ema": self.ema,
+                "best": self.best,
+                "step": self.step,
+            },
+            settings=self._settings(),
+            sampler=self._sampler,
+            best=self.best,
+            further=self._arguments["train_handlers"],
+            val_further=self._arguments["val_handlers"],
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``model.json`` says of weights that are saved now."""
+        training = {
+            "images": self.images.fingerprint,
+            "image_count": len(self.dataset.images),
+            "steps": self.state.iteration,
+            "images_per_step": self.batch_size * world_size(),
+        }
+        form = form_of(self.dataset.images.transform)
+        return describe_model(
+            self.averaged_model,
+            self.schedule,
+            self.image_inferer.settings(),
+            form,
+            training,
+            true_shares(self.dataset.image_labels, len(self.averaged_model.class_names)),
+        )
+
+    def twin(self) -> DiffusionTraining:
+        """Return another trainer of the same step, with networks of its own."""
+        own = copy.deepcopy({name: self._arguments[name] for name in ("network", "schedule", "loss")})
+        twin = DiffusionTraining(**{**self._arguments, **own})
+        twin.to_device()
+        return twin
+
+    def noise(self, images: int) -> dict[str, Any]:
+        """Return a batch of noise, to try a step: of posteriors where latents are cached."""
+        key, shape = "image", (self.autoencoder.in_channels, *self.images.image_size)
+        if self.dataset.caches:
+            channels, *sides = self.averaged_model.latent_shape
+            key, shape = "moments", (2 * channels, *sides)
+        labels = torch.zeros(images, dtype=torch.long)
+        return {key: torch.rand(images, *shape), "label": labels, "seed": list(range(images))}
+
+    def _load_autoencoder(self) -> None:
+        load_weights(
+            self.autoencoder,
+            self.training_run.autoencoder_file,
+            "phase two needs phase one: run train_autoencoder (or training)",
+        ).eval()
+
+    def _check_autoencoder(self) -> str:
+        self._load_autoencoder()
+        return f"{self.training_run.autoencoder_file.name} fits"
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what a checkpoint must have in common with the run that continues from it."""
+        schedule = describe(self.schedule)
+        return {
+            **self.dataset.settings(self.training_run.seed, self.images),
+            "latent_flips": self.dataset.flips or None,
+            "prediction_type": schedule.get("prediction_type"),
+            "noise_schedule": schedule.get("schedule"),
+            "zero_terminal_snr": schedule.get("zero_terminal_snr"),
+            "diffusion_loss": getattr(self.loss_function, "loss", None),
+            "loss_weighting": getattr(self.loss_function, "weighting", None),
+            "label_dropout": self.label_dropout,
+            "autoencoder": file_sha256(self.training_run.autoencoder_file),
+        }
+
+    def _log(self, out: Sequence[dict[Any, Any]]) -> dict[str, Any]:
+        return {"diffusion/loss": out[0]["loss"], "diffusion/lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _draw(self) -> list[Tensor]:
+        return sample_rows(self.averaged_model, self.image_inferer, len(self.averaged_model.class_names))
+
+
+class DiffusionEvaluator(SupervisedEvaluator):
+    """Validates averaged weights on latents; called by itself it has the data opened first, and writes no weights.
+
+    Args:
+        training: the phase that it belongs to.
+        kwargs: as ``monai.engines.SupervisedEvaluator``.
+    """
+
+    def __init__(self, training: DiffusionTraining, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.training = training
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as MONAI's evaluators
+        """Validate once."""
+        self.training.open()
+        super().run(global_epoch)
+
+
+def _pred_and_target(out: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    return out["pred"], out["label"]

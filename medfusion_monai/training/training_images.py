@@ -1,0 +1,119 @@
+"""The images that a model is trained on: the datalist and how its files are read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from medfusion_monai.data.datalist import read_datalist
+from medfusion_monai.data.reading.transforms import read_and_resize
+from medfusion_monai.data.training.class_shares import parse_class_shares, training_shares
+from medfusion_monai.data.training.readable import check_policy
+from medfusion_monai.data.training.stream import fingerprint
+
+Item = dict[str, Any]
+
+
+class TrainingImages:
+    """The items of a datalist for training and validation, and what all of them have in common.
+
+    It reads nothing until it is asked, so that all settings can be checked at once.
+
+    Args:
+        dataset_dir: folder of ``datalist.json``, as ``medfusion prepare`` writes it.
+        class_names: in label order.
+        image_size: height and width that images are brought to.
+        image_channels: 1 (gray) or 3 (RGB).
+        downsampling: how many times smaller than images latents are.
+        dicom_modalities: values of DICOM's Modality that are read; None takes projections and photographs.
+        resize_mode: ``crop`` or ``pad``.
+        unreadable: ``stop`` (an image that cannot be read ends the training) or ``skip`` (it is left out).
+        class_shares: of the classes in training: None as in the data, ``equal``, or a share for each class.
+        val_images: about the most images of the validation split that are used, evenly spread.
+        check_files: whether every image is read once before the first step.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str,
+        class_names: Sequence[str],
+        image_size: Sequence[int],
+        image_channels: int = 1,
+        downsampling: int = 8,
+        dicom_modalities: Sequence[str] | None = None,
+        resize_mode: str = "crop",
+        unreadable: str = "stop",
+        class_shares: str | Sequence[float] | None = None,
+        val_images: int = 2000,
+        check_files: bool = True,
+    ) -> None:
+        self.dataset_dir, self.class_names, self.image_size = dataset_dir, class_names, image_size
+        self.image_channels, self.downsampling, self.dicom_modalities = image_channels, downsampling, dicom_modalities
+        self.resize_mode, self.unreadable, self.class_shares = resize_mode, unreadable, class_shares
+        self.val_images, self.check_files = val_images, check_files
+
+    @cached_property
+    def training(self) -> list[Item]:
+        """Items of the training split.
+
+        Raises:
+            DataError: as of ``read_datalist``.
+        """
+        return read_datalist(self.dataset_dir, "training", self.class_names)
+
+    @cached_property
+    def validation(self) -> list[Item]:
+        """Items of the validation split that are used.
+
+        Raises:
+            DataError: as of ``read_datalist``.
+        """
+        items = read_datalist(self.dataset_dir, "validation", self.class_names)
+        return items[:: max(1, len(items) // self.val_images)]
+
+    @property
+    def shares(self) -> list[float] | None:
+        """Share of each class in training, or None for that of the data.
+
+        Raises:
+            ValueError: for other shares than ``class_shares`` may have, or a class without images.
+        """
+        return training_shares(self.class_shares, self.class_names, [item["label"] for item in self.training])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digits that tell one list of training images from another."""
+        return fingerprint(self.training)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Keywords of ``check_sample``."""
+        names = {"channels": self.image_channels, "image_size": self.image_size}
+        return {**names, "modalities": self.dicom_modalities, "unreadable": self.unreadable}
+
+    def check_choices(self) -> None:
+        """Check the settings that no other constructor checks.
+
+        Raises:
+            ValueError: naming the key, the value and what to do.
+        """
+        names = self.class_names
+        if self.image_channels not in (1, 3):
+            raise ValueError(f"image_channels must be 1 (gray) or 3 (RGB), received {self.image_channels}")
+        if not isinstance(names, list | tuple) or len(set(names)) != len(names) or not names:
+            raise ValueError(f"class_names must be a list of different names, one a label, received {names}")
+        read_and_resize([1, 1], self.image_channels, self.resize_mode, self.dicom_modalities)
+        parse_class_shares(self.class_shares, len(names), "equal")
+        check_policy(self.unreadable)
+
+    def describe_labels(self) -> str:
+        """Return how many images of each class there are, in words."""
+        lines = []
+        for split, items in (("training", self.training), ("validation", self.validation)):
+            counts = Counter(item["label"] for item in items)
+            lines.append(
+                f"{split} " + ", ".join(f"{counts[label]} {name}" for label, name in enumerate(self.class_names))
+            )
+        return "; ".join(lines)

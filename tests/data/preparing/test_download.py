@@ -1,0 +1,57 @@
+"""The reference batch, which all sources draw alike."""
+
+import os
+import random
+
+import pytest
+
+from medfusion_monai.data.datalist import DataError
+from medfusion_monai.data.preparing.download import draw_reference, walk_images
+
+
+def _records(per_class):
+    return [
+        {"image": f"{label}_{number:03d}.png", "label": label, "patient": str(number)}
+        for label, count in enumerate(per_class)
+        for number in range(count)
+    ]
+
+
+def _labels(records):
+    return [sum(record["label"] == label for record in records) for label in (0, 1)]
+
+
+def test_reference_has_equal_numbers_up_to_the_asked_size():
+    assert _labels(draw_reference(_records([50, 20]), 2, 15, seed=0)) == [15, 15]
+    assert _labels(draw_reference(_records([50, 20]), 2, 30, seed=0)) == [20, 20]
+    assert draw_reference(_records([50]), 2, 30, seed=0) == []
+
+
+def test_reference_depends_on_the_seed_and_not_on_the_order():
+    records = _records([50, 20])
+    shuffled = random.Random(0).sample(records, len(records))
+    assert draw_reference(shuffled, 2, 10, seed=3) == draw_reference(records, 2, 10, seed=3)
+    assert draw_reference(records, 2, 10, seed=3) != draw_reference(records, 2, 10, seed=4)
+
+
+def test_records_that_are_not_comparable_are_passed_over():
+    records = [{**record, "comparable": record["image"] > "0_040"} for record in _records([50, 20])]
+    drawn = draw_reference(records, 2, 20, seed=0)
+    assert _labels(drawn) == [10, 10]
+    assert all(record["comparable"] for record in drawn)
+
+
+def test_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "a.png").write_bytes(b"")
+    assert list(walk_images(tmp_path, (".png",))) == [("", "a.png")]
+    scandir = os.scandir
+
+    def fail(folder):
+        if str(folder).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(DataError, match="shut' cannot be listed: Permission denied"):
+        list(walk_images(tmp_path, (".png",)))

@@ -1,0 +1,29 @@
+from shlex import split
+
+import pytest
+
+from medfusion_monai.report.provenance import this_command
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("/data/St. Anna/real/", "real"),
+        ("GAN=/data/gan", "GAN=gan"),
+        ("GAN=/data/run=1:b", "GAN=run=1:b"),
+        ("phantoms:/data/weights/f.pt", "phantoms:f.pt"),
+        ("torchvision:resnet18:/data/r.pth", "torchvision:resnet18:r.pth"),
+        ("{'GAN':'/data/gan','b':'/data/St. Anna/b'}", "{'GAN':'gan','b':'b'}"),
+        ("[/data/a,/data/b]", "[a,b]"),
+        ("--samples_dir=/data/eval", "--samples_dir=eval"),
+        ("runs/eval", "runs/eval"),
+        ("a/b=relative", "a/b=relative"),
+    ],
+)
+def test_absolute_paths_are_shortened_to_their_last_part(argument, shown):
+    assert split(this_command(["/usr/bin/medfusion", argument])) == ["medfusion", shown]
+
+
+def test_package_that_is_run_by_its_name_is_called_so():
+    path = "/usr/lib/python3/site-packages/monai/bundle/__main__.py"
+    assert this_command([path, "run", "evaluating"]) == "python -m monai.bundle run evaluating"
