@@ -40,8 +40,6 @@ def add_compare(subparsers: Any) -> None:
     )
     parser.add_argument("--k", type=positive, default=3, help="neighbours of precision and recall (3)")
     parser.add_argument("--replicates", type=whole, default=100, help="resampled sets behind intervals, 0: none (100)")
-    parser.add_argument("--fid-infinity", action="store_true", help="extrapolate FID to infinitely many images too")
-    parser.add_argument("--inception-score", action="store_true", help="add the Inception score")
     parser.add_argument("--neighbours", type=whole, default=8, help="nearest training images shown, 0: none (8)")
     parser.add_argument(
         "--classifier-seeds",

@@ -32,8 +32,6 @@ def compare(
     size: Sequence[int] | None = None,
     k: int = 3,
     replicates: int = 100,
-    fid_infinity: bool = False,
-    inception_score: bool = False,
     neighbours: int = 8,
     classifier_seeds: Sequence[int] = (0, 1, 2),
     batch_size: int = 32,
@@ -54,8 +52,6 @@ def compare(
         size: (height, width) that all images are brought to; None takes them as they are, all of one size.
         k: neighbours of precision and recall.
         replicates: resampled sets behind each interval; 0 for none.
-        fid_infinity: whether FID is also extrapolated to infinitely many images.
-        inception_score: whether the Inception score is added; it is for photographs of things, not for X-rays.
         neighbours: generated images shown beside their nearest training images; 0 for none.
         classifier_seeds: trainings of the classifier; none leaves it out.
         batch_size: images that are measured at once.
@@ -79,8 +75,6 @@ def compare(
     make_folders([output])
     take_folders([output])
     extractor = load_extractor(features).to(device)
-    if inception_score and not hasattr(extractor, "features_and_logits"):
-        raise ValueError(f"the Inception score needs the features inception, not {features}: leave it out")
     splits = _open_splits(reference, neighbours, classifier_seeds)
     facts = {name: inspect_set(image_set) for name, image_set in opened.items()}
     # Of the same form too, or their features, and what a classifier learns of them, would tell the forms apart.
@@ -88,8 +82,8 @@ def compare(
     form = common_form(facts | facts_of_splits, size)
 
     def measure(image_set: ImageSet, known: Sequence[ImageFacts] = ()) -> Measured:
-        cache, scored = Path(output) / "cache", inception_score and image_set.name in images
-        return measure_set(image_set, form.load, form.describe(), extractor, cache, batch_size, device, known, scored)
+        cache = Path(output) / "cache"
+        return measure_set(image_set, form.load, form.describe(), extractor, cache, batch_size, device, known)
 
     real, *sets = [measure(image_set, facts[name]) for name, image_set in opened.items()]
     draft = Draft(
@@ -97,7 +91,7 @@ def compare(
         settings={"k": k, "replicates": replicates, "form": form.describe()},
         seeds={"seed": seed},
     )
-    add_fidelity(draft, real, sets, extractor, replicates, seed, k, fid_infinity)
+    add_fidelity(draft, real, sets, extractor, replicates, seed, k)
     if splits and neighbours:
         training = measure(splits["training"])
         add_real_baseline(draft, real, sets, training, seed, k)

@@ -47,7 +47,7 @@ from medfusion_monai.runtime.distributed import from_first
 from medfusion_monai.runtime.dtype import precision_name
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
-from medfusion_monai.runtime.values import check_bool, check_counts
+from medfusion_monai.runtime.values import check_counts
 from medfusion_monai.sampling.plan import sampling_plan
 from medfusion_monai.weights import pretrained
 
@@ -194,7 +194,7 @@ class Evaluation:
         """The generated images."""
         return [self._measure(images, form.load, form.describe(), facts) for images, form, facts in self.sample_sets]
 
-    def check_settings(self, neighbours: int, sweep_samples: int, infinity: bool) -> None:
+    def check_settings(self, neighbours: int, sweep_samples: int) -> None:
         """Check settings that are numbers or switches.
 
         Raises:
@@ -202,7 +202,6 @@ class Evaluation:
         """
         check_counts(0, replicates=self.replicates, neighbours=neighbours, seed=self.seed)
         check_counts(batch_size=self.batch_size, sweep_samples=sweep_samples)
-        check_bool(fid_infinity=infinity)
 
     def check(
         self,
@@ -287,11 +286,10 @@ class Evaluation:
         caption = "Images spread evenly over the splits, their reconstructions, and the difference four times enlarged."
         self.draft.add_picture("figure_2_reconstructions.png", picture, "Reconstructions", caption)
 
-    def add_generated(self, infinity: bool = False, neighbours: int = 8) -> None:
+    def add_generated(self, neighbours: int = 8) -> None:
         """Compare generated images with real ones: table 3 and figure 4, and nearest training images.
 
         Args:
-            infinity: whether FID is also extrapolated to infinitely many images.
             neighbours: generated images that are shown beside their nearest training images; 0 for none.
         """
         if not self.generated:
@@ -300,7 +298,7 @@ class Evaluation:
         training = self.training if neighbours else None  # features are of all processes, what follows of the first
 
         def compare() -> None:
-            add_fidelity(draft, reference, generated, self.extractor, self.replicates, seed, infinity=infinity)
+            add_fidelity(draft, reference, generated, self.extractor, self.replicates, seed)
             if training is not None:
                 add_real_baseline(draft, reference, generated, training, seed)
                 add_neighbours(draft, generated, training, neighbours)

@@ -13,7 +13,6 @@ from torch import Tensor
 from medfusion_monai.evaluation.image_form import ImageFacts, content_sha256
 from medfusion_monai.evaluation.image_set import ImageSet
 from medfusion_monai.evaluation.metrics.feature_cache import cached_features
-from medfusion_monai.evaluation.metrics.features import InceptionLogits
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +25,12 @@ class Measured(NamedTuple):
         load: reads an image as it is compared: path to (C, H, W) in [0, 1].
         features: (N, D).
         facts: what its files hold; empty if they were not inspected.
-        logits: (N, classes) for the Inception score, or None.
     """
 
     images: ImageSet
     load: Callable[[str], Tensor]
     features: Tensor
     facts: Sequence[ImageFacts] = ()
-    logits: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -68,7 +65,6 @@ def measure_set(
     batch_size: int = 32,
     device: torch.device | str = "cpu",
     facts: Sequence[ImageFacts] = (),
-    inception_score: bool = False,
 ) -> Measured:
     """Compute the features of a set, or take them from the cache if files, form and extractor are the same.
 
@@ -81,12 +77,8 @@ def measure_set(
         batch_size: images at once.
         device: where to compute.
         facts: what the files hold, if known.
-        inception_score: whether logits are computed too, which Inception-v3 alone has.
     """
     logger.info("features of %d images of %s", len(images.items), images.name)
 
-    def features_of(network: Any) -> Tensor:
-        return torch.from_numpy(cached_features(network, images.paths, load, cache_dir, batch_size, device, form))
-
-    logits = features_of(InceptionLogits(extractor)) if inception_score else None
-    return Measured(images, load, features_of(extractor), facts, logits)
+    features = cached_features(extractor, images.paths, load, cache_dir, batch_size, device, form)
+    return Measured(images, load, torch.from_numpy(features), facts)

@@ -35,7 +35,6 @@ def fidelity_rows(
     replicates: int = 100,
     seed: int = 0,
     k: int = 3,
-    infinity: bool = False,
     diversity_pairs: int = DIVERSITY_PAIRS,
 ) -> list[dict[str, Any]]:
     """Compare sets with the reference, overall and for each class that both have.
@@ -46,7 +45,6 @@ def fidelity_rows(
         replicates: resampled sets behind each interval; 0 for none.
         seed: of the resampling and of the pairs.
         k: neighbours of precision and recall.
-        infinity: whether FID is also extrapolated to infinitely many images.
         diversity_pairs: random pairs behind the MS-SSIM within a set; 0 for none.
 
     Returns:
@@ -69,8 +67,6 @@ def fidelity_rows(
                 replicates=replicates,
                 seed=seed,
                 k=k,
-                infinity=infinity,
-                logits=None if measured.logits is None else measured.logits[indices],
             )
             if diversity_pairs:
                 figures["diversity_ms_ssim"] = diversity_of(measured, indices, diversity_pairs, seed, replicates)
@@ -160,14 +156,13 @@ def add_fidelity(
     replicates: int = 100,
     seed: int = 0,
     k: int = 3,
-    infinity: bool = False,
 ) -> None:
     """Add table 3 and figure 4 of the paper, the sets, and what warns of them; arguments as of ``fidelity_rows``."""
     results = draft.results
     results["reference"] = reference.describe()
     results["sets"] = [measured.describe() for measured in sets]
     results["features"] = extractor.describe()
-    results["fidelity"] = fidelity_rows(reference, sets, replicates, seed, k, infinity)
+    results["fidelity"] = fidelity_rows(reference, sets, replicates, seed, k)
     own = diversity_of(reference, _positions(reference, None), seed=seed)
     if own.value is not None:
         results["summary"] = [f"Random pairs of reference images have a mean MS-SSIM of {own.value:.3f}."]

@@ -35,13 +35,11 @@ class Measure(NamedTuple):
 
 FIDELITY = (
     Measure("fid", "FID", 2, "lower", counts_matter=True),
-    Measure("fid_infinity", "FID, extrapolated", 2, "lower", hint="to infinitely many images, lower is better"),
     Measure("kid", "KID \N{MULTIPLICATION SIGN} 1000", 2, "lower", 1000.0),
     Measure("precision", "Precision", 3, "higher"),
     Measure("recall", "Recall", 3, "higher", counts_matter=True),
     Measure("density", "Density", 3, "higher"),
     Measure("coverage", "Coverage", 3, "higher", counts_matter=True),
-    Measure("inception_score", "Inception score", 2, "higher", counts_matter=True),
     # Not ranked: noise has the lowest of all. The reference's own value is what a set should have.
     Measure("diversity_ms_ssim", "MS-SSIM within the set", 3, hint="lower is more diverse"),
 )

@@ -246,7 +246,6 @@ def test_label_steering_is_measured(evaluate, samples_dir, features, monkeypatch
         ({"classifier_seeds": 3}, "classifier_seeds must be a list of numbers"),
         ({"classifier_seeds": [0, -1, 2]}, "each of classifier_seeds must be a whole number of at least 0"),
         ({"classifier_seeds": [0, 0]}, "give each once"),
-        ({"fid_infinity": "perhaps"}, "fid_infinity must be true or false"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_measuring(
@@ -302,12 +301,6 @@ def test_samples_that_are_not_there_are_told_in_the_report(evaluate, tmp_path):
     assert "the folder 'evla' holds no manifest.csv" in results["warnings"][0]
     for none in ("$None", "null"):
         assert evaluate(splits="validation", samples_dir=none)["warnings"] == []
-
-
-def test_no_as_text_leaves_the_extrapolation_out(evaluate, samples_dir, features):
-    settings = {"samples_dir": str(samples_dir), "features": features, "replicates": 0, "neighbours": 0}
-    assert "fid_infinity" not in evaluate(fid_infinity="false", **settings)["fidelity"][0]
-    assert "fid_infinity" in evaluate(fid_infinity="true", **settings)["fidelity"][0]
 
 
 def test_other_first_stage_of_another_size_is_told_before_measuring(evaluate, tmp_path, tmp_path_factory):

@@ -228,7 +228,6 @@ def test_names_that_a_table_cannot_tell_apart_are_refused(names, tmp_path):
     [
         ("real", (), {}, "the names ['real'] are those of the real images"),
         ("GAN", ("--split", "test"), {}, "no split 'test'"),
-        ("GAN", ("--inception-score",), {}, "needs the features inception"),
         ("GAN", ("--device", "gpu"), {}, "device 'gpu' cannot be used"),
         ("GAN", ("--device", "meta"), {}, "device 'meta' cannot be used"),
         ("GAN", ("--classifier-seeds", "1", "1"), {}, "classifier_seeds are [1, 1]: give each once"),

@@ -115,39 +115,13 @@ class InceptionFeatures(FeatureExtractor):
         torch.save(read_state(path), tensors)
         tensors.seek(0)
         try:
-            self.network = FeatureExtractorInceptionV3(
-                "inception-v3", ["2048", "logits_unbiased"], feature_extractor_weights_path=tensors
-            )
+            self.network = FeatureExtractorInceptionV3("inception-v3", ["2048"], feature_extractor_weights_path=tensors)
         except RuntimeError as error:
             raise _misfit(path, "torch-fidelity's Inception-v3", error) from error
 
     def extract(self, image: Tensor) -> Tensor:
         """Give the features."""
         return self.network((image * 255).round().to(torch.uint8))[0]
-
-    @torch.no_grad()
-    def features_and_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the features (B, 2048) and the logits (B, 1008) without bias, of which the Inception score is made."""
-        features, logits = self.network((self.checked(image) * 255).round().to(torch.uint8))
-        return features, logits
-
-
-class InceptionLogits(FeatureExtractor):
-    """The 1008 logits without bias of Inception-v3, of which the Inception score is made.
-
-    Args:
-        inception: the network, which is shared.
-    """
-
-    def __init__(self, inception: InceptionFeatures) -> None:
-        super().__init__()
-        self.inception = inception
-        self.name, self.sha256 = f"{inception.name}, logits", inception.sha256
-        self.dimensions, self.resize, self.is_inception = 1008, inception.resize, inception.is_inception
-
-    def extract(self, image: Tensor) -> Tensor:
-        """Give the logits."""
-        return self.inception.features_and_logits(image)[1]
 
 
 class TorchvisionFeatures(FeatureExtractor):

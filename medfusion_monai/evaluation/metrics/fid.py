@@ -11,8 +11,6 @@ from torch import Tensor
 from medfusion_monai.evaluation.metrics.intervals import Figure, bootstrap_weights, figure_around
 
 _CHUNK = 1024  # rows that are float64 at a time
-_SUBSETS = 8  # sizes of the generated set through which the line of frechet_distance_infinity goes
-_SAMPLES_PER_FEATURE = 4  # fewer generated samples, and the bias is no straight line in 1 / count
 _COSTLY = 1000  # samples and dimensions above which a distance takes a second and more
 _FEW_REPLICATES = 10
 
@@ -109,51 +107,6 @@ def frechet_figure(real: Tensor, fake: Tensor, replicates: int = 100, seed: int 
     fake_weights = bootstrap_weights(len(fake), replicates, generator)
     resampled = [frechet_distance(real, fake, *pair) for pair in zip(real_weights, fake_weights, strict=True)]
     return _not_negative(figure_around(frechet_distance(real, fake), torch.tensor(resampled), note))
-
-
-def frechet_distance_infinity(real: Tensor, fake: Tensor, replicates: int = 0, seed: int = 0) -> Figure:
-    """Fréchet distance as it would be with infinitely many generated samples (Chong and Forsyth 2020, section 4).
-
-    The bias is nearly a straight line in one over the number of generated samples. The distance is measured at
-    eight sizes from half of the set to all of it, each set within the next; the line through them is read off at 0.
-    The reference set stays as it is, and with it the bias that its own number of samples gives.
-
-    Args:
-        real: (N, D).
-        fake: (M, D).
-        replicates: resampled sets for an interval as in ``frechet_figure``; each costs eight distances, and of
-            costly ones ten replicates have to do likewise.
-        seed: of the order of the samples and the resampling.
-
-    Returns:
-        The intercept, which can be below 0 by chance; None with fewer than 4 D generated samples, or no more than D
-        real ones.
-    """
-    count, dimensions = fake.shape
-    if count < _SAMPLES_PER_FEATURE * dimensions or len(real) <= dimensions:
-        return Figure(
-            None,
-            note=f"{count} generated and {len(real)} real samples for {dimensions} features are too few to extrapolate "
-            f"from: at least {_SAMPLES_PER_FEATURE * dimensions} and {dimensions + 1}",
-        )
-    generator = np.random.default_rng(seed)
-    sizes = [int(size) for size in np.linspace(count / 2, count, _SUBSETS)]
-    value = _intercept(sizes, gaussian_of_samples(real), fake, generator.permutation(count))
-    note = f"extrapolated from {sizes[0]} to {count} generated samples against {len(real)}"
-    replicates, note = _affordable(real, fake, replicates, note)
-    resampled = []
-    for _ in range(replicates):
-        reference = gaussian_of_samples(real, bootstrap_weights(len(real), 1, generator)[0])
-        # One draw for all sizes: they share samples as those of the value do, and vary together.
-        resampled.append(_intercept(sizes, reference, fake, generator.integers(count, size=count)))
-    return figure_around(value, torch.tensor(resampled), note)
-
-
-def _intercept(sizes: list[int], reference: Gaussian, fake: Tensor, order: np.ndarray) -> float:
-    """Distance at 1 / size = 0 by least squares through the first samples of an order, as many as each size."""
-    fake = fake[torch.from_numpy(order).to(fake.device)]
-    distances = [gaussian_distance(reference, gaussian_of_samples(fake[:size])) for size in sizes]
-    return float(np.polyfit(1 / np.array(sizes), distances, 1)[1])
 
 
 def _affordable(real: Tensor, fake: Tensor, replicates: int, note: str) -> tuple[int, str]:

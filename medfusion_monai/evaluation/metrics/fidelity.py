@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from medfusion_monai.evaluation.metrics.fid import frechet_distance, frechet_distance_infinity, frechet_figure
-from medfusion_monai.evaluation.metrics.intervals import Figure, figure_around, mean_figure
+from medfusion_monai.evaluation.metrics.fid import frechet_distance, frechet_figure
+from medfusion_monai.evaluation.metrics.intervals import Figure, mean_figure
 from medfusion_monai.evaluation.metrics.kid import kernel_distance, kernel_figure
 from medfusion_monai.evaluation.metrics.neighbours import neighbourhoods
 
 __all__ = [
     "density_coverage",
     "frechet_distance",
-    "frechet_distance_infinity",
     "improved_precision_recall",
-    "inception_score",
     "kernel_distance",
     "measure_fidelity",
 ]
@@ -32,8 +28,6 @@ def measure_fidelity(
     seed: int = 0,
     k: int = 3,
     density_k: int = 5,
-    infinity: bool = False,
-    logits: Tensor | None = None,
 ) -> dict[str, Figure]:
     """Measure generated against real features, each figure with a 95% bootstrap interval.
 
@@ -53,11 +47,9 @@ def measure_fidelity(
         seed: of the resampling.
         k: neighbours for precision and recall; the paper and Medfusion use 3.
         density_k: neighbours for density and coverage; the paper uses 5.
-        infinity: adds ``fid_infinity``, see ``frechet_distance_infinity``.
-        logits: (M, classes), of Inception for the generated images; adds ``inception_score``.
 
     Returns:
-        ``fid``, ``kid``, ``precision``, ``recall``, ``density``, ``coverage`` and what was asked for. A figure that
+        ``fid``, ``kid``, ``precision``, ``recall``, ``density``, ``coverage``. A figure that
         the features do not give has the value None; its note says why. Every note holds the numbers of samples.
 
     Raises:
@@ -75,10 +67,6 @@ def measure_fidelity(
         figures |= dict.fromkeys(_NEIGHBOURHOOD_FIGURES, Figure(None, note=f"{caution}: there are no neighbourhoods"))
     else:
         figures |= _neighbourhood_figures(real, fake, k, density_k, replicates, seed)
-    if infinity:
-        figures["fid_infinity"] = frechet_distance_infinity(real, fake, replicates, seed)
-    if logits is not None:
-        figures["inception_score"] = _inception_figure(logits, replicates, seed)
     return figures
 
 
@@ -149,53 +137,6 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 1024) 
     _check_neighbours(real, fake, k)
     shares = neighbourhoods(real, fake, k, k, chunk)
     return float(shares.density.mean()), float(shares.coverage.double().mean())
-
-
-def inception_score(logits: Tensor, splits: int = 10) -> float:
-    """Inception score (Salimans et al. 2016, section 4), the mean over splits of the set.
-
-    The set is shuffled first, in the order that torch-fidelity takes: images lie often by class in a folder, and
-    splits of one class each would score low.
-
-    Args:
-        logits: (N, classes), of the classifier.
-        splits: parts of the set; the score of each is biased by its size, so compare equal counts only.
-
-    Returns:
-        From 1 to the number of classes.
-
-    Raises:
-        ValueError: if there are fewer images than splits.
-    """
-    if len(logits) < splits:
-        raise ValueError(f"an Inception score of {splits} splits needs as many images, received {len(logits)}")
-    order = np.random.RandomState(2020).permutation(len(logits))
-    logits = logits[torch.from_numpy(order).to(logits.device)].double()
-    return _inception_score(logits.softmax(dim=1), logits.log_softmax(dim=1), splits)
-
-
-def _inception_score(probabilities: Tensor, log_probabilities: Tensor, splits: int) -> float:
-    """Mean over splits of exp(KL of an image's classes from the split's), in the given order."""
-    negative_entropies = (probabilities * log_probabilities).sum(dim=1)
-    ends = [len(probabilities) * i // splits for i in range(1, splits)]
-    scores = []
-    for part, entropies in zip(probabilities.tensor_split(ends), negative_entropies.tensor_split(ends), strict=True):
-        marginal = part.mean(dim=0)
-        scores.append((entropies.mean() - torch.special.xlogy(marginal, marginal).sum()).exp())
-    return float(torch.stack(scores).mean())
-
-
-def _inception_figure(logits: Tensor, replicates: int, seed: int, splits: int = 10) -> Figure:
-    """Inception score with the spread of resampled sets around it."""
-    count = len(logits)
-    if count < splits:
-        return Figure(None, note=f"{count} samples are fewer than the {splits} splits of an Inception score")
-    logits = logits.double()
-    classes, log_classes = logits.softmax(dim=1), logits.log_softmax(dim=1)
-    generator = np.random.default_rng(seed)
-    draws = [torch.from_numpy(generator.integers(count, size=count)).to(logits.device) for _ in range(replicates)]
-    resampled = torch.tensor([_inception_score(classes[draw], log_classes[draw], splits) for draw in draws])
-    return figure_around(inception_score(logits, splits), resampled, f"{count} samples in {splits} splits")
 
 
 def _neighbourhood_figures(

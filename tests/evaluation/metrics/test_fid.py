@@ -4,7 +4,6 @@ from torch_fidelity import metric_fid
 
 from medfusion_monai.evaluation.metrics.fid import (
     frechet_distance,
-    frechet_distance_infinity,
     frechet_figure,
     gaussian_distance,
     gaussian_of_moments,
@@ -84,41 +83,8 @@ def test_interval_of_no_distance_ends_at_zero():
     assert figure.low == 0
 
 
-def test_extrapolation_takes_the_bias_of_the_generated_count_away():
-    real = normal(20000, 16)
-    fakes = [normal(160, 16, seed=seed) + 0.25 for seed in range(1, 21)]  # a distance of 16 / 16 = 1
-    biased = torch.tensor([frechet_distance(real, fake) for fake in fakes]).mean()
-    extrapolated = torch.tensor([frechet_distance_infinity(real, fake).value for fake in fakes]).mean()
-    assert biased > 1.4
-    assert extrapolated == pytest.approx(1, abs=0.2)
-
-
-def test_extrapolation_has_an_interval_on_request():
-    figure = frechet_distance_infinity(normal(200, 4), normal(200, 4, seed=1), replicates=20)
-    assert figure.low < figure.value < figure.high
-    assert figure.note == "extrapolated from 100 to 200 generated samples against 200"
-
-
-def test_interval_of_the_extrapolation_is_as_wide_as_it_varies_from_draw_to_draw():
-    real, sets = normal(5000, 4), [normal(300, 4, seed=seed) + 0.2 for seed in range(1, 101)]
-    varies = torch.tensor([frechet_distance_infinity(real, fake).value for fake in sets]).std().item()
-    figures = [frechet_distance_infinity(real, fake, replicates=30, seed=seed) for seed, fake in enumerate(sets[:10])]
-    widths = torch.tensor([(figure.high - figure.low) / (2 * 2.045) for figure in figures])  # Student's t of 29
-    assert widths.mean().item() == pytest.approx(varies, rel=0.15)
-
-
-@pytest.mark.parametrize(("count", "other"), [(100, 31), (8, 100)])
-def test_extrapolation_from_too_few_samples_is_refused(count, other):
-    figure = frechet_distance_infinity(normal(count, 8), normal(other, 8))
-    assert figure.value is None
-    assert f"{other} generated and {count} real samples for 8 features are too few" in figure.note
-
-
 def test_costly_distances_take_ten_replicates_and_say_so(monkeypatch):
     monkeypatch.setattr("medfusion_monai.evaluation.metrics.fid._COSTLY", 2)
     figure = frechet_figure(normal(50, 3), normal(50, 3) + 1, replicates=100)
     assert figure.note == "interval from 10 resampled sets"
     assert figure == frechet_figure(normal(50, 3), normal(50, 3) + 1, replicates=10)._replace(note=figure.note)
-    extrapolated = frechet_distance_infinity(normal(50, 3), normal(50, 3) + 1, replicates=100)
-    assert extrapolated.note.endswith("against 50; interval from 10 resampled sets")
-    assert extrapolated[:3] == frechet_distance_infinity(normal(50, 3), normal(50, 3) + 1, replicates=10)[:3]

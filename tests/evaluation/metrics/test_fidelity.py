@@ -3,13 +3,11 @@ import math
 import prdc
 import pytest
 import torch
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from medfusion_monai.evaluation.metrics.fidelity import (
     density_coverage,
     improved_precision_recall,
-    inception_score,
     measure_fidelity,
 )
 
@@ -83,26 +81,10 @@ def test_too_few_samples_are_refused(figure):
         figure(normal(3, 2), normal(9, 2), k=3)
 
 
-def test_inception_score_of_sure_and_balanced_classes_is_their_number():
-    logits = 100 * torch.eye(4).repeat(25, 1)
-    assert inception_score(logits, splits=1) == pytest.approx(4)
-    assert inception_score(torch.zeros(50, 4)) == pytest.approx(1)
-
-
-def test_inception_score_agrees_with_torch_fidelity():
-    logits = 2 * normal(123, 10)
-    assert inception_score(logits) == pytest.approx(isc_features_to_metric(logits)[KEY_METRIC_ISC_MEAN], rel=1e-9)
-
-
-def test_inception_score_needs_an_image_for_each_split():
-    with pytest.raises(ValueError, match="10 splits needs as many images, received 9"):
-        inception_score(normal(9, 4))
-
-
 def test_every_figure_has_an_interval_around_it():
     real, fake = two_sets(150, 120, 16)
-    figures = measure_fidelity(real, fake, infinity=True, logits=normal(120, 10))
-    assert figures.keys() == KEYS | {"fid_infinity", "inception_score"}
+    figures = measure_fidelity(real, fake)
+    assert figures.keys() == KEYS
     for name, figure in figures.items():
         assert figure.low < figure.value < figure.high, name
         assert "120" in figure.note, name
@@ -156,12 +138,6 @@ def test_constant_images_have_no_neighbourhoods_and_say_so(which):
     assert figures["fid"].value == pytest.approx(
         float(features.T.cov().trace() + (features.mean(dim=0) - 1).square().sum())
     )
-
-
-def test_inception_score_of_few_images_is_left_out_with_a_note():
-    figure = measure_fidelity(*two_sets(20, 8, 4), logits=normal(8, 10))["inception_score"]
-    assert figure.value is None
-    assert "8 samples are fewer than the 10 splits" in figure.note
 
 
 @pytest.mark.parametrize(
