@@ -26,8 +26,6 @@ ROOMS = [
     "cli",
 ]
 """From the ground up: a room may import those before it. ``docs/architecture.md`` says what each is for."""
-PARALLEL = {"autoencoder", "weights"}
-"""File stems that two rooms share."""
 
 
 def modules():
@@ -66,5 +64,5 @@ def test_no_file_name_stands_twice():
     for name in modules():
         places[name.rpartition(".")[2]].append(name)
     packages = set(ROOMS) | {path.parent.name for path in PACKAGE.rglob("__init__.py")}
-    twice = {stem: names for stem, names in places.items() if len(names) > 1 and stem not in packages | PARALLEL}
+    twice = {stem: names for stem, names in places.items() if len(names) > 1 and stem not in packages}
     assert not twice
