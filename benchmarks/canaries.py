@@ -23,9 +23,9 @@ from torch import Tensor
 
 from medfusion_monai.audit.fingerprints import FLIPS, Prints, each_once, fingerprint, flipped
 from medfusion_monai.audit.latents import LatentFeatures
-from medfusion_monai.audit.measure import Copies, find_copies, make_guard
+from medfusion_monai.audit.measure import Copies, find_copies, make_guard, vectors
 from medfusion_monai.audit.membership import TIMESTEPS, denoising_losses, membership_figures, membership_scores
-from medfusion_monai.audit.statistics import data_copying, nearer_to_training, share_figure
+from medfusion_monai.audit.statistics import nearer_to_training, share_figure
 from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
@@ -305,10 +305,8 @@ class Bench:
         assert guard is not None
         assert copies.calibration is not None
         verdict = guard.check(samples)
-        vectors = [each.features[:, 0] for each in (generated, held_out, known) if each.features is not None]
-        test = data_copying(*vectors)
-        once = known.features[each_once(known), 0] if known.features is not None else vectors[2]
-        nearer = nearer_to_training(vectors[0], once, vectors[1][: len(once)])
+        once = vectors(known)[each_once(known)]
+        nearer = nearer_to_training(vectors(generated), once, vectors(held_out)[: len(once)])
         return {
             "calibration": copies.calibration._asdict(),
             "held_out_taken_for_leaks": int(copies.leaked.sum()),
@@ -316,7 +314,6 @@ class Bench:
             "images": self.images_row(samples, coded, truth, found, places),
             "guard": self.images_row(samples, coded, truth, verdict.copies, verdict.places),
             "nearer_to_training": float(nearer.mean()),
-            "data_copying": {"z": test.z, "c_t": test.c_t.value, "cells": test.cells},
         }
 
     def times_row(self, coded: Coded, times: int, truth: Tensor, found: Tensor, places: Tensor) -> dict[str, Any]:
@@ -409,7 +406,7 @@ def show(result: dict[str, Any]) -> None:
     for name in ("canaries", "twin"):
         part = result[name]
         print(
-            f"{name}: threshold {part['calibration']['threshold']:.3f}, z {part['data_copying']['z']:.2f}, "
+            f"{name}: threshold {part['calibration']['threshold']:.3f}, "
             f"nearer to training {part['nearer_to_training']:.3f}"
         )
         for row in part["by_times"]:

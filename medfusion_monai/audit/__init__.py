@@ -4,7 +4,7 @@ from medfusion_monai.audit.guard import CopyGuard, GuardError, Verdict, guard_sh
 from medfusion_monai.audit.matching import Matcher, Matches
 from medfusion_monai.audit.membership import denoising_losses, membership_figures, membership_scores
 from medfusion_monai.audit.sets import AuditError
-from medfusion_monai.audit.statistics import authentic, calibrate, data_copying, share_figure
+from medfusion_monai.audit.statistics import calibrate, share_figure
 
 __all__ = [
     "AuditError",
@@ -13,9 +13,7 @@ __all__ = [
     "Matcher",
     "Matches",
     "Verdict",
-    "authentic",
     "calibrate",
-    "data_copying",
     "denoising_losses",
     "guard_sha256",
     "load_guard",

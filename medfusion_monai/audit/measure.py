@@ -1,4 +1,4 @@
-"""The figures of an audit: how many copies, how authentic, how much nearer to training than to other images."""
+"""The figures of an audit: how many copies, and how much nearer to training than to other images."""
 
 from __future__ import annotations
 
@@ -17,17 +17,13 @@ from medfusion_monai.audit.statistics import (
     FALSE_ALARMS,
     LEAST,
     Calibration,
-    authentic,
     calibrate,
-    data_copying,
     leaks,
     nearer_to_training,
     share_figure,
 )
 from medfusion_monai.evaluation.metrics.intervals import Figure, mean_figure
 from medfusion_monai.runtime.seeds import derive_seed
-
-CELLS = 5
 
 
 class Copies(NamedTuple):
@@ -160,47 +156,29 @@ def _problem_of_rate(copies: Copies | None, training: int, count: int, name: str
     return ""
 
 
-def set_figures(
+def nearer_figure(
     training: AuditedSet, held_out: AuditedSet, generated: AuditedSet, kept: Tensor, seed: int = 0
-) -> dict[str, Any]:
-    """Return authenticity of the generated and the held-out images, and how much nearer to training images they lie."""
-    of_training = vectors(training.prints)
-    once = each_once(training.prints)
+) -> Figure:
+    """Return the share of generated images that are nearer to the training images than to as many held-out ones.
+
+    Args:
+        training: the training images.
+        held_out: images that no training has seen.
+        generated: the generated images.
+        kept: places of those held-out images that are not training images once more.
+        seed: of the choice of held-out images where they are more than the training images, and of the interval.
+
+    Returns:
+        None as value where a set has too few images.
+    """
     queries, real = vectors(generated.prints), vectors(held_out.prints.select(kept))
-    figures: dict[str, Any] = {"authenticity": {}}
-    for name, features in (("generated", queries), ("held-out", real)):
-        figures["authenticity"][name] = _authenticity(
-            features, of_training[once], training.prints.patients[once], name
-        ).as_dict()
-    few = _few({"training": len(of_training), "held-out": len(real), "generated": len(queries)})
-    if few:
-        withheld = Figure(None, note=few).as_dict()
-        return figures | {"nearer_to_training": withheld, "data_copying": {"z": withheld}}
-    figures["nearer_to_training"] = _nearer(queries, of_training[once], real, seed).as_dict()
-    test = data_copying(queries, real, of_training, CELLS, seed)
-    c_t = test.c_t.as_dict()
-    return figures | {"data_copying": {"z": Figure(test.z).as_dict(), "p": test.p, "c_t": c_t, "cells": test.cells}}
-
-
-def _nearer(queries: Tensor, training: Tensor, held_out: Tensor, seed: int) -> Figure:
-    order = np.random.default_rng(derive_seed("nearer", seed)).permutation(len(held_out))[: len(training)]
-    return mean_figure(nearer_to_training(queries, training, held_out[np.sort(order)]), seed=seed)
-
-
-def _few(counts: dict[str, int]) -> str:
+    counts = {"training": len(training.prints.fine), "held-out": len(real), "generated": len(queries)}
     few = [f"{count} {name}" for name, count in counts.items() if count < LEAST]
-    return f"withheld: {' and '.join(few)} images; at least {LEAST} are needed" if few else ""
-
-
-def _authenticity(queries: Tensor, training: Tensor, patients: Tensor, name: str) -> Figure:
-    problem = _few({"training": len(training), name: len(queries)})
-    if problem:
-        return Figure(None, note=problem)
-    try:
-        real = authentic(queries, training, patients)
-    except ValueError as error:
-        return Figure(None, note=str(error))
-    return share_figure(int(real.sum()), len(real))
+    if few:
+        return Figure(None, note=f"withheld: {' and '.join(few)} images; at least {LEAST} are needed")
+    known = vectors(training.prints)[each_once(training.prints)]
+    order = np.random.default_rng(derive_seed("nearer", seed)).permutation(len(real))[: len(known)]
+    return mean_figure(nearer_to_training(queries, known, real[np.sort(order)]), seed=seed)
 
 
 def vectors(prints: Prints) -> Tensor:

@@ -22,8 +22,8 @@ from medfusion_monai.audit.measure import (
     describe_copies,
     find_copies,
     make_guard,
+    nearer_figure,
     repeats_in,
-    set_figures,
 )
 from medfusion_monai.audit.membership import membership_of
 from medfusion_monai.audit.sets import (
@@ -157,7 +157,7 @@ class Audit:
             "rows": copy_rows(copies, len(self.real["training"].images.items), generated, self.class_names),
             "repeats": repeats_in(self.sets["training"]),
             "leaks": self._leaks(copies, equal),
-            **set_figures(self.sets["training"], held_out, generated, kept, self.seed),
+            "nearer_to_training": nearer_figure(self.sets["training"], held_out, generated, kept, self.seed).as_dict(),
             "closest": self._closest(copies) if copies else [],
             "membership": membership,
         }
