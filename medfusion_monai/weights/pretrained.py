@@ -39,7 +39,7 @@ KNOWN = {
         "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
         91,
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
-        "FID, KID, precision, recall, Inception score",
+        "FID, KID, precision, recall",
     ),
     "vgg16": PretrainedFile(
         "vgg16-397923af.pth",
