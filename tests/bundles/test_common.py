@@ -53,6 +53,14 @@ def test_planted_difference_is_found(name, old, new, tool):
 
 
 @pytest.mark.parametrize("folder", [SOURCE, *OTHERS], ids=lambda path: path.name)
+def test_configs_are_written_for_people(folder):
+    for path in (folder / "configs").glob("*.yaml"):
+        text = path.read_text()
+        assert not [line for line in text.splitlines() if len(line) > 120], path
+        assert "lambda" not in text, path
+
+
+@pytest.mark.parametrize("folder", [SOURCE, *OTHERS], ids=lambda path: path.name)
 def test_own_block_holds_only_named_keys(folder, tool):
     for path in (folder / "configs").glob("*.yaml"):
         for block in tool.OWN_BLOCK.findall(path.read_text()):
