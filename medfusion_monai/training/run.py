@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,39 @@ from medfusion_monai.training.handlers.progress import ProgressBar
 from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal
 from medfusion_monai.training.preflight.run_checks import is_rehearsal
 from medfusion_monai.training.training_images import TrainingImages
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What ``TrainingRun.attach`` needs of a phase beside its trainer.
+
+    Attributes:
+        title: shown in front of the progress bar.
+        network: the network being trained.
+        lr_scheduler: advances once per step.
+        log: makes TensorBoard values from a step's output, a list as ``per_image`` leaves it.
+        draw: makes the rows of a picture.
+        picture: name of the picture.
+        objects: what a checkpoint holds, by name.
+        settings: what a checkpoint and the run that resumes from it must agree on.
+        sampler: of the batches.
+        best: keeps the best weights.
+        handlers: further handlers of the user for the trainer.
+        val_handlers: further handlers of the user for the evaluator.
+    """
+
+    title: str
+    network: nn.Module
+    lr_scheduler: Any
+    log: Callable[[Sequence[dict[Any, Any]]], dict[str, Any]]
+    draw: Callable[[], Sequence[Tensor]]
+    picture: str
+    objects: Mapping[str, Stateful]
+    settings: Mapping[str, Any]
+    sampler: StreamSampler
+    best: BestWeights
+    handlers: Sequence[Any] = ()
+    val_handlers: Sequence[Any] = ()
 
 
 class TrainingRun:
@@ -177,87 +211,66 @@ class TrainingRun:
         evaluator.data_loader = DataLoader(stream, batch_size, sampler=share, num_workers=self.num_workers)
         evaluator.state.epoch_length = len(evaluator.data_loader)
 
-    def attach(
-        self,
-        trainer: Any,
-        title: str,
-        network: nn.Module,
-        lr_scheduler: Any,
-        log: Callable[[Sequence[dict[Any, Any]]], dict[str, Any]],
-        draw: Callable[[], Sequence[Tensor]],
-        picture: str,
-        objects: Mapping[str, Stateful],
-        settings: Mapping[str, Any],
-        sampler: StreamSampler,
-        best: BestWeights,
-        further: Sequence[Any] = (),
-        val_further: Sequence[Any] = (),
-    ) -> StopOnSignal:
-        """Attach to a phase's trainer what both phases have, in this order; checkpoint and signals come last.
+    def attach(self, trainer: Any, phase: Phase) -> StopOnSignal:
+        """Attach to a trainer the handlers that both phases share, in this order; checkpoint and signals come last.
 
         Args:
-            trainer: with ``phase``, ``batch_size`` and ``evaluator``, whose metrics go to TensorBoard as well.
-            title: in front of the progress bar.
-            network: that is trained.
-            lr_scheduler: steps once a step.
-            log: makes values for TensorBoard of a step's output, a list as of ``per_image``.
-            draw: makes the rows of a picture.
-            picture: name of the picture.
-            objects: what a checkpoint holds, by name.
-            settings: what a checkpoint must have in common with the run that continues from it.
-            sampler: of the batches.
-            best: keeps the best weights.
-            further: handlers of the user's for the trainer.
-            val_further: and for the evaluator.
+            trainer: has ``phase``, ``batch_size`` and ``evaluator``, whose metrics go to TensorBoard as well.
+            phase: what differs between the phases.
 
         Returns:
             The handler that listens to signals.
         """
         checkpoint = TrainingCheckpoint(
             path=self.checkpoint_file(trainer.phase),
-            objects=objects,
-            sampler=sampler,
-            settings=settings,
+            objects=phase.objects,
+            sampler=phase.sampler,
+            settings=phase.settings,
             resume=self.resume,
             every_steps=self.checkpoint_interval,
             writer=self.tensorboard,
         )
         stop = StopOnSignal(checkpoint, trainer.evaluator)
-        guard = StopOnNonFiniteLoss(network, self.max_grad_norm, str(self.ckpt_dir), wait=not self.on_cuda)
-        handlers: list[Any] = [guard]
+        guard = StopOnNonFiniteLoss(phase.network, self.max_grad_norm, str(self.ckpt_dir), wait=not self.on_cuda)
         trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, per_image)
-        best.attach(trainer.evaluator)
+        phase.best.attach(trainer.evaluator)
+        handlers: list[Any] = [guard]
         if self.is_first:
-            handlers.append(ProgressBar(title, trainer.batch_size * distributed.world_size()))
-            every: dict[str, Any] = {"iteration_log": self.log_interval, "epoch_log": False}
-            handlers.append(TensorBoardStatsHandler(self.tensorboard, output_transform=log, **every))
-            steps = partial(_times, trainer.state.epoch_length)
-            by_step: dict[str, Any] = {"iteration_log": False, "global_epoch_transform": steps}
-            TensorBoardStatsHandler(self.tensorboard, **by_step).attach(trainer.evaluator)
-        handlers.append(LrScheduleHandler(lr_scheduler, print_lr=False, epoch_level=False))
+            handlers += self._loggers(trainer, phase)
+        handlers.append(LrScheduleHandler(phase.lr_scheduler, print_lr=False, epoch_level=False))
         handlers.append(ValidationHandler(self.val_interval, trainer.evaluator))
         if self.is_first:
-            handlers.append(ImageGrid(draw, self.output_dir / "pictures", picture, writer=self.tensorboard))
-        for handler in [*handlers, *further, checkpoint, stop]:
+            pictures = self.output_dir / "pictures"
+            handlers.append(ImageGrid(phase.draw, pictures, phase.picture, writer=self.tensorboard))
+        for handler in [*handlers, *phase.handlers, checkpoint, stop]:
             handler.attach(trainer)
-        for handler in val_further:
+        for handler in phase.val_handlers:
             handler.attach(trainer.evaluator)
         return stop
 
-    def train(self, trainer: Any, stop: StopOnSignal, go_on: Callable[[], Any]) -> None:
-        """Make the steps that are left, and listen to signals no longer, however they end.
+    def _loggers(self, trainer: Any, phase: Phase) -> list[Any]:
+        """Return the progress bar and TensorBoard of the trainer; attach that of its evaluator, which logs by step."""
+        steps = partial(_times, trainer.state.epoch_length)
+        by_step: dict[str, Any] = {"iteration_log": False, "global_epoch_transform": steps}
+        TensorBoardStatsHandler(self.tensorboard, **by_step).attach(trainer.evaluator)
+        every: dict[str, Any] = {"iteration_log": self.log_interval, "epoch_log": False}
+        return [
+            ProgressBar(phase.title, trainer.batch_size * distributed.world_size()),
+            TensorBoardStatsHandler(self.tensorboard, output_transform=phase.log, **every),
+        ]
+
+    def train(self, trainer: Any, stop: StopOnSignal, steps: Callable[[], Any]) -> None:
+        """Take the remaining steps, listening to signals meanwhile.
 
         Args:
             trainer: of a phase.
-            stop: of ``attach``.
-            go_on: makes the steps; a trainer that has made all of them would begin anew.
+            stop: as ``attach`` returned it.
+            steps: takes the steps; not called when none remain, since a trainer would start again from the first.
         """
         done, wanted = trainer.state.iteration, (trainer.state.max_epochs or 0) * (trainer.state.epoch_length or 0)
         if done == 0 or done < wanted:
-            try:
-                go_on()
-            finally:
-                stop.stop_listening(trainer)
+            with stop.listening():
+                steps()
 
     def checkpoint_file(self, phase: str) -> Path:
         """Return the place of a phase's checkpoint."""

@@ -33,7 +33,7 @@ from medfusion_monai.training.latent_statistics import measure_latent_statistics
 from medfusion_monai.training.learning_rate import Adam
 from medfusion_monai.training.preflight.run_checks import is_rehearsal
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
-from medfusion_monai.training.run import TrainingRun
+from medfusion_monai.training.run import Phase, TrainingRun
 from medfusion_monai.training.training_images import TrainingImages
 from medfusion_monai.weights.state_dict import load_weights, save_weights
 
@@ -151,17 +151,19 @@ class AutoencoderTraining(AutoencoderTrainer):
         run.open_validation(self.evaluator, validation, self.batch_size)
         self._stop = run.attach(
             self,
-            title="phase one, autoencoder",
-            network=self.autoencoder,
-            lr_scheduler=self.lr_scheduler,
-            log=self._log,
-            draw=self._draw,
-            picture="reconstructions",
-            objects=self._checkpointed(),
-            settings=self.dataset.settings(run.seed, self.images),
-            sampler=sampler,
-            best=self.best,
-            further=self._arguments["train_handlers"],
+            Phase(
+                title="phase one, autoencoder",
+                network=self.autoencoder,
+                lr_scheduler=self.lr_scheduler,
+                log=self._log,
+                draw=self._draw,
+                picture="reconstructions",
+                objects=self._checkpointed(),
+                settings=self.dataset.settings(run.seed, self.images),
+                sampler=sampler,
+                best=self.best,
+                handlers=self._arguments["train_handlers"],
+            ),
         )
         return self._stop
 

@@ -39,7 +39,7 @@ from medfusion_monai.training.latent_dataset import LatentDataset
 from medfusion_monai.training.learning_rate import AdamW
 from medfusion_monai.training.preflight.run_checks import Check, check_all, is_rehearsal
 from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
-from medfusion_monai.training.run import TrainingRun
+from medfusion_monai.training.run import Phase, TrainingRun
 from medfusion_monai.training.train_autoencoder import check_validated
 from medfusion_monai.training.training_images import TrainingImages
 from medfusion_monai.weights.model_info import describe_model
@@ -200,25 +200,27 @@ class DiffusionTraining(SupervisedTrainer):
     def _attach_shared_handlers(self) -> StopOnSignal:
         return self.training_run.attach(
             self,
-            title="phase two, diffusion",
-            network=self.unet,
-            lr_scheduler=self.lr_scheduler,
-            log=self._log,
-            draw=self._draw,
-            picture="samples",
-            objects={
-                "network": self.unet,
-                "optimizer": self.optimizer,
-                "lr_scheduler": self.lr_scheduler,
-                "ema": self.ema,
-                "best": self.best,
-                "step": self.step,
-            },
-            settings=self._settings(),
-            sampler=self._sampler,
-            best=self.best,
-            further=self._arguments["train_handlers"],
-            val_further=self._arguments["val_handlers"],
+            Phase(
+                title="phase two, diffusion",
+                network=self.unet,
+                lr_scheduler=self.lr_scheduler,
+                log=self._log,
+                draw=self._draw,
+                picture="samples",
+                objects={
+                    "network": self.unet,
+                    "optimizer": self.optimizer,
+                    "lr_scheduler": self.lr_scheduler,
+                    "ema": self.ema,
+                    "best": self.best,
+                    "step": self.step,
+                },
+                settings=self._settings(),
+                sampler=self._sampler,
+                best=self.best,
+                handlers=self._arguments["train_handlers"],
+                val_handlers=self._arguments["val_handlers"],
+            ),
         )
 
     def describe(self) -> dict[str, Any]:

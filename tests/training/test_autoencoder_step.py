@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from medfusion_monai.losses.reconstruction import ReconstructionLoss
 from medfusion_monai.networks.autoencoder import Autoencoder
 from medfusion_monai.networks.discriminator import PatchDiscriminator
 from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
-from medfusion_monai.training.handlers.non_finite_loss import StopOnNonFiniteLoss
+from medfusion_monai.training.handlers.non_finite_loss import NonFiniteLossError, StopOnNonFiniteLoss
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
 
 RECONSTRUCTION_TERMS = {"pixel", "ssim", "pixel_low", "ssim_low", "kl"}
@@ -130,6 +131,35 @@ def test_discriminators_take_a_step_down_their_own_loss_only():
     expected = {name: (weight - 0.1 * weight.grad).detach() for name, weight in adversarial.named_parameters()}
     torch.testing.assert_close(discriminators[1], expected)
     assert not same(discriminators[0], discriminators[1])
+
+
+def test_discriminators_never_see_a_loss_that_is_not_finite():
+    """Their optimizer steps in the same iteration, so that the guard has to wait even for fused optimizers."""
+    network, adversarial = make_networks(adversarial_start=0)
+    batches = [make_batch(), make_batch()]
+    batches[1]["image"][0, 0, 0, 0] = math.nan
+    trainer = AutoencoderTrainer(
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=batches,
+        network=network,
+        optimizer=torch.optim.Adam(network.parameters(), fused=True),
+        loss_function=ReconstructionLoss(perceptual_weight=0.0, ssim_window=7),
+        prepare_batch=AutoencoderPrepareBatch(network),
+        adversarial=adversarial,
+        discriminator_optimizer=torch.optim.SGD(adversarial.parameters(), lr=0.1),
+        train_handlers=[StopOnNonFiniteLoss(network, 1.0, wait=False)],
+        decollate=False,
+    )
+    seen = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: seen.append((snapshot(network), snapshot(adversarial)))
+    )
+    with pytest.raises(NonFiniteLossError, match="step 2: the loss is nan"):
+        trainer.run()
+    assert len(seen) == 1
+    assert same(seen[0][0], snapshot(network))
+    assert same(seen[0][1], snapshot(adversarial))
 
 
 @pytest.mark.parametrize("given", ["adversarial", "discriminator_optimizer"])

@@ -1,4 +1,4 @@
-"""Handlers that keep training stable, or stop it."""
+"""Stops a training whose loss or gradient is no longer finite, and clips gradients."""
 
 from __future__ import annotations
 
@@ -13,49 +13,48 @@ from torch import Tensor, nn
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or a gradient became infinite or not a number."""
+    """The loss or a gradient became infinite or NaN."""
 
 
 class _Values(NamedTuple):
-    """Losses of all processes (processes, losses) and the gradients' norm, if it is there, of one step."""
+    """Losses of all processes (processes, losses) and the norm of the gradients of one step."""
 
     step: int
     names: list[str]
     losses: Tensor
-    norm: Tensor | None = None
+    norm: Tensor
     copied: torch.cuda.Event | None = None
 
-    def on_the_way_to_the_host(self) -> _Values:
-        """Start to copy them; wait for ``copied`` before looking."""
-        losses, norm = (None if x is None else x.to("cpu", non_blocking=True) for x in (self.losses, self.norm))
+    def copy_to_host(self) -> _Values:
+        """Start copying to the host; wait for ``copied`` before reading the copies."""
+        losses, norm = (values.to("cpu", non_blocking=True) for values in (self.losses, self.norm))
         copied = None
         if self.losses.is_cuda:
             copied = torch.cuda.Event()
             copied.record()
-        assert losses is not None
         return self._replace(losses=losses, norm=norm, copied=copied)
 
     def are_finite(self) -> Tensor:
-        """Whether all are finite, as a tensor where they are."""
-        finite = torch.isfinite(self.losses).all()
-        return finite if self.norm is None else finite & torch.isfinite(self.norm)
+        """Whether all are finite, as a tensor on their device."""
+        return torch.isfinite(self.losses).all() & torch.isfinite(self.norm)
 
 
 class StopOnNonFiniteLoss:
-    """Stops training before a loss or gradient that is not finite reaches the weights, and clips gradients.
+    """Stops training before a non-finite loss or gradient reaches the weights, and clips gradients.
 
-    Attach it to a trainer before anything that acts on ``IterationEvents.BACKWARD_COMPLETED``. Of several processes all
-    stop when one has such a loss; gradients must be averaged before they come here.
+    Attach it to a trainer before any other handler of ``IterationEvents.BACKWARD_COMPLETED``. If one of several
+    processes has a non-finite loss, all stop; gradients must already be averaged over processes.
 
-    Looking at a value of a GPU means to wait for it. With ``wait=False`` nobody does: the optimizer passes over the
-    step on the GPU itself, and training stops before the next one is taken, or at the end of the epoch before anything
-    else. This is for trainers with one optimizer that is fused and no ``GradScaler``; with others it waits.
+    Reading a value from a GPU means waiting for it. With ``wait=False`` the fused optimizer itself skips the step on
+    the GPU, and training stops before the next step, or at the end of the epoch before any other handler. Only a
+    single fused optimizer can do that: a trainer with a discriminator, a ``GradScaler`` or another kind of optimizer
+    waits all the same.
 
     Args:
-        network: the network that is trained.
-        max_norm: gradients of a larger norm are scaled down to it; None does not clip.
+        network: the network being trained.
+        max_norm: gradients with a larger norm are scaled down to it; None disables clipping.
         kept: where the last good weights are, for the message.
-        wait: whether to look at the values of a step before it is taken.
+        wait: whether to check the values of a step before the optimizer takes it.
     """
 
     def __init__(
@@ -68,63 +67,61 @@ class StopOnNonFiniteLoss:
         if max_norm is not None and max_norm <= 0:
             raise ValueError(f"max_norm must be positive or None, received {max_norm}")
         self.network, self.max_norm, self.kept, self.wait = network, max_norm, kept, wait
-        self._now: _Values | None = None
         self._before: _Values | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Look at the loss before the backward pass and at the gradients after it."""
+        """Check after every backward pass."""
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.clip)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.look_back)
 
     def start(self, engine: Engine) -> None:
         """Forget an earlier run."""
-        self._now = self._before = None
+        self._before = None
         optimizer: Any = getattr(engine, "optimizer", None)
         if hasattr(optimizer, "found_inf"):
             del optimizer.found_inf
 
     def __call__(self, engine: Any) -> None:
-        """Raise a NonFiniteLossError if the loss, or a term of it that is logged apart, is not finite."""
+        """Clip the gradients, and check their norm, the loss and each of its terms.
+
+        Raises:
+            NonFiniteLossError: if one of them is not finite; with ``wait=False`` one step later.
+        """
         losses = {"loss": engine.state.output[Keys.LOSS], **engine.state.output.get("terms", {})}
         own = torch.stack([value.detach() for value in losses.values()])
         gathered: Any = idist.all_gather(own[None])
-        self._now = _Values(engine.state.iteration, list(losses), gathered)
-        if not self._is_late(engine):
-            self._check(self._now)
-
-    def clip(self, engine: Any) -> None:
-        """Clip the gradients; raise a NonFiniteLossError if their norm is not finite."""
-        scaler = getattr(engine, "scaler", None)
-        if scaler is not None:
-            scaler.unscale_(engine.optimizer)
-        max_norm = float("inf") if self.max_norm is None else self.max_norm
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)
-        if scaler is not None:  # it passes over steps whose norm is not finite, and goes on
-            return
-        now = self._now or _Values(engine.state.iteration, [], norm.new_zeros(1, 0))
-        values = now._replace(norm=norm.detach())
-        if self._is_late(engine):
-            self._pass_over(engine.optimizer, values)
+        values = _Values(engine.state.iteration, list(losses), gathered, self._clip(engine))
+        if self._optimizer_can_skip(engine):
+            self._skip_unless_finite(engine.optimizer, values)
         else:
             self._check(values)
 
     def look_back(self, engine: Engine) -> None:
-        """Raise the error of a step that was passed over, if there was one."""
+        """Raise the error of the last step if it was skipped."""
         self._look_back()
 
-    def _is_late(self, engine: Any) -> bool:
-        if self.wait or getattr(engine, "scaler", None) is not None:
+    def _clip(self, engine: Any) -> Tensor:
+        """Clip the gradients and return their norm; 0 with a scaler, which skips non-finite steps and continues."""
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(engine.optimizer)
+        max_norm = float("inf") if self.max_norm is None else self.max_norm
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), max_norm).detach()
+        return norm if scaler is None else torch.zeros_like(norm)
+
+    def _optimizer_can_skip(self, engine: Any) -> bool:
+        others = (getattr(engine, name, None) for name in ("scaler", "discriminator_optimizer"))
+        if self.wait or any(other is not None for other in others):
             return False
-        return getattr(engine.optimizer, "_step_supports_amp_scaling", False)  # set by fused ones
+        return getattr(engine.optimizer, "_step_supports_amp_scaling", False)  # set by fused optimizers
 
-    def _pass_over(self, optimizer: Any, values: _Values) -> None:
-        """Have the optimizer skip the step if a value is not finite; then look at the step before."""
-        optimizer.found_inf = (~values.are_finite()).float()  # fused optimizers look at it, as they do for a GradScaler
-        on_the_way = values.on_the_way_to_the_host()
+    def _skip_unless_finite(self, optimizer: Any, values: _Values) -> None:
+        """Have the optimizer skip the step if a value is not finite; then check the step before."""
+        optimizer.found_inf = (~values.are_finite()).float()  # fused optimizers read it, as with a GradScaler
+        copies = values.copy_to_host()
         self._look_back()
-        self._before = on_the_way
+        self._before = copies
 
     def _look_back(self) -> None:
         values, self._before = self._before, None
@@ -138,7 +135,6 @@ class StopOnNonFiniteLoss:
             return
         wrong = (~torch.isfinite(values.losses)).nonzero()
         if not len(wrong):
-            assert values.norm is not None
             raise NonFiniteLossError(self._message("gradient norm", float(values.norm), values.step))
         rank, index = wrong[0].tolist()
         name = values.names[index] + (f" of process {rank}" if len(values.losses) > 1 else "")
@@ -147,6 +143,6 @@ class StopOnNonFiniteLoss:
     def _message(self, what: str, value: float, step: int) -> str:
         return (
             f"training stopped at step {step}: the {what} is {value}. The step was not taken; the last good weights "
-            f"are kept in {self.kept}. Look at the images and labels, lower the learning rate or max_grad_norm, and "
-            "run the same command again to go on from the last checkpoint"
+            f"are kept in {self.kept}. Check the images and labels, lower the learning rate or max_grad_norm, and "
+            "run the same command again to resume from the last checkpoint"
         )

@@ -1,5 +1,6 @@
-"""Signals of a scheduler: saved, left with exit code 75, and gone on from as if nothing had been."""
+"""Signals: the training saves, ends with exit code 75, and resumes as if it had never stopped."""
 
+import logging
 import os
 import signal
 import threading
@@ -21,12 +22,12 @@ from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal, Stopp
 from medfusion_monai.training.learning_rate import warmup_decay
 
 EPOCH_LENGTH, EPOCHS = 4, 3
-BOTH = [signal.SIGTERM, signal.SIGUSR1]
+ALL = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT]
 
 
 @pytest.fixture(autouse=True)
 def _handlers_as_before():
-    numbers = (*BOTH, signal.SIGCHLD)
+    numbers = (*ALL, signal.SIGCHLD)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -59,6 +60,7 @@ def make_run(folder, start_weights=0, num_workers=0, **keywords):
         val_handlers=[run.best, FollowValidation(run)],
     )
     run.checkpoint = TrainingCheckpoint(folder / "training.pt", objects, run.sampler, **keywords)
+    run.stop = StopOnSignal(run.checkpoint, run.evaluator)
     run.trainer = SupervisedTrainer(
         device="cpu",
         max_epochs=EPOCHS,
@@ -75,9 +77,15 @@ def make_run(folder, start_weights=0, num_workers=0, **keywords):
             LrScheduleHandler(run.lr_scheduler, print_lr=False, epoch_level=False),
             ValidationHandler(1, run.evaluator),
             run.checkpoint,
-            StopOnSignal(run.checkpoint, run.evaluator),
+            run.stop,
         ],
     )
+
+    def train():
+        with run.stop.listening():
+            run.trainer.run()
+
+    run.train = train
     return run
 
 
@@ -130,7 +138,7 @@ def when(engine, event, iteration, action):
 
 def stopped(run):
     with pytest.raises(StoppedBySignal) as caught:
-        run.trainer.run()
+        run.train()
     assert caught.value.code == 75
     return run
 
@@ -147,7 +155,7 @@ def same(first, second):
 def whole(tmp_path_factory):
     """A run that is never stopped."""
     run = make_run(tmp_path_factory.mktemp("whole"))
-    run.trainer.run()
+    run.train()
     return run
 
 
@@ -159,7 +167,7 @@ def assert_ends_like(whole, first, again):
     assert same(again.states(), whole.states())
 
 
-@pytest.mark.parametrize("number", BOTH)
+@pytest.mark.parametrize("number", ALL)
 @pytest.mark.parametrize("step", [1, 4, 6, 8, 11, 12])
 def test_signal_saves_after_the_present_step_and_the_run_ends_as_if_never_stopped(step, number, tmp_path, whole):
     run = make_run(tmp_path)
@@ -167,7 +175,7 @@ def test_signal_saves_after_the_present_step_and_the_run_ends_as_if_never_stoppe
     stopped(run)
     assert run.losses[-1][0] == step
     again = make_run(tmp_path, start_weights=77)
-    again.trainer.run()
+    again.train()
     assert_ends_like(whole, run, again)
 
 
@@ -184,7 +192,7 @@ def test_signal_in_a_validation_leaves_it_to_the_restart(batch, tmp_path, whole)
     assert [epoch for epoch, _ in run.validations] == [1]
     assert run.evaluator.state.iteration == batch
     again = make_run(tmp_path, start_weights=77)
-    again.trainer.run()
+    again.train()
     assert_ends_like(whole, run, again)
 
 
@@ -201,7 +209,7 @@ def test_signal_while_an_epoch_is_saved_leaves_after_it(tmp_path, whole, monkeyp
     monkeypatch.undo()
     assert run.validations == whole.validations[:2]
     again = make_run(tmp_path, start_weights=77)
-    again.trainer.run()
+    again.train()
     assert_ends_like(whole, run, again)
 
 
@@ -218,7 +226,7 @@ def test_further_signals_while_saving_change_nothing(tmp_path, whole, monkeypatc
     stopped(run)
     monkeypatch.undo()
     again = make_run(tmp_path, start_weights=77)
-    again.trainer.run()
+    again.train()
     assert again.losses == whole.losses[4:]  # the first checkpoint was already under fire
     assert same(again.states(), whole.states())
 
@@ -231,7 +239,7 @@ def test_run_that_is_signalled_at_every_step_ends_as_if_never_stopped(tmp_path, 
         stopped(run)
         losses, validations = losses + run.losses, validations + run.validations
     last = make_run(tmp_path, start_weights=77)
-    last.trainer.run()
+    last.train()
     assert losses + last.losses == whole.losses
     assert validations + last.validations == whole.validations
     assert same(last.states(), whole.states())
@@ -241,7 +249,7 @@ def test_message_names_signal_step_and_what_to_do(tmp_path, capsys):
     run = make_run(tmp_path)
     when(run.trainer, Events.ITERATION_STARTED, 6, lambda: send(signal.SIGUSR1))
     stopped(run)
-    words = "medfusion: stopped by SIGUSR1 after step 6: training.pt holds everything, and the same command goes on"
+    words = "medfusion: stopped by SIGUSR1 after step 6: training.pt holds everything, and the same command resumes"
     assert words in capsys.readouterr().err
 
 
@@ -249,17 +257,39 @@ def test_message_of_a_run_that_would_start_anew_says_how_to_go_on(tmp_path, caps
     run = make_run(tmp_path, resume=False)
     when(run.trainer, Events.ITERATION_STARTED, 6, send)
     stopped(run)
-    assert "and this command without --resume false goes on from there" in capsys.readouterr().err
+    assert "and this command without --resume false resumes from there" in capsys.readouterr().err
+
+
+def test_signal_that_is_ignored_stays_so(tmp_path, whole):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    run = make_run(tmp_path)
+    when(run.trainer, Events.ITERATION_STARTED, 6, lambda: send(signal.SIGHUP))
+    run.train()
+    assert run.losses == whole.losses
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("in_validation", [False, True])
+def test_stop_is_not_logged_as_an_error(in_validation, tmp_path, caplog):
+    run = make_run(tmp_path)
+    when(run.evaluator if in_validation else run.trainer, Events.ITERATION_STARTED, 2, send)
+    stopped(run)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    failing = make_run(tmp_path / "other")
+    when(failing.trainer, Events.ITERATION_STARTED, 2, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failing.train()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_signals_are_given_back_when_training_ends(tmp_path):
     heard = []
-    for number in BOTH:
+    for number in ALL:
         signal.signal(number, lambda number, frame: heard.append(number))
-    make_run(tmp_path).trainer.run()
-    for number in BOTH:
+    make_run(tmp_path).train()
+    for number in ALL:
         send(number)
-    assert heard == BOTH
+    assert heard == ALL
 
 
 def test_signal_after_an_error_ended_the_training_goes_to_who_had_it_before(tmp_path):
@@ -268,7 +298,7 @@ def test_signal_after_an_error_ended_the_training_goes_to_who_had_it_before(tmp_
     run = make_run(tmp_path)
     when(run.trainer, Events.ITERATION_STARTED, 2, lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run.trainer.run()
+        run.train()
     send()
     assert heard == [signal.SIGTERM]
 
@@ -276,14 +306,14 @@ def test_signal_after_an_error_ended_the_training_goes_to_who_had_it_before(tmp_
 def test_training_outside_the_main_thread_does_not_listen(tmp_path, whole):
     before = signal.getsignal(signal.SIGTERM)
     run = make_run(tmp_path)
-    thread = threading.Thread(target=run.trainer.run)
+    thread = threading.Thread(target=run.train)
     thread.start()
     thread.join()
     assert same(run.states(), whole.states())
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("number", BOTH)
+@pytest.mark.parametrize("number", ALL)
 def test_signal_between_trainings_leaves_at_once(number, capsys):
     leave_on_signals()
     with pytest.raises(StoppedBySignal) as caught:
@@ -329,7 +359,7 @@ def test_signal_to_the_workers_as_well_does_not_end_them(tmp_path, whole):
     when(run.trainer, Events.ITERATION_STARTED, 6, signal_all)
     stopped(run)
     again = make_run(tmp_path, num_workers=2)
-    again.trainer.run()
+    again.train()
     assert_ends_like(whole, run, again)
 
 
@@ -338,13 +368,13 @@ def test_processes_stop_after_the_same_step_whichever_is_signalled(tmp_path, two
         run = make_run(tmp_path)
         when(run.trainer, Events.ITERATION_STARTED, 6, send if rank == 1 else lambda: None)
         try:
-            run.trainer.run()
+            run.train()
         except StoppedBySignal as stop:
             return run.losses[-1][0], stop.code, str(stop).split(":")[0]
 
     assert two_processes(train) == [(6, 75, "stopped by SIGTERM after step 6")] * 2
     again = make_run(tmp_path, start_weights=77)
-    again.trainer.run()
+    again.train()
     assert same(again.states(), whole.states())
 
 
@@ -356,13 +386,13 @@ def test_processes_with_other_numbers_of_batches_leave_together(rank, batch, end
         run.evaluator.data_loader, run.evaluator.state.epoch_length = loader, len(loader)
         when(run.evaluator, Events.ITERATION_STARTED, batch, send if own == rank else lambda: None)
         try:
-            run.trainer.run()
+            run.train()
         except StoppedBySignal:
             return run.evaluator.state.iteration, run.trainer.state.iteration
 
     assert two_processes(train, timeout=30.0) == [(end, 4) for end in ends]
     again = make_run(tmp_path, start_weights=77)
-    again.trainer.run()
+    again.train()
     assert same(again.states(), whole.states())
 
 
@@ -370,9 +400,9 @@ def test_checkpoints_within_epochs_are_gone_on_from(tmp_path, whole):
     run = make_run(tmp_path, every_steps=3)
     when(run.trainer, Events.ITERATION_STARTED, 8, lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run.trainer.run()
+        run.train()
     again = make_run(tmp_path, start_weights=77, every_steps=3)
-    again.trainer.run()
+    again.train()
     assert again.losses == whole.losses[6:]
     assert again.validations == whole.validations[1:]
     assert same(again.states(), whole.states())
