@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfusion_monai.networks.autoencoder import AutoencoderOutput
+from medfusion_monai.networks.described import Described, describable
 from medfusion_monai.runtime.distributed import average
 from medfusion_monai.runtime.dtype import full_precision
 from medfusion_monai.runtime.values import check_optional_counts
 
 
-class AdversarialLoss(nn.Module):
+@describable
+class AdversarialLoss(Described, nn.Module):
     """Hinge loss of one discriminator per resolution (Lim and Ye 2017), balanced against the reconstruction loss.
 
     Args:

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.described import Described, describable
 
 Distance = Literal["l1", "l2"]
 Weighting = Literal["none", "min_snr"]
 
 
-class DiffusionLoss(nn.Module):
+@describable
+class DiffusionLoss(Described, nn.Module):
     """Mean distance of predictions and targets; the defaults are PyTorch's ``L1Loss``, as published. No weights.
 
     ``min_snr`` weighs each sample by its timestep's signal-to-noise ratio cut off at ``gamma``, so that timesteps
@@ -34,6 +36,7 @@ class DiffusionLoss(nn.Module):
     """
 
     timestep_weights: Tensor
+    not_described = ("schedule",)  # which describes itself
 
     def __init__(
         self, schedule: NoiseSchedule, loss: Distance = "l1", weighting: Weighting = "none", gamma: float = 5.0

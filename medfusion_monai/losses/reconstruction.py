@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from medfusion_monai.losses.perceptual import load_perceptual_loss
 from medfusion_monai.networks.autoencoder import AutoencoderOutput
+from medfusion_monai.networks.described import Described, describable
 
 logger = logging.getLogger(__name__)
 
 
-class ReconstructionLoss(nn.Module):
+@describable
+class ReconstructionLoss(Described, nn.Module):
     """Pixel, perceptual and structural distance at full and at half resolution, plus KL, as published.
 
     The published loss adds the per-image perceptual and structural distances to every pixel's distance, sums over
@@ -39,6 +41,8 @@ class ReconstructionLoss(nn.Module):
     Raises:
         ValueError: for an unknown pixel loss or reduction, or a weights file that is missing or does not fit.
     """
+
+    not_described = ("perceptual_weights_file",)  # its place does not matter: another file is refused
 
     def __init__(
         self,

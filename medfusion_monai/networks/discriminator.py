@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from medfusion_monai.networks.autoencoder import check_widths
 from medfusion_monai.networks.blocks import zero_init
+from medfusion_monai.networks.described import Described, describable
 
 
-class PatchDiscriminator(nn.Module):
+@describable
+class PatchDiscriminator(Described, nn.Module):
     """Judges patches of an image: convolution, group norm and SiLU per level, then a zero-started 3x3 convolution.
 
     Args:

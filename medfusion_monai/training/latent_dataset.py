@@ -13,7 +13,7 @@ from medfusion_monai.data.reading.transforms import form_of
 from medfusion_monai.data.training.flips import FlippedDataset, check_flips, for_each_variant
 from medfusion_monai.data.training.latent_store import LatentStore
 from medfusion_monai.data.training.readable import ReadableDataset
-from medfusion_monai.data.training.stream import SeededDataset
+from medfusion_monai.data.training.stream import SeededDataset, fingerprint
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.training.latent_encoding import cached_latents
 from medfusion_monai.training.run import TrainingRun
@@ -127,14 +127,17 @@ class LatentDataset(Dataset):
         transform = None if self.caches else self.random_transform
         return SeededDataset(self, transform, seed, labels=self.labels, shares=shares)
 
-    def settings(self, seed: int, images: TrainingImages) -> dict[str, Any]:
-        """Return what decides on the items of a stream, for a checkpoint to compare."""
+    def settings(self, run: TrainingRun, images: TrainingImages) -> dict[str, Any]:
+        """Return the settings that determine the items of both streams, for a checkpoint to compare."""
         return {
-            "seed": seed,
+            "seed": run.seed,
+            "epochs_per_validation": run.val_interval,
             "training_images": images.fingerprint,
+            "val_images": f"{len(images.validation)}, {fingerprint(images.validation)}",
             "class_names": images.class_names,
             "class_shares": images.class_shares,
             "image_size": images.image_size,
+            "unreadable": images.unreadable,
             **form_of(self.images.transform),
         }
 

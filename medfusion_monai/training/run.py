@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,19 @@ from torch.utils.tensorboard import SummaryWriter
 from medfusion_monai.data.training.readable import ReadableDataset, check_readable
 from medfusion_monai.data.training.stream import SeededDataset, StreamSampler
 from medfusion_monai.runtime import distributed
-from medfusion_monai.runtime.dtype import choose_precision
+from medfusion_monai.runtime.dtype import choose_precision, precision_name
 from medfusion_monai.runtime.locks import leave_folders, use_folders
 from medfusion_monai.training.handlers.checkpoint import BestWeights, Stateful, TrainingCheckpoint
 from medfusion_monai.training.handlers.image_grid import ImageGrid
 from medfusion_monai.training.handlers.non_finite_loss import StopOnNonFiniteLoss
 from medfusion_monai.training.handlers.progress import ProgressBar
 from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal
+from medfusion_monai.training.learning_rate import Adam
 from medfusion_monai.training.preflight.run_checks import is_rehearsal
 from medfusion_monai.training.training_images import TrainingImages
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Phase:
     """What ``TrainingRun.attach`` needs of a phase beside its trainer.
 
@@ -44,7 +45,8 @@ class Phase:
         draw: makes the rows of a picture.
         picture: name of the picture.
         objects: what a checkpoint holds, by name.
-        settings: what a checkpoint and the run that resumes from it must agree on.
+        settings: settings that a run must share with the checkpoint it resumes from.
+        changeable: settings that it may change; changes are logged.
         sampler: of the batches.
         best: keeps the best weights.
         handlers: further handlers of the user for the trainer.
@@ -59,6 +61,7 @@ class Phase:
     picture: str
     objects: Mapping[str, Stateful]
     settings: Mapping[str, Any]
+    changeable: Mapping[str, Any]
     sampler: StreamSampler
     best: BestWeights
     handlers: Sequence[Any] = ()
@@ -226,6 +229,7 @@ class TrainingRun:
             objects=phase.objects,
             sampler=phase.sampler,
             settings=phase.settings,
+            changeable=phase.changeable,
             resume=self.resume,
             every_steps=self.checkpoint_interval,
             writer=self.tensorboard,
@@ -271,6 +275,20 @@ class TrainingRun:
         if done == 0 or done < wanted:
             with stop.listening():
                 steps()
+
+    def changeable(self, optimizer: Adam, steps: int) -> dict[str, Any]:
+        """Return the settings of a phase that a run may change when it resumes.
+
+        Args:
+            optimizer: of the phase.
+            steps: of the phase.
+        """
+        return {
+            **dataclasses.asdict(optimizer),
+            "steps": steps,
+            "max_grad_norm": self.max_grad_norm,
+            "precision": precision_name(self.dtype),
+        }
 
     def checkpoint_file(self, phase: str) -> Path:
         """Return the place of a phase's checkpoint."""

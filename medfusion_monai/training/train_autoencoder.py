@@ -19,8 +19,10 @@ from monai.engines.evaluator import SupervisedEvaluator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from medfusion_monai.data.training.latent_identity import describe_transforms
 from medfusion_monai.losses.adversarial import AdversarialLoss
 from medfusion_monai.losses.reconstruction import ReconstructionLoss, image_ssim
+from medfusion_monai.networks.described import describe
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.values import epochs
@@ -159,7 +161,8 @@ class AutoencoderTraining(AutoencoderTrainer):
                 draw=self._draw,
                 picture="reconstructions",
                 objects=self._checkpointed(),
-                settings=self.dataset.settings(run.seed, self.images),
+                settings=self._settings(),
+                changeable=self._changeable(),
                 sampler=sampler,
                 best=self.best,
                 handlers=self._arguments["train_handlers"],
@@ -176,6 +179,22 @@ class AutoencoderTraining(AutoencoderTrainer):
             "discriminator_optimizer": self.discriminator_optimizer,
             "best": self.best,
         }
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that a run must share with the checkpoint it resumes from."""
+        return {
+            **self.dataset.settings(self.training_run, self.images),
+            "random_transforms": describe_transforms(self.dataset.random_transform),
+            "val_interval": self._arguments["val_interval"],
+            "autoencoder": describe(self.autoencoder),
+            "loss": describe(self._arguments["loss"]),
+            "perceptual_loss": getattr(self.loss_function, "perceptual", None) is not None,
+            "adversarial": describe(self.adversarial) if self.adversarial is not None else None,
+        }
+
+    def _changeable(self) -> dict[str, Any]:
+        changeable = self.training_run.changeable(self._arguments["optimizer"], self._arguments["steps"])
+        return changeable | {"discriminator_lr": self._arguments["discriminator_lr"]}
 
     def finish(self) -> None:
         """Take the best weights, measure the latents of the training images, and write ``autoencoder.pt``.

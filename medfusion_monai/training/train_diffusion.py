@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medfusion_monai.data.reading.transforms import form_of
 from medfusion_monai.data.training.class_shares import true_shares
+from medfusion_monai.data.training.latent_identity import describe_transforms
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.losses.denoising import DiffusionLoss
@@ -216,6 +217,7 @@ class DiffusionTraining(SupervisedTrainer):
                     "step": self.step,
                 },
                 settings=self._settings(),
+                changeable=self._changeable(),
                 sampler=self._sampler,
                 best=self.best,
                 handlers=self._arguments["train_handlers"],
@@ -269,19 +271,24 @@ class DiffusionTraining(SupervisedTrainer):
         return f"{self.training_run.autoencoder_file.name} fits"
 
     def _settings(self) -> dict[str, Any]:
-        """Return what a checkpoint must have in common with the run that continues from it."""
-        schedule = describe(self.schedule)
+        """Return the settings that a run must share with the checkpoint it resumes from."""
+        random_transforms = None if self.dataset.caches else describe_transforms(self.dataset.random_transform)
         return {
-            **self.dataset.settings(self.training_run.seed, self.images),
-            "latent_flips": self.dataset.flips or None,
-            "prediction_type": schedule.get("prediction_type"),
-            "noise_schedule": schedule.get("schedule"),
-            "zero_terminal_snr": schedule.get("zero_terminal_snr"),
-            "diffusion_loss": getattr(self.loss_function, "loss", None),
-            "loss_weighting": getattr(self.loss_function, "weighting", None),
+            **self.dataset.settings(self.training_run, self.images),
+            "random_transforms": random_transforms,
+            "latent_flips": self.dataset.flips,
+            "cache_latents": self.dataset.caches,
+            "val_interval": self._arguments["val_interval"],
+            "unet": describe(self.unet),
+            "schedule": describe(self.schedule),
+            "loss": describe(self._arguments["loss"]),
             "label_dropout": self.label_dropout,
             "autoencoder": file_sha256(self.training_run.autoencoder_file),
         }
+
+    def _changeable(self) -> dict[str, Any]:
+        changeable = self.training_run.changeable(self._arguments["optimizer"], self._arguments["steps"])
+        return changeable | {"micro_batch_size": self._arguments["micro_batch_size"]}
 
     def _log(self, out: Sequence[dict[Any, Any]]) -> dict[str, Any]:
         return {"diffusion/loss": out[0]["loss"], "diffusion/lr": self.optimizer.param_groups[0]["lr"]}

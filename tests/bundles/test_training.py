@@ -27,6 +27,10 @@ def same_weights(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def folders(folder):
+    return {"model_dir": str(folder / "models"), "output_dir": str(folder / "runs")}
+
+
 @pytest.fixture
 def refused(bundle, tmp_path, dataset_dir):
     """Runs a training that must be refused and gives the message of the first cause."""
@@ -316,6 +320,58 @@ def test_false_on_the_command_line_starts_anew(bundle, trained, dataset_dir, tmp
     assert load(checkpoint)["iteration"] == 4
 
 
+BRIGHTER = {"_target_": "RandAdjustContrastd", "keys": "image", "prob": 0.5}
+CHANGED = [
+    ("train_autoencoder", {"seed": 1}, "seed"),
+    ("train_autoencoder", {"val_images": 2}, "val_images"),
+    ("train_autoencoder", {"class_shares": "equal"}, "class_shares"),
+    ("train_autoencoder", {"resize_mode": "pad"}, "resize_mode"),
+    ("train_autoencoder", {"unreadable": "skip"}, "unreadable"),
+    ("train_autoencoder", {"random_transforms": [BRIGHTER]}, "RandAdjustContrastd"),
+    ("train_autoencoder", {"autoencoder_val_interval": 4}, "val_interval"),
+    ("train_autoencoder", {"autoencoder#norm_groups": 4}, "autoencoder.norm_groups"),
+    ("train_autoencoder", {"pixel_loss": "mse"}, "loss.pixel_loss"),
+    ("train_autoencoder", {"kl_weight": 1.0e-3}, "loss.kl_weight"),
+    ("train_autoencoder", {"ssim_window": 9}, "loss.ssim_window"),
+    ("train_autoencoder", {"adversarial_start": 1}, "adversarial.start_step"),
+    ("train_autoencoder", {"autoencoder_training#adversarial#weight": 0.5}, "adversarial.weight"),
+    ("train_diffusion", {"latent_flips": ["horizontal"]}, "latent_flips"),
+    ("train_diffusion", {"cache_latents": False}, "cache_latents"),
+    ("train_diffusion", {"diffusion_val_interval": 4}, "val_interval"),
+    ("train_diffusion", {"unet_norm_groups": 4}, "unet.norm_groups"),
+    ("train_diffusion", {"noise_schedule": "linear"}, "schedule.schedule"),
+    ("train_diffusion", {"zero_terminal_snr": True}, "schedule.zero_terminal_snr"),
+    ("train_diffusion", {"diffusion_loss": "l2"}, "loss.loss"),
+    ("train_diffusion", {"loss_weighting": "min_snr"}, "loss.weighting"),
+    ("train_diffusion", {"label_dropout": 0.1}, "label_dropout"),
+]
+
+
+@pytest.mark.parametrize(("run_id", "change", "name"), CHANGED)
+def test_training_does_not_resume_with_another_setting_that_changes_its_result(
+    run_id, change, name, bundle, trained, dataset_dir, tmp_path
+):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    before = load(tmp_path / "models" / "model.pt")
+    with pytest.raises(RuntimeError) as caught:
+        bundle(run_id, dataset_dir=str(dataset_dir), **folders(tmp_path), **change)
+    changes, _, may_change = str(first_cause(caught.value)).partition(". Only ")
+    assert "belongs to another run: " in changes
+    assert name in changes.partition("belongs to another run: ")[2]
+    assert "lr, " in may_change
+    assert same_weights(before, load(tmp_path / "models" / "model.pt"))
+
+
+def test_training_resumes_with_another_learning_rate_and_more_steps(bundle, trained, dataset_dir, tmp_path, capfd):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    rates = {"autoencoder_lr": 5.0e-5, "autoencoder_steps": 6, "max_grad_norm": 0.5}
+    bundle("train_autoencoder", dataset_dir=str(dataset_dir), **folders(tmp_path), **rates)
+    log = "".join(capfd.readouterr())
+    assert load(tmp_path / "runs" / "checkpoints" / "autoencoder_training.pt")["iteration"] == 6
+    for words in ("lr was 0.001, now it is 5e-05", "steps was 4, now it is 6", "max_grad_norm was 1.0, now it is 0.5"):
+        assert words in log
+
+
 def test_diffusion_does_not_go_on_with_another_autoencoder(bundle, trained, dataset_dir, tmp_path):
     shutil.copytree(trained, tmp_path / "again")
     places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
@@ -326,7 +382,7 @@ def test_diffusion_does_not_go_on_with_another_autoencoder(bundle, trained, data
     assert same_weights(model, load(tmp_path / "again" / "models" / "model.pt"))
     with pytest.raises(RuntimeError) as caught:
         bundle("train_diffusion", dataset_dir=str(dataset_dir), prediction_type="sample", **places)
-    assert "prediction_type" in str(first_cause(caught.value))
+    assert "schedule.prediction_type was" in str(first_cause(caught.value))
 
 
 def test_lost_weights_of_a_finished_training_are_missed(bundle, trained, dataset_dir, tmp_path):

@@ -115,7 +115,7 @@ def test_newest_checkpoint_that_is_cut_off_gives_way_to_the_one_before(
     halve(folder / "runs" / "checkpoints" / "diffusion_training.pt")
     with table.attempt("the newest checkpoint is cut off") as attempt:
         text = commands.run("training", folder).text()
-        assert "going on from diffusion_training.previous.pt" in text
+        assert "resuming from diffusion_training.previous.pt" in text
         compare.training(folder, whole[0])
         attempt["sees"] = "a warning that names it; training goes on from the one before"
 

@@ -1,4 +1,4 @@
-"""Checkpoints to go on from, and the best weights so far."""
+"""Checkpoints to resume from, and the best weights so far."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class Stateful(Protocol):
     """Anything with a state dict: networks, optimizers, handlers."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the state."""
+        """Return the state."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
         """Restore the state."""
 
 
 class CheckpointError(ValueError):
-    """A training checkpoint that cannot be gone on from."""
+    """A training checkpoint that cannot be resumed from."""
 
 
 def previous_of(path: Path) -> Path:
-    """Give the place of the checkpoint before the last."""
+    """Return the path of the checkpoint before the last."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def write_checked(state: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint, keep the one before, and note the SHA-256 of both.
+    """Write a checkpoint, keep the one before, and record the SHA-256 of both.
 
-    The notes are written first and hold the last files' too, so that a kill at any moment leaves a whole file that
-    is noted.
+    The checksums are written first and include those of earlier files, so that a kill at any moment leaves a complete
+    file whose checksum is known.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with renamed_when_whole(path) as partial:
@@ -65,12 +65,12 @@ def read_checked(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in it is executed.
 
     Raises:
-        ValueError: for a file whose SHA-256 is not among the noted ones; files without notes are taken as they are.
+        ValueError: if its SHA-256 is not among the recorded ones; without a record it is not compared.
         Exception: whatever reading a damaged file raises.
     """
     noted = _noted(path)
     if noted and file_sha256(path) not in noted:
-        raise ValueError("its SHA-256 is not the one that was noted when it was written")
+        raise ValueError("its SHA-256 is not the one recorded when it was written")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -84,31 +84,32 @@ def _noted(path: Path) -> list[str]:
 
 
 class TrainingCheckpoint:
-    """Saves all that a restart needs at the end of epochs, and goes on from it when training starts.
+    """Saves everything that a restart needs at the end of epochs, and resumes from it when training starts.
 
-    Attach it last, so that what it saves includes the validation of the same epoch; only ``StopOnSignal`` comes after.
-    Random states need no saving: orders, transforms and noise are functions of the seed and the position
-    (``SeededDataset``). Of several processes the first saves and all load, so that a run may go on with another number
-    of them, as long as a step has as many images.
+    Attach it last, so that it includes the validation of the same epoch; only ``StopOnSignal`` comes after it. Random
+    states need no saving: orders, transforms and noise are functions of the seed and the position
+    (``SeededDataset``). Of several processes the first saves and all load, so that a run may resume with another
+    number of processes as long as a step has the same number of images.
 
-    A checkpoint within an epoch is gone on from like one at its end. One after an epoch's last step, but before what
-    its end brings (validation, pictures), has that done first.
+    A checkpoint within an epoch is resumed like one at its end. If it was saved after the last step of an epoch but
+    before the handlers of its end (validation, pictures), these run first.
 
-    The checkpoint before the last stays beside it. Each file's SHA-256 is noted before the file takes its place; one
-    that has another, or is gone, is named, and the one before is gone on from.
+    The checkpoint before the last stays beside it. The SHA-256 of each file is recorded before the file takes its
+    place; a file with another checksum, or a missing one, is reported, and the one before is used.
 
     Args:
         path: the checkpoint file; written beside and renamed, so that a kill leaves the one before.
         objects: what to save and restore, by name.
-        sampler: the batches' sampler; it is told where to go on.
-        settings: what a checkpoint must agree on with the run that goes on from it, e.g. data and seed.
+        sampler: sampler of the batches; set to the position where training resumes.
+        settings: settings that must be the same in the run that resumes, e.g. data and seed; values may be nested.
+        changeable: settings that the run that resumes may change, e.g. the learning rate; changes are logged.
         interval: epochs between checkpoints.
-        resume: whether to go on from the file if it is there; otherwise it is overwritten.
+        resume: whether to resume from the file if it exists; otherwise it is overwritten.
         every_steps: steps between further checkpoints within epochs; None for none.
-        writer: a TensorBoard ``SummaryWriter`` whose lines up to a checkpoint must not be lost after it, or None.
+        writer: a TensorBoard ``SummaryWriter`` whose values up to a checkpoint must not be lost after it, or None.
 
     Raises:
-        ValueError: for ``every_steps`` that is no whole number of at least 1.
+        ValueError: if ``every_steps`` is not an integer of at least 1.
     """
 
     def __init__(
@@ -117,22 +118,23 @@ class TrainingCheckpoint:
         objects: Mapping[str, Stateful],
         sampler: StreamSampler,
         settings: Mapping[str, Any] | None = None,
+        changeable: Mapping[str, Any] | None = None,
         interval: int = 1,
         resume: bool = True,
         every_steps: int | None = None,
         writer: Any | None = None,
     ) -> None:
         if every_steps is not None and (not is_whole(every_steps) or every_steps < 1):
-            raise ValueError(f"every_steps must be a whole number of at least 1, or None, received {every_steps!r}")
+            raise ValueError(f"every_steps must be an integer of at least 1, or None, received {every_steps!r}")
         self.path, self.objects, self.sampler = Path(path), dict(objects), sampler
-        self.settings = {name: json.dumps(value, sort_keys=True) for name, value in (settings or {}).items()}
+        self.settings, self.changeable = flat_settings(settings or {}), flat_settings(changeable or {})
         self.interval, self.resume = interval, resume
         self.every_steps, self.writer = every_steps, writer
         self.saved: tuple[int, bool] | None = None
         self._loaded = False
 
     def attach(self, engine: Engine) -> None:
-        """Load when training starts, save at the end of epochs and, if wanted, within them."""
+        """Load when training starts; save at the end of epochs and, with ``every_steps``, within them."""
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
         if self.every_steps is not None:
@@ -143,7 +145,7 @@ class TrainingCheckpoint:
         self.save(engine, epoch_completed=True)
 
     def within_epoch(self, engine: Engine) -> None:
-        """Save after a step that is not the last of its epoch, whose end saves by itself."""
+        """Save after a step, except the last of an epoch, whose end saves."""
         if engine.state.iteration % (engine.state.epoch_length or 1):
             self.save(engine, epoch_completed=False)
 
@@ -152,7 +154,7 @@ class TrainingCheckpoint:
 
         Args:
             engine: the trainer, after a step.
-            epoch_completed: whether what comes at the end of an epoch has been done, if this is the end of one.
+            epoch_completed: whether the handlers of the epoch's end have run, if this is the end of one.
         """
         self.saved = engine.state.iteration, epoch_completed
         if idist.get_rank() > 0:
@@ -164,18 +166,19 @@ class TrainingCheckpoint:
             "epoch_completed": epoch_completed,
             "images_per_step": self._images_per_step,
             "settings": self.settings,
+            "changeable": self.changeable,
             "objects": {name: item.state_dict() for name, item in self.objects.items()},
         }
         write_checked(state, self.path)
 
     def load(self, engine: Engine) -> None:
-        """Go on from the file, if there is one; a trainer that is run again goes on from where it is.
+        """Resume from the file, if there is one; a trainer that is run again continues where it is.
 
-        A federated client runs its trainer once a round, with weights that came from the server in between.
+        A federated client runs its trainer once per round, with weights from the server in between.
 
         Raises:
-            CheckpointError: if no file is whole, if it belongs to a run with other settings, or if some processes see
-                another file than others.
+            CheckpointError: if no file is complete, if it belongs to a run with other settings, or if not all
+                processes see the same file.
         """
         if self._loaded:
             self.sampler.start_iteration = engine.state.iteration
@@ -183,13 +186,13 @@ class TrainingCheckpoint:
         self._loaded, unfinished = True, False
         if self.resume and any(path.is_file() for path in (self.path, previous_of(self.path))):
             unfinished = self._restore(engine)
-        elif idist.get_rank() == 0:  # what another run left is not gone on from when a file of this one is damaged
+        elif idist.get_rank() == 0:  # a damaged file of this run must not fall back to one of another run
             for path in (previous_of(self.path), _notes_of(self.path)):
                 path.unlink(missing_ok=True)
         iterations = gather(engine.state.iteration)
         if len(set(iterations)) > 1:
             raise CheckpointError(
-                f"checkpoint {self.path} is not the same for all processes (steps {iterations}): have ckpt_dir in a "
+                f"checkpoint {self.path} is not the same for all processes (steps {iterations}): set ckpt_dir to a "
                 "folder that all hosts share"
             )
         if unfinished:
@@ -200,53 +203,74 @@ class TrainingCheckpoint:
         return self.sampler.batch_size * self.sampler.world_size
 
     def _restore(self, engine: Engine) -> bool:
-        """Restore everything and tell whether the end of an epoch is still to be done."""
-        anew = f"; to start anew, pass --resume false, or delete {self.path} and {previous_of(self.path).name}"
-        state = self._read(anew)
-        iteration, settings = state["iteration"], state["settings"]
-        differences = [
-            f"{name} was {settings.get(name)}, now it is {self.settings.get(name)}"
-            for name in sorted(self.settings.keys() | settings.keys())
-            if self.settings.get(name, "null") != settings.get(name, "null")  # earlier files lack later settings
-        ]
-        if differences:
-            raise CheckpointError(f"checkpoint {self.path} belongs to another run: {'; '.join(differences)}{anew}")
-        images = state.get("images_per_step", self._images_per_step)  # earlier files do not say
+        """Restore everything and return whether the handlers of an epoch's end still have to run."""
+        afresh = (
+            f"; to start from scratch, pass --resume false, or delete {self.path} and {previous_of(self.path).name}"
+        )
+        state = self._read(afresh)
+        changes = differences_of(state["settings"], self.settings)
+        if changes:
+            may_change = f". Only {', '.join(sorted(self.changeable))} may change" if self.changeable else ""
+            raise CheckpointError(
+                f"checkpoint {self.path} belongs to another run: {'; '.join(changes)}{may_change}{afresh}"
+            )
+        images = state["images_per_step"]
         if images != self._images_per_step:
             raise CheckpointError(
                 f"checkpoint {self.path} is of steps of {images} images, now they have {self._images_per_step}: choose "
-                f"a batch size and a number of processes whose product is {images}{anew}"
+                f"a batch size and a number of processes whose product is {images}{afresh}"
             )
         try:
             for name, item in self.objects.items():
-                if name in state["objects"] or item.state_dict():  # earlier files lack what has no state
-                    item.load_state_dict(state["objects"][name])
+                item.load_state_dict(state["objects"][name])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {self.path} does not fit these networks: {error}{anew}") from error
-        engine.state.iteration = self.sampler.start_iteration = iteration
-        engine.state.epoch, within = divmod(iteration, engine.state.epoch_length or 1)
-        logger.info("%s: going on after step %d", self.path.stem, iteration)
-        return within == 0 and not state.get("epoch_completed", True)  # earlier files are of ends of epochs
+            raise CheckpointError(f"checkpoint {self.path} does not fit these networks: {error}{afresh}") from error
+        engine.state.iteration = self.sampler.start_iteration = state["iteration"]
+        engine.state.epoch, within = divmod(state["iteration"], engine.state.epoch_length or 1)
+        logger.info("%s: resuming after step %d", self.path.stem, state["iteration"])
+        for change in differences_of(state["changeable"], self.changeable):
+            logger.info("%s: %s", self.path.stem, change)
+        return within == 0 and not state["epoch_completed"]
 
     def _read(self, advice: str) -> dict[str, Any]:
-        """Read the newest checkpoint that is whole."""
+        """Read the newest complete checkpoint."""
         problems: list[tuple[Path, Exception]] = []
         for path in (self.path, previous_of(self.path)):
             try:
                 state = read_checked(path)
-                state["iteration"], state["settings"]  # what has neither is no checkpoint
+                state["iteration"], state["settings"]  # a file without them is not a checkpoint
             except Exception as error:
                 problems.append((path, error))
                 continue
             for damaged, reason in problems:
-                logger.warning("checkpoint %s cannot be read (%s): going on from %s", damaged, reason, path.name)
+                logger.warning("checkpoint %s cannot be read (%s): resuming from %s", damaged, reason, path.name)
             return state
         damaged, reason = problems[0]
         raise CheckpointError(f"checkpoint {damaged} cannot be read: it is damaged{advice}") from reason
 
 
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as JSON by their path, as ``{"loss.kl_weight": "1e-06"}``."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = json.dumps(value, sort_keys=True)
+    return flat
+
+
+def differences_of(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return what changed between two sets of flat settings, one sentence per setting."""
+    return [
+        f"{name} was {before.get(name, 'not set')}, now it is {now.get(name, 'not set')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+
+
 class BestWeights:
-    """Saves a network's weights whenever the validation is better than ever before.
+    """Saves a network's weights whenever the validation is the best so far.
 
     Attach it to the evaluator, and give it to ``TrainingCheckpoint`` as well, so that a restart remembers the best.
     Of several processes the first writes.
@@ -254,10 +278,10 @@ class BestWeights:
     Args:
         path: where the state dict goes.
         network: the network to save.
-        metric: name of a metric of the evaluator, smaller is better.
+        metric: name of a metric of the evaluator, lower is better.
         fresh_from: epoch from which earlier weights no longer count, however good: the adversarial phase makes
             images sharper and the reconstruction loss larger.
-        info: describes the weights when they are saved; written beside them as JSON.
+        info: returns the description of the weights when they are saved; written beside them as JSON.
     """
 
     def __init__(
@@ -272,7 +296,7 @@ class BestWeights:
         self.best, self.epoch, self.info = float("inf"), 0, info
 
     def attach(self, engine: Engine) -> None:
-        """Look at the metric whenever the evaluator is done."""
+        """Check the metric after every run of the evaluator."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -290,10 +314,10 @@ class BestWeights:
                     write_model_info(self.path, self.info())
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the best value and its epoch."""
+        """Return the best value and its epoch."""
         return {"best": self.best, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave, unless the weights are gone."""
+        """Restore the state, unless the weights are gone."""
         if self.path.is_file():
             self.best, self.epoch = state["best"], state["epoch"]

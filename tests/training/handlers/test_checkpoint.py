@@ -153,8 +153,8 @@ def test_run_without_resume_starts_anew_and_overwrites(tmp_path, whole):
     [
         ({"seed": 1, "image_size": [8, 8]}, "seed was 0, now it is 1"),
         ({"seed": 0, "image_size": [8, 16]}, r"image_size was \[8, 8\], now it is \[8, 16\]"),
-        ({"seed": 0, "image_size": [8, 8], "data": "abc"}, 'data was None, now it is "abc"'),
-        ({"seed": 0}, r"image_size was \[8, 8\], now it is None"),
+        ({"seed": 0, "image_size": [8, 8], "data": "abc"}, 'data was not set, now it is "abc"'),
+        ({"seed": 0}, r"image_size was \[8, 8\], now it is not set"),
     ],
 )
 def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path, changed, message):
@@ -211,7 +211,7 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path,
     assert again.iterations[0] == 5
     assert_same(again.states(), whole)
     assert "training.pt cannot be read" in caplog.text
-    assert "going on from training.previous.pt" in caplog.text
+    assert "resuming from training.previous.pt" in caplog.text
 
 
 def test_checkpoint_that_an_earlier_run_left_is_not_gone_on_from(tmp_path):
@@ -398,13 +398,25 @@ def test_checkpoint_of_steps_of_other_sizes_is_refused(batch_size, world_size, t
         restored(path, batch_size, world_size)
 
 
-def test_checkpoint_that_does_not_tell_the_size_of_its_steps_is_gone_on_from(tmp_path):
-    path = saved(tmp_path / "training.pt", 4)
-    state = torch.load(path, weights_only=True)
-    del state["images_per_step"]
-    torch.save(state, path)
-    (tmp_path / "training.sha256").unlink()  # which earlier versions did not write either
-    assert restored(path, 2) == 3
+def test_setting_that_may_change_is_logged_and_resumed_with(tmp_path, caplog):
+    path = tmp_path / "training.pt"
+    make_run(path, epochs=1, changeable={"lr": 1.0e-3, "precision": "float32"}).trainer.run()
+    again = make_run(path, changeable={"lr": 5.0e-4, "precision": "float32"})
+    with caplog.at_level("INFO"):
+        again.trainer.run()
+    assert "training: lr was 0.001, now it is 0.0005" in caplog.text
+    assert "precision" not in caplog.text
+    other = make_run(path, settings={**SETTINGS, "seed": 5}, changeable={"lr": 5.0e-4, "precision": "float32"})
+    with pytest.raises(CheckpointError, match=r"seed was 0, now it is 5\. Only lr, precision may change; to start"):
+        other.trainer.run()
+
+
+def test_nested_setting_is_named_by_its_path(tmp_path):
+    path = tmp_path / "training.pt"
+    make_run(path, epochs=1, settings={"loss": {"type": "L", "kl_weight": 1.0e-6}}).trainer.run()
+    again = make_run(path, settings={"loss": {"type": "L", "kl_weight": 1.0e-3}})
+    with pytest.raises(CheckpointError, match=r"another run: loss\.kl_weight was 1e-06, now it is 0\.001; to start"):
+        again.trainer.run()
 
 
 def test_first_process_saves_and_all_load(tmp_path, two_processes):
@@ -431,19 +443,9 @@ def test_processes_that_see_different_checkpoints_are_stopped(tmp_path, two_proc
 
     for error in two_processes(load):
         assert isinstance(error, CheckpointError)
-        assert "steps [3, 0]): have ckpt_dir in a folder that all hosts share" in str(error)
+        assert "steps [3, 0]): set ckpt_dir to a folder that all hosts share" in str(error)
 
 
 def test_best_weights_are_written_by_the_first_process(tmp_path, two_processes):
     two_processes(lambda rank: validate(BestWeights(tmp_path / f"{rank}.pt", torch.nn.Linear(1, 1)), 1, 0.1))
     assert [file.name for file in tmp_path.iterdir()] == ["0.pt"]
-
-
-def test_setting_that_an_earlier_checkpoint_does_not_know_counts_as_null(tmp_path):
-    run_until_stopped(tmp_path / "training.pt", 6)
-    again = make_run(tmp_path / "training.pt", settings={**SETTINGS, "class_shares": None})
-    again.trainer.run()
-    assert again.iterations[-1] == 12
-    other = make_run(tmp_path / "training.pt", settings={**SETTINGS, "class_shares": "equal"})
-    with pytest.raises(CheckpointError, match='class_shares was null, now it is "equal"'):
-        other.trainer.run()

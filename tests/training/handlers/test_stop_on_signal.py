@@ -410,7 +410,7 @@ def test_checkpoints_within_epochs_are_gone_on_from(tmp_path, whole):
 
 @pytest.mark.parametrize("steps", [0, 1.5, True, "null"])
 def test_steps_between_checkpoints_that_are_no_number_are_refused(steps, tmp_path):
-    with pytest.raises(ValueError, match="every_steps must be a whole number"):
+    with pytest.raises(ValueError, match="every_steps must be an integer"):
         TrainingCheckpoint(tmp_path / "training.pt", {}, StreamSampler(1), every_steps=steps)
 
 
