@@ -95,8 +95,8 @@ class LatentAutoencoder(Described, nn.Module, ABC):
 
     @property
     @abstractmethod
-    def last_layer(self) -> Tensor:
-        """Weight of the last decoder layer, where the adversarial weight is balanced."""
+    def output_layers(self) -> list[Tensor]:
+        """Weights of the convolutions that write the image and, with deep supervision, that of half resolution."""
 
     def latent_shape(self, image_size: Sequence[int]) -> tuple[int, int, int]:
         """Return channels, height and width of the latents of an image of this height and width."""
@@ -215,9 +215,10 @@ class Autoencoder(LatentAutoencoder):
         return self.conv_out(x), low
 
     @property
-    def last_layer(self) -> Tensor:
-        """Weight of the last decoder layer, where the adversarial weight is balanced."""
-        return self.conv_out.get_parameter("weight")
+    def output_layers(self) -> list[Tensor]:
+        """Weights of ``conv_out`` and, with deep supervision, ``conv_out_low``."""
+        heads = [self.conv_out] if self.conv_out_low is None else [self.conv_out, self.conv_out_low]
+        return [head.weight for head in heads]
 
 
 def check_widths(channels: Sequence[int], norm_groups: int) -> None:

@@ -65,9 +65,9 @@ class MonaiAutoencoder(LatentAutoencoder):
         return self.network.decode(latents)
 
     @property
-    def last_layer(self) -> Tensor:
-        """Weight of the last convolution of the decoder, where the adversarial weight is balanced."""
-        return [module.weight for module in self.network.decoder.modules() if isinstance(module, nn.Conv2d)][-1]
+    def output_layers(self) -> list[Tensor]:
+        """Weight of the last convolution of the decoder."""
+        return [[module.weight for module in self.network.decoder.modules() if isinstance(module, nn.Conv2d)][-1]]
 
     def _check_interface(self) -> None:
         name = type(self.network).__name__

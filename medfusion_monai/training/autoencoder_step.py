@@ -16,6 +16,9 @@ from medfusion_monai.networks.autoencoder import AutoencoderOutput, DiagonalGaus
 from medfusion_monai.runtime.distributed import average_gradients
 from medfusion_monai.runtime.dtype import autocast, full_precision
 
+ADVERSARIAL = ("adversarial", "adversarial_low")
+"""Terms of the discriminators that are added to the loss."""
+
 
 class AutoencoderTrainer(SupervisedTrainer):
     """Trains an autoencoder, with discriminators from a given step on; several processes average their gradients.
@@ -65,12 +68,13 @@ class AutoencoderTrainer(SupervisedTrainer):
         loss = terms.pop("loss")
         if adversarial is not None:
             with self._autocast():
-                terms |= adversarial.generator_loss(
-                    output, loss, engine.network.last_layer, engine.loss_function.scale(image)
+                generator = adversarial.generator_loss(
+                    output, _by_resolution(terms), engine.network.output_layers, engine.loss_function.scale(image)
                 )
+                terms |= generator
                 terms["discriminator"] = adversarial.discriminator_loss(output, image)
             terms = {name: full_precision(term) for name, term in terms.items()}
-            loss = loss + terms["adversarial"]
+            loss = loss + sum(terms[name] for name in ADVERSARIAL if name in generator)
         engine.state.output = {Keys.IMAGE: image, Keys.PRED: output.reconstruction.detach(), Keys.LOSS: loss}
         engine.state.output["terms"] = terms
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
@@ -98,3 +102,10 @@ def _in_full_precision(output: AutoencoderOutput) -> AutoencoderOutput:
     moments = full_precision(torch.cat([output.posterior.mean, output.posterior.logvar], dim=1))
     low = None if output.reconstruction_low is None else full_precision(output.reconstruction_low)
     return AutoencoderOutput(full_precision(output.reconstruction), low, DiagonalGaussian(moments))
+
+
+def _by_resolution(terms: dict[str, Tensor]) -> list[Tensor]:
+    """Return the sums of the reconstruction terms at full and, if there are any, at half resolution."""
+    low = [name for name in terms if name.endswith("_low")]
+    full = [name for name in terms if name not in low and name != "kl"]
+    return [torch.stack([terms[name] for name in names]).sum() for names in (full, low) if names]

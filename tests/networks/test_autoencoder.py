@@ -113,8 +113,12 @@ def test_medfusion_reconstructs_from_the_most_likely_latents(small):
     assert torch.count_nonzero(expected) > 0
 
 
-def test_last_layer_is_the_weight_that_writes_the_image(small):
-    assert small.last_layer is small.conv_out.weight
+def test_output_layers_are_the_weights_that_write_the_images(small):
+    full, low = small.output_layers
+    assert full is small.conv_out.weight
+    assert low is small.conv_out_low.weight
+    (only,) = (alone := Autoencoder(channels=(8, 16), deep_supervision=False)).output_layers
+    assert only is alone.conv_out.weight
 
 
 @pytest.mark.parametrize("size", [(20, 16), (16, 12)])

@@ -97,10 +97,11 @@ def test_measured_latents_have_unit_variance_and_travel_with_the_weights(autoenc
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_convtranspose": True}, {"with_decoder_nonlocal_attn": False}])
-def test_last_layer_is_the_weight_that_writes_the_image(settings):
+def test_output_layer_is_the_weight_that_writes_the_image(settings):
     network = autoencoder_kl(**settings)
     autoencoder = MonaiAutoencoder(network, in_channels=1, latent_channels=4, downsampling_factor=4)
-    assert autoencoder.last_layer is network.decoder.blocks[-1].conv.weight
+    (layer,) = autoencoder.output_layers
+    assert layer is network.decoder.blocks[-1].conv.weight
 
 
 def test_both_losses_take_an_output_without_half_resolution(autoencoder):
@@ -109,7 +110,7 @@ def test_both_losses_take_an_output_without_half_resolution(autoencoder):
     terms = ReconstructionLoss(perceptual_weight=0.0)(output, image)
     assert set(terms) == {"loss", "pixel", "ssim", "kl"}
     adversarial = AdversarialLoss([PatchDiscriminator(1, (8, 8, 16)) for _ in range(2)], start_step=0)
-    assert adversarial.generator_loss(output, terms["loss"], autoencoder.last_layer)["adversarial_weight"] > 0
+    assert adversarial.generator_loss(output, [terms["loss"]], autoencoder.output_layers)["adversarial_weight"] > 0
     adversarial.discriminator_loss(output, image).backward()
     used, rests = ([p.grad is not None for p in judge.parameters()] for judge in adversarial.discriminators)
     assert all(used)

@@ -16,7 +16,8 @@ from medfusion_monai.training.handlers.non_finite_loss import NonFiniteLossError
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
 
 RECONSTRUCTION_TERMS = {"pixel", "ssim", "pixel_low", "ssim_low", "kl"}
-ADVERSARIAL_TERMS = {"adversarial", "adversarial_weight", "discriminator"}
+ADVERSARIAL_TERMS = {f"{name}{end}" for name in ("adversarial", "adversarial_weight") for end in ("", "_low")}
+ADVERSARIAL_TERMS |= {"discriminator"}
 
 
 class DoublePrepareBatch(AutoencoderPrepareBatch):
@@ -104,7 +105,7 @@ def test_loss_in_the_adversarial_phase_keeps_the_other_terms():
     terms = outputs[-1]["terms"]
     assert terms["adversarial"] != 0
     assert terms["adversarial_weight"] > 0
-    expected = sum(terms[name] for name in RECONSTRUCTION_TERMS) + terms["adversarial"]
+    expected = sum(terms[name] for name in (*RECONSTRUCTION_TERMS, "adversarial", "adversarial_low"))
     torch.testing.assert_close(outputs[-1]["loss"], expected)
 
 
