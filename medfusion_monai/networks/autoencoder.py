@@ -218,7 +218,7 @@ class Autoencoder(LatentAutoencoder):
     def output_layers(self) -> list[Tensor]:
         """Weights of ``conv_out`` and, with deep supervision, ``conv_out_low``."""
         heads = [self.conv_out] if self.conv_out_low is None else [self.conv_out, self.conv_out_low]
-        return [head.weight for head in heads]
+        return [head.get_parameter("weight") for head in heads]
 
 
 def check_widths(channels: Sequence[int], norm_groups: int) -> None:
