@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Iterable
-from functools import partial
 from types import TracebackType
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
 
+from medfusion_monai.bundle.keys import unknown_keys
 from medfusion_monai.bundle.root import workflows_in_initialize
 from medfusion_monai.runtime.distributed import report_failure
 from medfusion_monai.runtime.errors import first_cause, short_message
@@ -58,22 +57,6 @@ def repeat_errors_last() -> None:
     sys.excepthook = _show_cause_last
 
 
-def with_nearest(unknown: Iterable[str], known: Iterable[str], prefix: str = "") -> str:
-    """Return names of keys, each with the known ones that are most like it, or else like the first part of it."""
-    names = [str(name) for name in known]
-    closest = partial(difflib.get_close_matches, possibilities=names, n=2)
-    near = {key: closest(key) or closest(re.split("#|::", key)[0]) for key in unknown}
-    return ", ".join(
-        f"{prefix}{key}" + (f" (near: {', '.join(found)})" if found else "") for key, found in near.items()
-    )
-
-
-def is_key(key: str, known: ConfigParser) -> bool:
-    """Whether a config has a key, or the part of it in which the key is new: it may be a keyword of a component."""
-    above = re.split("#|::", key)[:-1]
-    return key in known or (bool(above) and "#".join(above) in known)
-
-
 def _refuse_unknown(workflow: ConfigWorkflow) -> None:
     """Raise a ValueError for entries of a workflow's config that nothing refers to and no merged file has.
 
@@ -94,8 +77,7 @@ def _refuse_unknown(workflow: ConfigWorkflow) -> None:
     merged = [content for content in contents if all(key.lstrip("+") in workflow.parser for key in content)]
     unknown = [key for key in rest if not any(key in content for content in merged)]
     if unknown:
-        near = with_nearest(unknown, [key for key in config if key not in unknown], "--")
-        raise ValueError(f"{near}: not a key of this config. Correct the name, or leave it out")
+        raise unknown_keys(unknown, [key for key in config if key not in unknown], "--")
 
 
 def _is_steps(value: Any) -> bool:

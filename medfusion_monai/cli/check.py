@@ -18,10 +18,14 @@ def add_check(subparsers: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.bundle.keys import refuse_unknown_keys
+
+    overrides = settings_of(arguments)
+    refuse_unknown_keys(arguments.config, overrides)  # before the seconds that importing MONAI takes
+
     from medfusion_monai.training.preflight.run_checks import problems_of
     from medfusion_monai.training.preflight.table import check_config, table
 
-    overrides = settings_of(arguments)
     outcomes = check_config(arguments.config, overrides, arguments.run)
     print(table(outcomes))
     return 2 if problems_of(outcomes) else 0
