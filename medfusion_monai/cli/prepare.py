@@ -6,9 +6,12 @@ import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medfusion_monai.cli.arguments import column_value, positive, seed
+
+if TYPE_CHECKING:
+    from medfusion_monai.data.preparing.image_table import ImageTable
 
 DOWNLOADS = {
     "chexpert": "CheXpert: frontal chest X-rays, cardiomegaly or not; without valid.csv",
@@ -96,16 +99,30 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare_folder(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.data.preparing.folder import prepare_folder
+    from medfusion_monai.data.preparing.folder import ImageRules, prepare_folder
 
     options = _options(arguments)
     del options["check"]
-    columns = [column for column, _ in options["where"]]
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"--where names a column twice: {columns}. Give one value per column.")
-    options["where"] = dict(options["where"])
-    _print_counts(prepare_folder(**options), arguments.output)
+    table = _image_table(options)
+    rules = ImageRules(*(options.pop(name) for name in ImageRules._fields))
+    _print_counts(prepare_folder(**options, table=table, rules=rules), arguments.output)
     return 0
+
+
+def _image_table(options: dict[str, Any]) -> ImageTable | None:
+    """Take the options of the table out of the others; there is a table only with --csv."""
+    from medfusion_monai.data.preparing.image_table import ImageTable
+
+    path, where = options.pop("csv"), options.pop("where")
+    columns = {name: options.pop(name) for name in ("image_column", "label_column", "patient_column", "split_column")}
+    chosen = [column for column, _ in where]
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"--where names a column twice: {chosen}. Give one value per column.")
+    if path is not None:
+        return ImageTable(path, **columns, where=dict(where))
+    if where or columns["patient_column"] or columns["split_column"]:
+        raise ValueError("--where, --patient-column and --split-column need a table. Name it with --csv.")
+    return None
 
 
 def _prepare_phantoms(arguments: argparse.Namespace) -> int:

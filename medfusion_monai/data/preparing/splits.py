@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,15 @@ DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 
 class DataError(ValueError):
     """The user's data is not as it has to be: the message says what, where, what was found and what to do."""
+
+
+def own_patients(records: Iterable[dict[str, Any]], root: Path) -> None:
+    """Make each image its own patient, named by its stem, or by its path where stems repeat."""
+    stems = Counter(record["image"].stem for record in records)
+    for record in records:
+        stem = record["image"].stem
+        relative = os.path.relpath(record["image"], root)
+        record["patient"] = stem if stems[stem] == 1 else Path(relative).as_posix()
 
 
 def split_by_patient(
