@@ -22,10 +22,10 @@ def records_of_subfolders(root: Path, output: Path) -> list[dict[str, Any]]:
 
     Args:
         root: folder of the sub-folders.
-        output: passed over if it is below the root.
+        output: skipped if it is in the root.
 
     Raises:
-        DataError: if the root cannot be listed, or there are no images in sub-folders.
+        DataError: if the root cannot be listed or has no images in sub-folders.
     """
     own = os.path.realpath(output)
     try:
@@ -41,21 +41,21 @@ def records_of_subfolders(root: Path, output: Path) -> list[dict[str, Any]]:
     ]
     if not records:
         raise DataError(
-            f"root '{root}' holds no images in sub-folders (found sub-folders {[folder.name for folder in folders]}). "
-            "Make one sub-folder per class, or name a table with --csv."
+            f"root '{root}' has no images in sub-folders (sub-folders: {[folder.name for folder in folders]}). "
+            "Create one sub-folder per class, or pass a table with --csv."
         )
     used = {DATALIST_NAME, *(record["value"] for record in records)}
     unused = [path.name for path in entries if path.name not in used]
     if unused:
         logger.warning(
-            "%s", list_problems(f"{len(unused)} entries of '{root}' are not used: no folders of images", unused)
+            "%s", list_problems(f"{len(unused)} entries of '{root}' are not folders of images and are not used", unused)
         )
     own_patients(records, root)
     return records
 
 
 def refuse_output_among_classes(root: Path, output: Path, copy: bool) -> None:
-    """Raise where the output would be read as images of a class, or hide a class; an earlier output may be there."""
+    """Raise if the output would be read as a class or hide one; an earlier output is accepted."""
     parts = Path(os.path.relpath(os.path.realpath(output), os.path.realpath(root))).parts
     if parts[:1] == (os.pardir,):
         return
@@ -63,9 +63,9 @@ def refuse_output_among_classes(root: Path, output: Path, copy: bool) -> None:
         len(parts) == 1 and os.path.isdir(output) and os.listdir(output) and not (output / DATALIST_NAME).exists()
     )
     if len(parts) > 1 or is_class or (copy and not parts):
-        raise DataError(f"output '{output}' is among the classes of root '{root}'. Choose an --output outside of it.")
+        raise DataError(f"output '{output}' is among the classes of root '{root}'. Choose an --output outside it.")
 
 
 def is_content(name: str) -> bool:
-    """Whether a file or folder was put there by a user: not hidden, and none of what systems leave behind."""
+    """Return whether a file or folder is a user's: not hidden, and not created by the operating system."""
     return not name.startswith((".", "__MACOSX")) and name.lower() not in SYSTEM_FILES

@@ -1,4 +1,4 @@
-"""Prepares a folder of images, with or without a table of labels, as a datalist."""
+"""Prepares the datalist of a folder of images, with or without a table of labels."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from medfusion_monai.runtime.files import make_folders, refuse_unwritable
 
 logger = logging.getLogger(__name__)
 
-# "image": path; "value": the class as the source calls it, later "label"; "patient"; and "split" where it is given
+# "image": path; "value": class name in the source, later "label"; "patient"; "split" if it is given
 Record = dict[str, Any]
 IMAGE_FOLDER = "images"
 PATIENTS_UNKNOWN = (
-    "each image counts as a patient of its own: images of one patient may be in training and test, which makes "
-    "results look better than they are. Where patients have several images, give --csv with --patient-column."
+    "each image counts as its own patient: images of one patient may be in training and test, which makes results look "
+    "better than they are. If patients have several images, pass --csv with --patient-column."
 )
 
 
@@ -83,7 +83,7 @@ def prepare_folder(
     """
     root, output = Path(root), Path(output)
     if not os.path.isdir(root):
-        raise DataError(f"root '{root}' is not a folder. Give the folder of the images.")
+        raise DataError(f"root '{root}' is not a folder. Pass the folder of the images as --root.")
     refuse_unwritable([output])
     check_modalities(rules.modalities)
     if table is None:
@@ -142,7 +142,7 @@ def _decode(records: list[Record], names: Sequence[str], rules: ImageRules) -> t
 
 
 def _has_duplicates(path: Path) -> bool:
-    """Whether there is a datalist whose splits were made with a view to duplicates."""
+    """Return whether an existing datalist has splits that account for duplicates."""
     try:
         return "duplicates" in json.loads(path.read_text(encoding="utf-8"))["counts"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -157,12 +157,12 @@ def _assign_labels(records: Sequence[Record], classes: Sequence[str] | None) -> 
         pairs = [(value, "", "") for value in sorted(counts)]
     values, names = [value for value, _, _ in pairs], [name or value for value, _, name in pairs]
     if len(set(values)) < len(values) or len(set(names)) < len(names):
-        raise DataError(f"classes are {list(classes or [])}: each value and each name may be given once.")
+        raise DataError(f"classes are {list(classes or [])}: each value and each name must occur once.")
     outside = {value: number for value, number in sorted(counts.items()) if value not in values}
     if outside:
         listed = ", ".join(f"'{value}' ({number} images)" for value, number in outside.items())
         raise DataError(
-            f"label values outside the classes {values}: {listed}. Name them in --classes, or leave these images out "
+            f"label values outside the classes {values}: {listed}. Add them to --classes, or leave these images out "
             "(--where with a table)."
         )
     empty = [value for value in values if not counts[value]]
@@ -180,7 +180,7 @@ def _drop_unreadable(
         return records, 0
     report = list_problems(f"{len(problems)} of {len(records)} images cannot be used", list(problems.values()))
     if not skip_unreadable:
-        raise DataError(f"{report}\nReplace them, or leave them out with --skip-unreadable.")
+        raise DataError(f"{report}\nReplace these files, or leave them out with --skip-unreadable.")
     logger.warning("left out: %s", report)
     return [record for record in records if os.fspath(record["image"]) not in problems], len(problems)
 
@@ -191,12 +191,12 @@ def _refuse_empty_classes(records: Sequence[Record], names: Sequence[str], skipp
     if empty:
         raise DataError(
             f"classes {empty} have no images left: {skipped} images cannot be used. "
-            "Replace these files, or leave the classes out of --classes."
+            "Replace these files, or remove the classes from --classes."
         )
 
 
 def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Path, copy: bool) -> dict[Path, Path]:
-    """Make the paths relative to the output folder; return what has to be copied where."""
+    """Make the paths relative to the output folder, and return the target of each image to copy."""
     folder = os.path.realpath(output)
     copies = {}
     for items in splits.values():
@@ -206,7 +206,7 @@ def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Pa
                 item["image"] = Path(IMAGE_FOLDER) / os.path.relpath(os.path.abspath(image), os.path.abspath(root))
                 copies[image] = output / item["image"]
             else:
-                # An image may itself be a link with a telling name: only its folder is resolved.
+                # The image may itself be a link whose name matters: only its folder is resolved.
                 item["image"] = os.path.relpath(os.path.join(os.path.realpath(image.parent), image.name), folder)
     return copies
 

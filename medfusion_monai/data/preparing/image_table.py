@@ -75,7 +75,7 @@ def _refuse_strays_and_repeats(path: Path, root: Path, records: Sequence[Mapping
     strays = [image for image in images if os.path.commonpath([base, image]) != base]
     if strays:
         raise DataError(
-            f"{path}: {len(strays)} images lie outside root '{root}', first {strays[:3]}. Choose a wider --root."
+            f"{path}: {len(strays)} images are outside root '{root}', first {strays[:3]}. Choose a --root above them."
         )
     repeats = [image for image, number in Counter(images).items() if number > 1]
     if repeats:

@@ -177,7 +177,7 @@ def test_semicolons_of_a_spreadsheet_are_understood(table):
 
 
 def test_missing_columns_are_listed_with_near_names(table):
-    with pytest.raises(DataError, match=r"\['findings'\] are missing; present: \['file'.*near \['finding'\]"):
+    with pytest.raises(DataError, match=r"\['findings'\] are missing; present: \['file'.*close to \['finding'\]"):
         _from_table(table[0], label_column="findings")
 
 
@@ -185,12 +185,12 @@ def test_column_that_is_there_twice_is_refused(table):
     folder, _ = table
     text = (folder / "table.csv").read_text()
     (folder / "table.csv").write_text(text.replace("file,finding,patient,site", "file,finding,patient,finding"))
-    with pytest.raises(DataError, match=r"\['finding'\] are there more than once"):
+    with pytest.raises(DataError, match=r"\['finding'\] occur more than once"):
         _from_table(folder)
 
 
 def test_where_without_a_match_is_refused(table):
-    with pytest.raises(DataError, match="20 rows, none with site=z"):
+    with pytest.raises(DataError, match="none of 20 rows has site=z"):
         _from_table(table[0], where={"site": "z"})
 
 
