@@ -132,7 +132,7 @@ def problem(bundle, settings, **overrides):
 def test_training_tells_all_problems_before_the_first_step(bundle, settings, tmp_path):
     error = problem(bundle, settings, dataset_dir="/nowhere", diffusion_steps=5, seed="first")
     assert isinstance(error, PreflightError)
-    assert str(error).startswith("3 problems:\n1. diffusion_steps 5 is no multiple")
+    assert str(error).startswith("3 problems:\n1. diffusion_steps 5 is not a multiple")
     assert "\n2. seed must be" in str(error)
     assert "\n3. dataset_dir '/nowhere'" in str(error)
     assert not any(tmp_path.iterdir())

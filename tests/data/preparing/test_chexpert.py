@@ -109,7 +109,7 @@ def test_without_explicit_negatives_there_is_no_reference_and_a_warning(tmp_path
     document = prepare_chexpert(_download(tmp_path / "data", rows), tmp_path / "out")
     assert "reference" not in document
     assert "no reference batch" in caplog.text
-    with pytest.raises(DataError, match="'reference' has no such key"):
+    with pytest.raises(DataError, match="'reference' is missing"):
         read_datalist(tmp_path / "out", "reference", CLASS_NAMES)
 
 
