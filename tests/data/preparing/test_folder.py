@@ -290,7 +290,7 @@ def test_missing_patients_are_warned_of(table, caplog):
 
 
 def test_gray_images_for_a_colour_bundle_stop(table):
-    with pytest.raises(DataError, match="wants 3"):
+    with pytest.raises(DataError, match="needs 3"):
         _from_table(table[0], rules=ImageRules(channels=3))
 
 
