@@ -79,7 +79,7 @@ def test_table_options_choose_rows_and_columns(folders, capsys):
 def test_options_of_a_table_need_a_table(options, folders, capsys):
     arguments = ["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]
     assert main([*arguments, *options]) == 2
-    assert "Name it with --csv" in capsys.readouterr().err
+    assert "Pass it with --csv" in capsys.readouterr().err
     assert not (folders / "out").exists()
 
 

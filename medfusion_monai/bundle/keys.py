@@ -1,4 +1,4 @@
-"""The rule for keys that are given for a config: a mistyped one is refused, without importing MONAI or PyTorch."""
+"""Refuses unknown keys of a config, without importing MONAI or PyTorch."""
 
 from __future__ import annotations
 
@@ -41,14 +41,12 @@ def refuse_unknown_keys(files: Sequence[str], overrides: Iterable[str]) -> None:
 
 
 def unknown_keys(unknown: Iterable[str], known: Iterable[str], prefix: str = "") -> ValueError:
-    """Return the error for unknown keys; ``prefix`` stands before each, e.g. ``--``."""
-    return ValueError(
-        f"{with_nearest(unknown, known, prefix)}: not a key of this config. Correct the name, or leave it out"
-    )
+    """Return the error for unknown keys, each with a prefix, e.g. ``--``."""
+    return ValueError(f"{with_nearest(unknown, known, prefix)}: not a key of this config. Correct the name, or omit it")
 
 
 def with_nearest(unknown: Iterable[str], known: Iterable[str], prefix: str = "") -> str:
-    """Return keys, each with the known ones that are most like it, or else like the first part of it."""
+    """Return keys, each with the known keys closest to it, or otherwise to its first part."""
     names = [str(name) for name in known]
     closest = partial(difflib.get_close_matches, possibilities=names, n=2)
     near = {key: closest(key) or closest(_parts(key)[0]) for key in unknown}
@@ -59,7 +57,7 @@ def with_nearest(unknown: Iterable[str], known: Iterable[str], prefix: str = "")
 
 @contextmanager
 def reading(files: Sequence[str]) -> Iterator[None]:
-    """Raise any error of a YAML or JSON reader as a ValueError that names the files."""
+    """Raise any error of a YAML or JSON reader as a ValueError with the names of the files."""
     try:
         yield
     except Exception as error:

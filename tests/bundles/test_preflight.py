@@ -108,7 +108,7 @@ def test_phase_two_alone_needs_its_autoencoder(check, settings):
 def test_run_that_the_config_does_not_have_is_refused(check):
     code, _, error = check("--run", "sampling")
     assert code == 2
-    assert "'sampling' is nothing that" in error
+    assert "there is no 'sampling' to run" in error
 
 
 @pytest.mark.parametrize(("config", "run"), [("inference.yaml", "inference"), ("evaluate.yaml", "evaluating")])

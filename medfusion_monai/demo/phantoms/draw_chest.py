@@ -1,8 +1,8 @@
 """Chest X-ray phantoms: drawn postero-anterior radiographs whose class is the size of the heart.
 
-They stand in for patients in tests and demonstrations. The label depends on the cardiothoracic ratio alone: heart
-width over inner thorax width, which radiologists call enlarged above 0.5. Scale, position, exposure and anatomy vary
-beside it, so that the heart's width in pixels does not give the label away.
+They replace patients in tests and demonstrations. The label depends only on the cardiothoracic ratio: heart width over
+inner thorax width, considered enlarged above 0.5. Scale, position, exposure and anatomy vary independently, and the
+heart's width in pixels does not reveal the label.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Eye fundus phantoms: drawn colour photographs of the posterior pole whose class is the size of the optic cup.
 
-They stand in for patients in tests and demonstrations. The label depends on the vertical cup-to-disc ratio alone, the
-height of the pale cup over that of the optic disc, which is large in glaucoma. Disc, colours, pigment, vessels,
-position and exposure vary beside it, so that neither the size of the disc nor the colour gives the label away.
+They replace patients in tests and demonstrations. The label depends only on the vertical cup-to-disc ratio, the height
+of the pale cup over that of the optic disc, which is large in glaucoma. Disc, colours, pigment, vessels, position and
+exposure vary independently, and neither the size of the disc nor the colour reveals the label.
 
-The field is narrower than that of a clinical photograph of 45 degrees and the disc is large in it, 0.38 to 0.54 of
-the image side, so that tiny networks can learn the ratio at 64 pixels. To keep the macula in the frame, it lies 0.9
-to 1.9 disc diameters beside the disc, where 2.5 are usual in eyes.
+For tiny networks to learn the ratio at 64 pixels, the field is narrower than the 45 degrees of a clinical photograph,
+and the disc is large in it, 0.38 to 0.54 of the image side. To keep the macula in the frame, it is 0.9 to 1.9 disc
+diameters from the disc instead of the usual 2.5.
 """
 
 from __future__ import annotations

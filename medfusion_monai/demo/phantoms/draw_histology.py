@@ -1,8 +1,8 @@
 """Histology phantoms: drawn haematoxylin and eosin (H&E) tiles of colorectal tumour, classed by their lymphocytes.
 
-They stand in for patients in tests and demonstrations. The label depends on the number of lymphocytes per area alone:
+They replace patients in tests and demonstrations. The label depends only on the number of lymphocytes per area:
 microsatellite-unstable tumours (MSI) are infiltrated by many, microsatellite-stable ones (MSS) by few. Glands, spindle
-cells, stain and exposure vary beside it, so that the colour of the tile does not give the label away.
+cells, stain and exposure vary independently, and the colour of the tile does not reveal the label.
 """
 
 from __future__ import annotations

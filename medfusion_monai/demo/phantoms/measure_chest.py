@@ -1,7 +1,7 @@
-"""Reads the cardiothoracic ratio off chest phantoms, real or generated: does a sample show the class it was asked for?
+"""Measures the cardiothoracic ratio of chest phantoms, drawn or generated, to check whether a sample fits its class.
 
-The measurement follows the radiologist's: the widest extent of the heart over the widest inner extent of the thorax.
-It sees pixels alone, never the parameters that a phantom was drawn with.
+As in radiology it is the widest extent of the heart over the widest inner extent of the thorax. It is measured from
+the pixels alone, without the parameters of the drawing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reads the cup-to-disc ratio off fundus phantoms, real or generated: does a sample show the class it was asked for?
+"""Measures the cup-to-disc ratio of fundus phantoms, drawn or generated, to check whether a sample fits its class.
 
-The measurement follows the ophthalmologist's: the height of the pale cup over the height of the optic disc. It sees
-pixels alone, never the parameters that a phantom was drawn with.
+As in ophthalmology it is the height of the pale cup over the height of the optic disc. It is measured from the pixels
+alone, without the parameters of the drawing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Counts lymphocytes on histology phantoms, real or generated: does a sample show the class it was asked for?
+"""Counts lymphocytes of histology phantoms, drawn or generated, to check whether a sample fits its class.
 
-The measurement follows the pathologist's: small round nuclei, darker than all others, per area of the slide. It sees
-pixels alone, never the parameters that a phantom was drawn with.
+As in pathology it counts small round nuclei, darker than all others, per area of the slide. It is measured from the
+pixels alone, without the parameters of the drawing.
 """
 
 from __future__ import annotations
