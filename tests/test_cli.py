@@ -73,6 +73,16 @@ def test_table_options_choose_rows_and_columns(folders, capsys):
     assert main([*arguments, "--where", "view=1", "--where", "view=0"]) == 2
 
 
+@pytest.mark.parametrize(
+    "options", [["--where", "site=a"], ["--patient-column", "person"], ["--split-column", "fold"]], ids=lambda o: o[0]
+)
+def test_options_of_a_table_need_a_table(options, folders, capsys):
+    arguments = ["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]
+    assert main([*arguments, *options]) == 2
+    assert "Pass it with --csv" in capsys.readouterr().err
+    assert not (folders / "out").exists()
+
+
 def test_given_splits_modalities_and_repeats_are_told(folders, capsys):
     copy = folders / "root/a/a0_copy.png"
     copy.write_bytes((folders / "root/a/a0.png").read_bytes())

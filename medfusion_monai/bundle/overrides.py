@@ -1,83 +1,67 @@
-"""Values of the command line: read as YAML once, unknown keys refused, the cause of an error repeated last."""
+"""Command-line values of a run: reads them as YAML, refuses unknown keys, and repeats the cause of an error last."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Iterable
-from functools import partial
 from types import TracebackType
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
 
+from medfusion_monai.bundle.keys import unknown_keys
 from medfusion_monai.bundle.root import workflows_in_initialize
 from medfusion_monai.runtime.distributed import report_failure
 from medfusion_monai.runtime.errors import first_cause, short_message
 
 TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")
-"""Keys that MONAI's runner and its federated client add."""
+"""Keys added by MONAI's runner and its federated client."""
 
 
 WORDS = {"true": True, "false": False, "null": None}
-"""Values that the runner passes on as texts, as YAML reads them."""
+"""Values that the runner passes on as text, and their meaning in YAML."""
 
 
 def accept_overrides() -> None:
-    """Read what was given on the command line as YAML, refuse unknown keys, and have errors repeated last.
+    """Read command-line values as YAML, refuse unknown keys, and repeat errors last.
 
-    The first step of ``initialize``. The runner takes any key without a word, and a mistyped ``--difusion_steps`` would
-    show after days; and it passes on ``--resume false`` as a text. A key that is new within a part of the config is
-    left to that part.
+    The first step of ``initialize``. The runner accepts any key, and a mistyped ``--difusion_steps`` would be noticed
+    after days; and it passes on ``--resume false`` as text. A new key within an existing part of the config is
+    accepted.
 
     Raises:
-        ValueError: naming the keys and the nearest that there are.
+        ValueError: for unknown keys, with the nearest known ones.
     """
     repeat_errors_last()
     for workflow in workflows_in_initialize():
         try:
             _refuse_unknown(workflow)
         except ValueError:
-            workflow._is_initialized = False  # a later workflow must not be taken for this one
+            workflow._is_initialized = False  # a later workflow must not be mistaken for this one
             raise
         changes = {key: WORDS[text.lower()] for key, text in _texts(workflow.parser.get()) if text.lower() in WORDS}
         if changes:
             workflow.parser.update(changes)
             workflow.parser.parse(reset=True)
-        if "bundle_root" in workflow.parser:  # from here on it is not in its first step any more
+        if "bundle_root" in workflow.parser:  # this marks the end of its first step
             workflow.parser.get_parsed_content("bundle_root")
 
 
 def repeat_errors_last() -> None:
-    """Have the cause of an error repeated below the traceback.
+    """Repeat the cause of an error below the traceback.
 
-    The runner's last line says which line of the config failed, and the sentence that helps is far above it.
+    The runner's last line names the failed expression of the config, and the useful message is far above it.
     """
     sys.excepthook = _show_cause_last
 
 
-def with_nearest(unknown: Iterable[str], known: Iterable[str], prefix: str = "") -> str:
-    """Return names of keys, each with the known ones that are most like it, or else like the first part of it."""
-    names = [str(name) for name in known]
-    closest = partial(difflib.get_close_matches, possibilities=names, n=2)
-    near = {key: closest(key) or closest(re.split("#|::", key)[0]) for key in unknown}
-    return ", ".join(
-        f"{prefix}{key}" + (f" (near: {', '.join(found)})" if found else "") for key, found in near.items()
-    )
-
-
-def is_key(key: str, known: ConfigParser) -> bool:
-    """Whether a config has a key, or the part of it in which the key is new: it may be a keyword of a component."""
-    above = re.split("#|::", key)[:-1]
-    return key in known or (bool(above) and "#".join(above) in known)
-
-
 def _refuse_unknown(workflow: ConfigWorkflow) -> None:
-    """Raise a ValueError for entries of a workflow's config that nothing refers to and no merged file has.
+    """Raise a ValueError for entries of a workflow's config that are unreferenced and in none of the merged files.
 
-    A file (YAML, or a whole config in JSON) was merged if all its entries are there; the workflow does not say which.
+    A file (YAML, or a complete config in JSON) counts as merged if the config has all its entries, because the
+    workflow does not list its files.
     """
     config: dict[str, Any] = workflow.parser.get()
     texts = [text for _, text in _texts(config, lists=True)]
@@ -94,8 +78,7 @@ def _refuse_unknown(workflow: ConfigWorkflow) -> None:
     merged = [content for content in contents if all(key.lstrip("+") in workflow.parser for key in content)]
     unknown = [key for key in rest if not any(key in content for content in merged)]
     if unknown:
-        near = with_nearest(unknown, [key for key in config if key not in unknown], "--")
-        raise ValueError(f"{near}: not a key of this config. Correct the name, or leave it out")
+        raise unknown_keys(unknown, [key for key in config if key not in unknown], "--")
 
 
 def _is_steps(value: Any) -> bool:
@@ -103,7 +86,7 @@ def _is_steps(value: Any) -> bool:
 
 
 def _texts(config: Any, place: str = "", lists: bool = False) -> Iterable[tuple[str, str]]:
-    """Yield the texts of a config with their places, those in lists only if wished."""
+    """Yield the texts of a config with their keys, optionally including those in lists."""
     if isinstance(config, str):
         yield place, config
     elif isinstance(config, dict) or (lists and isinstance(config, list)):

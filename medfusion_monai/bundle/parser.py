@@ -1,4 +1,4 @@
-"""Reading a training's config as the bundle runner would, and what is wrong with its keys alone."""
+"""Reads a training's config as the bundle runner does, and checks its keys and references."""
 
 from __future__ import annotations
 
@@ -10,30 +10,21 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from medfusion_monai.bundle.overrides import is_key, with_nearest
+from medfusion_monai.bundle.keys import reading, refuse_unknown_keys, with_nearest
 
 
 def read_files(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:
     """Read config files, later ones merged after earlier ones, with overrides after all.
 
-    The bundle is the folder above that of the first file, if that is called ``configs``.
+    ``bundle_root`` is the folder of the first file, or the one above it if that is called ``configs``.
 
     Raises:
-        ValueError: for files that are missing or no configs, and for overrides that are no keys.
+        ValueError: for missing and unreadable files, and for overrides of unknown keys.
     """
-    missing = [file for file in files if not os.path.isfile(file)]
-    if missing:
-        raise ValueError(f"{', '.join(missing)}: no such file. Name configs of a bundle, e.g. configs/train.yaml")
+    refuse_unknown_keys(files, overrides)
     parser = ConfigParser()
-    try:
+    with reading(files):
         parser.read_config(list(files))
-    except Exception as error:  # whatever YAML and JSON readers raise
-        raise ValueError(f"{', '.join(files)}: cannot be read as configs: {error}") from error
-    unknown = [key for key in overrides if not is_key(key, parser)]
-    if unknown:
-        raise ValueError(
-            f"{with_nearest(unknown, parser.get())}: no key of the configs. Correct the name, or leave it out"
-        )
     folder = Path(os.path.abspath(files[0])).parent
     if "bundle_root" in parser:
         parser["bundle_root"] = str(folder.parent if folder.name == "configs" else folder)
@@ -42,10 +33,10 @@ def read_files(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigPars
 
 
 def check_references(parser: ConfigParser) -> str:
-    """Look for references of a config to keys that it does not have.
+    """Refuse references to keys that a config does not have, and return the number of references.
 
     Raises:
-        ValueError: naming each, where it stands, and the nearest keys.
+        ValueError: for each such reference, with its place and the nearest keys.
     """
     parser.parse(reset=True)
     items = parser.ref_resolver.items

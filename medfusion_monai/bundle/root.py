@@ -1,7 +1,7 @@
-"""What the bundles' configs need of MONAI's runner and it does not offer.
+"""Finds the folder of the bundle that is being run.
 
-The runner tells an expression of a config neither which workflow it belongs to nor where its file lies. So the
-workflow that is being initialized is looked up among the living ones.
+MONAI's runner gives a config's expressions access to neither their workflow nor their file. The workflow that is being
+initialized is therefore looked up among all existing ones.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from monai.bundle import ConfigWorkflow
 
 
 def find_root() -> str:
-    """Return the folder of the bundle whose config is being run, so that configs work from any working directory.
+    """Return the folder of the bundle whose config is being run, from any working directory.
 
-    Without a workflow (a parser used by hand) it is the working directory, as in the zoo's bundles.
+    Without a workflow (if the parser is used directly) it is the working directory, as in MONAI's model zoo.
 
     Raises:
         ValueError: if workflows of several bundles are being initialized at once.
     """
     roots = {_root_of(workflow) for workflow in workflows_in_initialize()}
     if len(roots) > 1:
-        raise ValueError(f"workflows of several bundles are initialized at once ({sorted(roots)}): give bundle_root")
+        raise ValueError(f"workflows of several bundles are initialized at once ({sorted(roots)}): set bundle_root")
     return roots.pop() if roots else "."
 
 
 def beside(bundle_root: str, name: str) -> str:
-    """Return a folder for a bundle's runs or data that is not in the bundle: a push of the bundle must not take it.
+    """Return a folder for a bundle's runs or data, outside the bundle to exclude it from pushes.
 
     Args:
         bundle_root: folder of the bundle, e.g. ``bundles/medfusion_cxr``.
-        name: what the folder holds, e.g. ``runs``: then it is ``bundles/runs/medfusion_cxr``.
+        name: content of the folder, e.g. ``runs`` for ``bundles/runs/medfusion_cxr``.
     """
     root = Path(os.path.abspath(bundle_root))
     return str(root.parent / name / root.name)

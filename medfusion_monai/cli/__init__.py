@@ -1,4 +1,4 @@
-"""The program ``medfusion``: what the MONAI bundle runner is not for."""
+"""The program ``medfusion``, for everything beyond running a MONAI bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes those of the process.
     """
     arguments = build_parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a class name must not end the program after its work
+    if isinstance(sys.stdout, io.TextIOWrapper):  # printing a class name must not fail after the work is done
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return arguments.handler(arguments)
@@ -37,12 +37,12 @@ def entry_point() -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; each verb has an ``add_...`` function that also names its handler.
+    """Return the parser; the ``add_...`` function of each verb also sets its handler.
 
-    A handler takes the parsed arguments and returns the exit code. It imports what it needs itself, so that ``--help``
-    stays fast.
+    A handler takes the parsed arguments and returns the exit code. It imports its dependencies itself to keep
+    ``--help`` fast.
     """
-    parser = argparse.ArgumentParser(prog="medfusion", description="Data and tools around the Medfusion MONAI bundles.")
+    parser = argparse.ArgumentParser(prog="medfusion", description="Data and tools for the Medfusion MONAI bundles.")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_prepare(subparsers)
     add_check(subparsers)

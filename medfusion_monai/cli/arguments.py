@@ -1,4 +1,4 @@
-"""What the values of several verbs' arguments may be."""
+"""Arguments and argument types shared by several verbs."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ def column_value(text: str) -> tuple[str, str]:
     """Split ``NAME=VALUE`` at its first equals sign."""
     column, equals, value = text.partition("=")
     if not column or not equals:
-        raise argparse.ArgumentTypeError(f"'{text}' has no name before an equals sign")
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
     return column, value
 
 
 def yaml_value(key: str, text: str) -> Any:
-    """Read the value of ``--set KEY=VALUE`` as the bundle's YAML would.
+    """Read the value of ``--set KEY=VALUE`` as YAML, like the bundle's configs.
 
     Raises:
-        ValueError: if it is no YAML.
+        ValueError: if it is not YAML.
     """
     import yaml
 
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"--set {key}={text}: the value is no YAML. Write it as in the bundle's configs") from error
+        raise ValueError(f"--set {key}={text}: the value is not YAML. Write it as in the bundle's configs") from error
 
 
 def add_settings(parser: argparse.ArgumentParser, what: str, example: str) -> None:
-    """Add ``--set KEY=VALUE``, for keys of a config.
+    """Add ``--set KEY=VALUE`` for keys of a config.
 
     Args:
-        parser: of the verb.
-        what: what the keys are.
+        parser: parser of the verb.
+        what: description of the keys.
         example: a key with its value.
     """
     parser.add_argument(
@@ -47,23 +47,23 @@ def add_settings(parser: argparse.ArgumentParser, what: str, example: str) -> No
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Read the values of ``--set``.
+    """Return the values of ``--set``.
 
     Raises:
-        ValueError: if one is no YAML.
+        ValueError: if one is not YAML.
     """
     return {key: yaml_value(key, text) for key, text in arguments.set}
 
 
 def positive(text: str) -> int:
-    """Read an integer of 1 or more."""
+    """Parse an integer of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive integer")
     return int(text)
 
 
 def whole(text: str) -> int:
-    """Read an integer of 0 or more."""
+    """Parse an integer of 0 or more."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not an integer of 0 or more")
     return int(text)

@@ -1,4 +1,4 @@
-"""The verb ``medfusion prepare``: the datalist of a source of images."""
+"""The verb ``medfusion prepare``, which writes the datalist of a source of images."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medfusion_monai.cli.arguments import column_value, positive, seed
 
+if TYPE_CHECKING:
+    from medfusion_monai.data.preparing.image_table import ImageTable
+
 DOWNLOADS = {
-    "chexpert": "CheXpert: frontal chest X-rays, cardiomegaly or not; without valid.csv",
-    "airogs": "AIROGS: eye fundus photographs, referable glaucoma or not",
+    "chexpert": "CheXpert: frontal chest X-rays with or without cardiomegaly; valid.csv is not used",
+    "airogs": "AIROGS: eye fundus photographs with or without referable glaucoma",
     "crcdx": "CRC-DX: tiles of colorectal cancer, microsatellite instable or stable",
 }
 """Public data sets by name, each read by ``prepare_NAME`` of ``data/preparing/NAME.py``."""
@@ -31,12 +34,12 @@ def add_prepare(subparsers: Any) -> None:
 def _add_prepare_folder(sources: Any) -> None:
     parser = sources.add_parser("folder", help="images in one sub-folder per class, or listed in a table")
     parser.add_argument("--root", required=True, help="folder of the images")
-    parser.add_argument("--csv", help="table with a row per image; without it, --root has a sub-folder per class")
-    parser.add_argument("--image-column", default="image", help="column of paths relative to --root (image)")
+    parser.add_argument("--csv", help="table with a row per image; without it, --root must have a sub-folder per class")
+    parser.add_argument("--image-column", default="image", help="column of the image paths relative to --root (image)")
     parser.add_argument("--label-column", default="label", help="column of the classes (label)")
     parser.add_argument("--patient-column", help="column of the patients; without it, each image is its own patient")
     parser.add_argument(
-        "--split-column", help="column of given splits (training, validation, test), in place of --fractions and --seed"
+        "--split-column", help="column of given splits (training, validation, test), replaces --fractions and --seed"
     )
     parser.add_argument(
         "--where",
@@ -44,29 +47,32 @@ def _add_prepare_folder(sources: Any) -> None:
         type=column_value,
         default=[],
         metavar="COLUMN=VALUE",
-        help="keep only such rows; repeatable",
+        help="keep only rows with this value; repeatable",
     )
     parser.add_argument(
-        "--classes", nargs="+", metavar="VALUE[=NAME]", help="values in label order, with names; default: all, sorted"
+        "--classes",
+        nargs="+",
+        metavar="VALUE[=NAME]",
+        help="label values in order, with names (all values, sorted)",
     )
     parser.add_argument("--channels", type=int, choices=(1, 3), help="channels that all images must have")
     parser.add_argument(
         "--modalities",
         nargs="+",
         metavar="MODALITY",
-        help="values of Modality that DICOM files may have, e.g. CR DX (projections and photographs)",
+        help="accepted values of DICOM's Modality, e.g. CR DX (projections and photographs)",
     )
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out missing and unreadable images")
     parser.add_argument("--copy", action="store_true", help="copy the images to OUTPUT/images")
-    parser.add_argument("--check", action="store_true", help="without effect: this source always decodes every image")
+    parser.add_argument("--check", action="store_true", help="no effect: every image of this source is always decoded")
     _add_common(parser)
     parser.set_defaults(handler=_prepare_folder)
 
 
 def _add_prepare_phantoms(sources: Any) -> None:
-    parser = sources.add_parser("phantoms", help="generated images whose class can be measured")
+    parser = sources.add_parser("phantoms", help="drawn images whose class can be measured")
     parser.add_argument("--modality", default="cxr", help="cxr, fundus or histo (cxr)")
-    parser.add_argument("--num-images", type=positive, default=2000, help="images in all (2000)")
+    parser.add_argument("--num-images", type=positive, default=2000, help="total number of images (2000)")
     parser.add_argument("--size", type=positive, default=64, help="height and width in pixels (64)")
     _add_common(parser)
     parser.set_defaults(handler=_prepare_phantoms)
@@ -75,8 +81,8 @@ def _add_prepare_phantoms(sources: Any) -> None:
 def _add_prepare_download(sources: Any, name: str, text: str) -> None:
     parser = sources.add_parser(name, help=text)
     parser.add_argument("--root", required=True, help="folder of the original download")
-    parser.add_argument("--allow-missing", action="store_true", help="leave out images that are not on the disk")
-    parser.add_argument("--check", action="store_true", help="decode every image before anything is written")
+    parser.add_argument("--allow-missing", action="store_true", help="leave out missing images")
+    parser.add_argument("--check", action="store_true", help="decode every image before writing the datalist")
     _add_common(parser)
     parser.set_defaults(handler=_prepare_download)
 
@@ -91,21 +97,35 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar=("TRAINING", "VALIDATION", "TEST"),
         help="shares of the patients (0.8 0.1 0.1)",
     )
-    parser.add_argument("--seed", type=seed, default=0, help="seed (0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a datalist that differs")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the splits and drawn images (0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a different datalist")
 
 
 def _prepare_folder(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.data.preparing.folder import prepare_folder
+    from medfusion_monai.data.preparing.folder import ImageRules, prepare_folder
 
     options = _options(arguments)
     del options["check"]
-    columns = [column for column, _ in options["where"]]
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"--where names a column twice: {columns}. Give one value per column.")
-    options["where"] = dict(options["where"])
-    _print_counts(prepare_folder(**options), arguments.output)
+    table = _image_table(options)
+    rules = ImageRules(*(options.pop(name) for name in ImageRules._fields))
+    _print_counts(prepare_folder(**options, table=table, rules=rules), arguments.output)
     return 0
+
+
+def _image_table(options: dict[str, Any]) -> ImageTable | None:
+    """Remove the options of a table from the others, and return the table, or None without --csv."""
+    from medfusion_monai.data.preparing.image_table import ImageTable
+
+    path, where = options.pop("csv"), options.pop("where")
+    columns = {name: options.pop(name) for name in ("image_column", "label_column", "patient_column", "split_column")}
+    chosen = [column for column, _ in where]
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"--where has a column twice: {chosen}. Use one value per column.")
+    if path is not None:
+        return ImageTable(path, **columns, where=dict(where))
+    if where or columns["patient_column"] or columns["split_column"]:
+        raise ValueError("--where, --patient-column and --split-column need a table. Pass it with --csv.")
+    return None
 
 
 def _prepare_phantoms(arguments: argparse.Namespace) -> int:
@@ -127,7 +147,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _print_counts(document: dict[str, Any], output: str) -> None:
-    """Print a table of images and patients by split, beside those of the paper, and where the datalist is."""
+    """Print the images and patients per split, next to those of the paper, and the path of the datalist."""
     rows = _count_rows(document["counts"], document["class_names"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

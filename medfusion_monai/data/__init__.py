@@ -1,1 +1,1 @@
-"""Data: the datalist; reading image files; preparing data sets; what a training reads."""
+"""Data: the datalist, reading image files, preparing data sets, and the data of a training."""

@@ -1,4 +1,4 @@
-"""The datalist: one JSON file that tells the bundles which image belongs to which split, class and patient."""
+"""The datalist: one JSON file with the split, class and patient of each image."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def read_datalist(
     """Read one split of a prepared folder.
 
     Args:
-        dataset_dir: folder that holds ``datalist.json``.
-        split: ``training``, ``validation``, ``test``, or ``reference``, a balanced batch that some sources have and
-            whose images may be in the splits too.
-        class_names: what the caller believes the classes are called, in label order; None takes the datalist's own.
+        dataset_dir: folder of ``datalist.json``.
+        split: ``training``, ``validation``, ``test``, or ``reference``, a balanced batch of some sources whose images
+            may also be in the splits.
+        class_names: class names expected by the caller, in label order; None takes the datalist's own.
 
     Returns:
-        Items with ``image`` (absolute path), ``label`` (int) and ``patient`` (str; an entry without one is a patient
-        of its own).
+        Items with ``image`` (absolute path), ``label`` (int) and ``patient`` (str; an entry without one is its own
+        patient).
 
     Raises:
-        DataError: no datalist, not JSON, an empty split, a bad entry, other class names, a missing image file, or a
-            patient in two splits.
+        DataError: for a missing or invalid datalist, an empty split, an invalid entry, other class names, missing
+            image files, and a patient in two splits.
     """
     path = find_datalist(dataset_dir)
     document = _load(path)
@@ -54,10 +54,10 @@ def read_datalist(
     entries = document.get(split)
     if not isinstance(entries, list) or not entries:
         present = [key for key in (*SPLITS, REFERENCE) if document.get(key)]
-        found = "no such key" if entries is None else "no entries" if entries == [] else "no list"
+        found = "is missing" if entries is None else "is empty" if entries == [] else "is not a list"
         raise DataError(
-            f"{path}: split '{split}' has {found}; filled splits: {present}. "
-            "Choose one of them or prepare the data again with a larger fraction for this split."
+            f"{path}: split '{split}' {found}; filled splits: {present}. "
+            "Choose one of them, or prepare the data again with a larger fraction for this split."
         )
     folder = path.parent
     items = [_checked_item(path, f"{split}[{index}]", entry, names) for index, entry in enumerate(entries)]
@@ -72,16 +72,16 @@ def find_datalist(dataset_dir: str | os.PathLike[str]) -> Path:
     """Return the real path of the datalist in a prepared folder.
 
     Raises:
-        DataError: the folder or the file does not exist.
+        DataError: if the folder or the file does not exist.
     """
-    advice = "Run `medfusion prepare ... --output DIR` first, or pass --dataset_dir DIR with the folder it wrote."
-    # Symbolic links are resolved before the relative image paths are joined, as "link/.." is not the link's parent.
+    advice = "Run `medfusion prepare ... --output DIR` first, or pass its folder as --dataset_dir DIR."
+    # Symbolic links are resolved before the relative image paths are joined, since "link/.." is not the link's parent.
     folder = Path(os.path.realpath(dataset_dir))
     if not folder.is_dir():
         raise DataError(f"dataset_dir '{dataset_dir}' is not a folder. {advice}")
     path = folder / DATALIST_NAME
     if not path.is_file():
-        raise DataError(f"dataset_dir '{dataset_dir}' holds no {DATALIST_NAME}. {advice}")
+        raise DataError(f"dataset_dir '{dataset_dir}' does not contain {DATALIST_NAME}. {advice}")
     return path
 
 
@@ -94,23 +94,23 @@ def make_datalist(
     reference: Sequence[Mapping[str, Any]] = (),
     counts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of a datalist: the splits, and what they hold.
+    """Return the content of a datalist.
 
     Args:
         splits: records by split; images are paths relative to the datalist.
         class_names: names in label order.
         source: short text on how the data was made, without absolute paths.
-        seed: the seed of the split.
-        skipped: unreadable images that were left out; stated in the counts when there are any.
-        reference: records that generated images are to be compared with; they may be in the splits too.
+        seed: seed of the split.
+        skipped: number of unreadable images left out; added to the counts if above 0.
+        reference: reference records for generated images; they may also be in the splits.
         counts: further counts.
 
     Returns:
         ``class_names``; ``class_shares``, the share of each class in training; ``counts``; ``source``; ``seed``; the
-        splits; and ``reference`` where there is one.
+        splits; and ``reference`` if given.
 
     Raises:
-        DataError: a file or folder name is not in UTF-8, as JSON has to be.
+        DataError: if the name of a file or folder is not in UTF-8, which JSON requires.
     """
     parts = {**splits, REFERENCE: reference} if reference else dict(splits)
     all_counts = {name: count_images(items, class_names) for name, items in parts.items()}
@@ -153,21 +153,21 @@ def write_datalist(
     seed: int,
     skipped: int = 0,
 ) -> dict[str, Any]:
-    """Write a datalist in one step, so that no reader ever sees half of it.
+    """Make a datalist and write it atomically.
 
     Args:
-        path: the file to write; its folder is created. The other arguments are those of :func:`make_datalist`.
-        splits: records by split; images are paths relative to the datalist.
+        path: the file to write; its folder is created.
+        splits: as for :func:`make_datalist`, like the other arguments.
         class_names: names in label order.
-        source: short text on how the data was made, without absolute paths.
-        seed: the seed of the split.
-        skipped: unreadable images that were left out.
+        source: short text on how the data was made.
+        seed: seed of the split.
+        skipped: number of unreadable images left out.
 
     Returns:
-        What was written.
+        The datalist that was written.
 
     Raises:
-        ValueError: the folder or the file cannot be written.
+        ValueError: if the folder or the file cannot be written.
     """
     document = make_datalist(splits, class_names, source, seed, skipped)
     save_datalist(path, document)
@@ -175,10 +175,10 @@ def write_datalist(
 
 
 def save_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
-    """Write what :func:`make_datalist` gave, in one step; the folder is created.
+    """Write a datalist of :func:`make_datalist` atomically; its folder is created.
 
     Raises:
-        ValueError: the folder or the file cannot be written.
+        ValueError: if the folder or the file cannot be written.
     """
     path = Path(path)
     make_folders([path.parent])
@@ -187,15 +187,15 @@ def save_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> 
             partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written: {error.strerror or error}. Choose another --output or free it."
+            f"{path}: cannot be written: {error.strerror or error}. Choose another --output, or remove the obstacle."
         ) from error
 
 
 def refuse_other_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
-    """Raise where writing the document would replace a datalist that says something else.
+    """Raise if writing a document would replace a different datalist.
 
     Raises:
-        DataError: the file exists and differs.
+        DataError: if the file exists and differs.
     """
     path = Path(path)
     if not os.path.exists(path):
@@ -206,18 +206,18 @@ def refuse_other_datalist(path: str | os.PathLike[str], document: Mapping[str, A
         same = False
     if not same:
         raise DataError(
-            f"{path}: exists already and differs from what would be written. "
-            "Choose another --output, or replace it with --overwrite."
+            f"{path}: exists and differs from the new datalist. Choose another --output, or replace it with "
+            "--overwrite."
         )
 
 
 def missing_files(paths: Sequence[str]) -> list[str]:
-    """Return the paths that are no files, in their order."""
+    """Return the paths that are not files, in their order."""
     return [path for path, found in zip(paths, look_at_all(os.path.isfile, paths), strict=True) if not found]
 
 
 def _posix(path: str | os.PathLike[str]) -> str:
-    # Not by pathlib, which takes seconds for the images of a large source.
+    # Not with pathlib, which takes seconds for the images of a large source.
     return os.fspath(path).replace(os.sep, "/")
 
 
@@ -236,7 +236,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: cannot be read as JSON: {error}. Write it again with `medfusion prepare`.") from error
     if not isinstance(document, dict):
         raise DataError(
-            f"{path}: holds a JSON {type(document).__name__}, not an object with the keys {list(SPLITS)}. "
+            f"{path}: contains a JSON {type(document).__name__} instead of an object with the keys {list(SPLITS)}. "
             "Write it again with `medfusion prepare`."
         )
     return document
@@ -249,8 +249,8 @@ def _agreed_class_names(path: Path, own: Any, wanted: Sequence[str] | None) -> l
         )
     if wanted is not None and own is not None and list(wanted) != own:
         raise DataError(
-            f"{path}: its class_names are {own}, but {list(wanted)} are asked for. "
-            "Override --class_names with the datalist's, or prepare the data with other --classes."
+            f"{path}: its class_names are {own}, but {list(wanted)} are expected. "
+            "Set --class_names to those of the datalist, or prepare the data with other --classes."
         )
     return own if wanted is None else list(wanted)
 
@@ -259,7 +259,7 @@ def _checked_item(path: Path, place: str, entry: Any, names: Sequence[str] | Non
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not entry["image"]:
         raise DataError(f"{path}: {place} is {entry!r}: it needs 'image', a path relative to the datalist.")
     if "label" not in entry:
-        raise DataError(f"{path}: {place} ({entry['image']}) has no 'label': give it the index of its class.")
+        raise DataError(f"{path}: {place} ({entry['image']}) has no 'label': add the index of its class.")
     label = entry["label"]
     if isinstance(label, bool) or not isinstance(label, int):
         raise DataError(
@@ -268,7 +268,7 @@ def _checked_item(path: Path, place: str, entry: Any, names: Sequence[str] | Non
     if label < 0 or (names is not None and label >= len(names)):
         raise DataError(
             f"{path}: {place} ({entry['image']}) has label {label}, outside the classes "
-            f"{'0, 1, ...' if names is None else dict(enumerate(names))}. Correct the label or name all classes."
+            f"{'0, 1, ...' if names is None else dict(enumerate(names))}. Correct the label, or list all classes."
         )
     return {"image": entry["image"], "label": label, "patient": _patient(entry)}
 
@@ -284,7 +284,7 @@ def _refuse_shared_patients(path: Path, document: Mapping[str, Any]) -> None:
     for name in SPLITS:
         entries = document.get(name) or []
         if not isinstance(entries, list):
-            raise DataError(f"{path}: split '{name}' is no list of entries. Write it again with `medfusion prepare`.")
+            raise DataError(f"{path}: split '{name}' is not a list. Write it again with `medfusion prepare`.")
         for index, entry in enumerate(entries):
             if not isinstance(entry, dict):
                 raise DataError(
@@ -306,5 +306,5 @@ def _refuse_missing_files(path: Path, split: str, images: Sequence[str]) -> None
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of {len(images)} {split} images do not exist, first {missing[:3]}. "
-            "Bring them back, or run `medfusion prepare` again where the images are now."
+            "Restore them, or run `medfusion prepare` again with their new location."
         )

@@ -1,1 +1,1 @@
-"""What only demonstrates: phantoms, what is measured of them, and ``medfusion demo``."""
+"""The demonstration: phantoms, measurements of them, and ``medfusion demo``."""

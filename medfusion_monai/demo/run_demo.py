@@ -1,4 +1,4 @@
-"""The demonstration: phantoms, both phases of training, samples, and how good they are, in one go."""
+"""The demonstration: phantoms, both phases of training, samples and their evaluation in one run."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SWEEP = {"sweep_steps": [5, 10, 25, 50], "sweep_samples": 32}
 
 
 def run_demo(bundle: str | Path, output: str | Path, seed: int = 0, num_images: int = 2000) -> dict[str, Any]:
-    """Train a bundle on phantoms by its own commands and measure the result; seven to nine minutes on two free cores.
+    """Train a bundle on phantoms with its own commands and evaluate it; seven to nine minutes on two free cores.
 
     Args:
         bundle: folder of the bundle.
         output: folder for data, weights, samples, report and ``summary.json``.
-        seed: of phantoms, training and samples.
-        num_images: phantoms in all splits.
+        seed: seed of phantoms, training and samples.
+        num_images: total number of phantoms.
 
     Returns:
         The summary: figures of reconstructions and samples, ``class_agreement``, seconds per phase, seed, versions.
@@ -90,7 +90,7 @@ def figures_of_report(path: str | Path) -> dict[str, Any]:
 
 
 def phantom_agreement(samples_dir: Path, modality: str = "cxr") -> dict[str, float]:
-    """Share of the samples per class whose property, measured in the image, lies on the side of the class."""
+    """Return the share of samples per class whose measured property agrees with the class."""
     samples = open_image_set("samples", samples_dir)
     agreement = {}
     for label, name in enumerate(FAMILIES[modality].class_names):
@@ -100,7 +100,7 @@ def phantom_agreement(samples_dir: Path, modality: str = "cxr") -> dict[str, flo
 
 
 def print_summary(summary: dict[str, Any], output: Path) -> None:
-    """Print a short table and where the report is."""
+    """Print a short table and the path of the report."""
     rows = [
         (f"MS-SSIM of {summary['held_out_images']} held-out images", f"{summary['ms_ssim']:.4f}"),
         ("SSIM of the same", f"{summary['ssim']:.4f}"),
@@ -124,7 +124,7 @@ def _class_names(bundle: str | Path) -> list[str]:
 
 
 def _run_bundle(bundle: str | Path, run_id: str, configs: Sequence[str], overrides: dict[str, Any]) -> None:
-    """Run configs of a bundle as a user would, in a process of its own."""
+    """Run configs of a bundle as a user would, in a separate process."""
     files = [str(Path(bundle).absolute() / "configs" / name) for name in configs]
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
     for name, value in overrides.items():
@@ -132,7 +132,7 @@ def _run_bundle(bundle: str | Path, run_id: str, configs: Sequence[str], overrid
     print(shlex.join(["python", *command[1:]]), flush=True)
     environment = {"PYTHONWARNINGS": "ignore", **os.environ}
     if subprocess.run(command, check=False, env=environment).returncode:
-        raise ValueError(f"{run_id} failed: what it said stands above")
+        raise ValueError(f"{run_id} failed: see its error above")
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medfusion_monai.data.datalist import DATALIST_NAME, REFERENCE, find_datalist, missing_files, read_datalist
+from medfusion_monai.data.preparing.class_folders import is_content
 from medfusion_monai.data.preparing.download import walk_images
-from medfusion_monai.data.preparing.folder import is_content
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.data.reading.images import list_problems
 from medfusion_monai.sampling.plan import MANIFEST

@@ -1,1 +1,1 @@
-"""The ground floor: files, locks, errors, seeds, processes, precision, memory. Knows no model."""
+"""Files, locks, errors, seeds, processes, precision and memory; independent of any model."""

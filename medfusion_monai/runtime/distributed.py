@@ -1,4 +1,4 @@
-"""Several processes that train or sample together, started by torchrun. In a single process nothing here has effect."""
+"""Processes started by torchrun that train or sample together; without effect in a single process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medfusion_monai.runtime.errors import first_cause
 
 Result = TypeVar("Result")
 
-# The others wait while the first reads every image or draws samples; a process that is lost is seen without this.
+# The others wait while the first process reads all images or samples; a lost process is detected without this.
 PATIENCE = timedelta(hours=24)
 
 
@@ -35,7 +35,7 @@ def world_size() -> int:
 
 
 def default_device() -> torch.device:
-    """Return the GPU of this process, its own among those of the host, or the CPU where there is no GPU.
+    """Return the GPU of this process on its host, or the CPU if there is no GPU.
 
     Raises:
         ValueError: if there are more processes on this host than GPUs.
@@ -45,16 +45,16 @@ def default_device() -> torch.device:
     number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= count:
         raise ValueError(
-            f"torchrun started more processes on this host than its {count} GPUs: --nproc_per_node={count}"
+            f"torchrun started more processes on this host than its {count} GPUs: use --nproc_per_node={count}"
         )
     return torch.device("cuda", number)
 
 
 def start(device: torch.device | str) -> None:
-    """Bring the processes that torchrun started together; messages below warnings come from the first one only.
+    """Connect the processes started by torchrun; only the first one logs messages below warnings.
 
     Args:
-        device: of this process; NCCL connects GPUs, Gloo CPUs.
+        device: device of this process; NCCL connects GPUs, Gloo CPUs.
     """
     if world_size() == 1 or dist.is_initialized():
         return
@@ -62,7 +62,7 @@ def start(device: torch.device | str) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    if "LOCAL_RANK" in os.environ:  # in a SLURM job ignite asks SLURM, which counts torchrun's processes as one
+    if "LOCAL_RANK" in os.environ:  # in a SLURM job ignite reads SLURM's rank, which is the same for all processes
         os.environ["SLURM_LOCALID"] = os.environ["LOCAL_RANK"]
     idist.sync()  # ignite's metrics are averaged over all processes from now on
     if idist.get_rank() > 0:
@@ -70,21 +70,21 @@ def start(device: torch.device | str) -> None:
 
 
 def finish() -> None:
-    """Wait for all processes and part."""
+    """Wait for all processes, then disconnect."""
     idist.barrier()
     idist.finalize()
 
 
 def share(count: int, rank: int, world_size: int) -> range:
-    """Return the numbers below ``count`` that a process takes; all of them if there are too few for each to have one.
+    """Return the indices below ``count`` for a process, or all of them if there are fewer than processes.
 
-    A mean over what all processes took, weighted by their counts, is the mean over all in either case.
+    In both cases the mean over the processes, weighted by their counts, is the mean over all indices.
     """
     return range(rank, count, world_size) if count >= world_size else range(count)
 
 
 def gather(value: Any) -> list[Any]:
-    """Return what each process passed, in the order of their ranks."""
+    """Return the values of all processes, in the order of their ranks."""
     values = [value] * idist.get_world_size()
     if len(values) > 1:
         dist.all_gather_object(values, value)
@@ -92,7 +92,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def from_first(function: Callable[[], Result]) -> Result:
-    """Call a function in the first process and return its result in all of them; the others wait.
+    """Call a function in the first process and return its result in all processes.
 
     Raises:
         ValueError: in every process, if the function raised it.
@@ -104,10 +104,10 @@ def from_first(function: Callable[[], Result]) -> Result:
 
 
 def together(function: Callable[[], Result]) -> Result:
-    """Call a function in each process; what it raises in one is raised in all, so that none waits for ever.
+    """Call a function in each process; an error of one is raised in all, since the others would wait forever.
 
     Raises:
-        ValueError: in every process, if the function raised it in one, or MONAI did around it.
+        ValueError: in every process, if the function raised it in one, also if wrapped by MONAI.
     """
     result: Any = None
     error: ValueError | None = None
@@ -134,7 +134,7 @@ def average(tensor: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their means over all processes, which have the same parameters."""
+    """Replace gradients by their means over all processes; parameters must be equal."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if idist.get_world_size() == 1 or not gradients:
         return
@@ -144,21 +144,21 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def data_parallel(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """Wrap a network so that its gradients are averaged over all processes during the backward pass."""
+    """Wrap a network to average its gradients over all processes during the backward pass."""
     if idist.get_world_size() == 1:
         return network
     return DistributedDataParallel(network, device_ids=[device] if torch.device(device).type == "cuda" else None)
 
 
 def report_failure(error: BaseException, patience: float = 10.0) -> None:
-    """Have torchrun show the error that ends this process in its own message, which is the last on the screen.
+    """Record the error that ends this process for torchrun's own message, which is printed last.
 
-    An error that only says that another process is gone waits instead: torchrun then ends this process before the
-    error hides the one that matters.
+    An error that only reports the loss of another process is delayed: torchrun then ends this process before it hides
+    the actual error.
 
     Args:
-        error: what was raised.
-        patience: seconds to wait.
+        error: the error.
+        patience: delay in seconds.
     """
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return

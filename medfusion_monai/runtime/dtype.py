@@ -1,4 +1,4 @@
-"""In which floating-point type networks run; their weights, averages, losses and samplers stay float32."""
+"""Floating-point type in which networks run; weights, averages, losses and samplers stay float32."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor, nn
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HALF = (torch.bfloat16, torch.float16)
 CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
-"""Instructions that multiply bfloat16, as Linux names them. Without one a CPU takes longer than in float32."""
+"""Linux' names of instructions that multiply bfloat16. Without them bfloat16 is slower than float32 on a CPU."""
 
 
 def choose_precision(precision: str, device: torch.device | str) -> torch.dtype:
-    """Give the type in which networks run on a device.
+    """Return the type in which networks run on a device.
 
-    ``auto`` is bfloat16 where the device multiplies it (NVIDIA from compute capability 8.0, CPUs with AVX512-BF16 or
+    ``auto`` is bfloat16 if the device multiplies it (NVIDIA from compute capability 8.0, CPUs with AVX512-BF16 or
     AMX), float16 on older NVIDIA GPUs, otherwise float32.
 
     Args:
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        device: where the networks run.
+        device: device of the networks.
 
     Raises:
-        ValueError: for another word, or a type that the device does not have.
+        ValueError: for other values, and for a type that the device does not support.
     """
     if precision != "auto" and precision not in DTYPES:
         raise ValueError(f"precision must be auto or one of {', '.join(DTYPES)}, received {precision!r}")
@@ -37,31 +37,31 @@ def choose_precision(precision: str, device: torch.device | str) -> torch.dtype:
         return possible[0]
     if DTYPES[precision] not in possible:
         names = " or ".join(precision_name(dtype) for dtype in possible)
-        raise ValueError(f"precision {precision} is not to be had on {_described(device)}: choose auto or {names}")
+        raise ValueError(f"precision {precision} is unavailable on {_described(device)}: choose auto or {names}")
     return DTYPES[precision]
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """Give the word for a type, as ``choose_precision`` takes it."""
+    """Return the name of a type, as accepted by ``choose_precision``."""
     return str(dtype).removeprefix("torch.")
 
 
 def autocast(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Run what is inside in a type where that is safe; weights stay as they are. Nothing changes for float32."""
+    """Autocast to a half precision; without effect for float32."""
     return torch.autocast(torch.device(device).type, dtype) if dtype in HALF else nullcontext()
 
 
 def full_precision(values: Tensor) -> Tensor:
-    """Give float32 in place of the half precisions; other types stay."""
+    """Return half precisions as float32, other types unchanged."""
     return values.float() if values.dtype in HALF else values
 
 
 class MixedPrecisionInferer(SimpleInferer):
-    """Runs a network in a lower precision and gives its output in float32.
+    """Runs a network in a lower precision and returns its output in float32.
 
     Args:
-        dtype: of ``choose_precision``.
-        inferer: calls the network; None calls it as it is.
+        dtype: from ``choose_precision``.
+        inferer: calls the network; None uses ``SimpleInferer``.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32, inferer: Inferer | None = None) -> None:
@@ -75,7 +75,7 @@ class MixedPrecisionInferer(SimpleInferer):
 
 
 def _possible(device: torch.device) -> list[torch.dtype]:
-    """Types that a device has, the best first."""
+    """Return the types that a device supports, the best first."""
     if device.type == "cuda":
         modern = torch.cuda.get_device_capability(device) >= (8, 0)
         half = list(HALF) if modern else [torch.float16]
@@ -89,7 +89,7 @@ def _cpu_has_bfloat16() -> bool:
     probes = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
     if None not in probes:
         return any(probe() for probe in probes if probe is not None)
-    listed = Path("/proc/cpuinfo")  # the probes are private to PyTorch and may go
+    listed = Path("/proc/cpuinfo")  # the probes are private to PyTorch and may disappear
     return listed.is_file() and bool(CPU_FLAGS & set(listed.read_text().split()))
 
 

@@ -1,4 +1,4 @@
-"""What an error says, below the wrappers that libraries put around it."""
+"""Messages of errors, without the wrappers of libraries, and with advice for errors of the system."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ from medfusion_monai.runtime.files import DISK_FULL, DiskFullError
 
 WRAPPERS = ("Failed to ", "applying transform ")  # of MONAI's config parser and of its transforms
 MEMORY = ("not enough memory", "out of memory", "DefaultCPUAllocator", "could not create a primitive", "bad_alloc")
-"""What PyTorch and oneDNN say when they get no memory."""
+"""Parts of the messages of PyTorch and oneDNN for lack of memory."""
 WORKER_LOST = "DataLoader worker (pid"
 WORKER_FILES = ("/multiprocessing/", "/torch/utils/data/")
 MEMORY_HINT = (
-    "there was not enough memory ({}): lower the batch size, num_workers or cache_num, or free what other programs "
-    "hold; the same command goes on from what was saved"
+    "not enough memory ({}): lower the batch size, num_workers or cache_num, or close other programs; the same command "
+    "continues from what was saved"
 )
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 READ_ONLY_HINT = (
-    "a file cannot be written or read ({}): give the folder back its permission, or name another one; the same command "
-    "goes on from what was saved"
+    "a file cannot be written or read ({}): restore the permissions of the folder, or choose another one; the same "
+    "command continues from what was saved"
 )
-DISK_HINT = "the disk is full ({}): make room and run the same command again; what was written before is kept"
+DISK_HINT = "the disk is full ({}): free some space and run the same command again; existing files are kept"
 WORKER_HINT = (
-    "a worker that reads data was ended from outside ({}), often for lack of memory: lower num_workers; the same "
-    "command goes on from what was saved"
+    "a data loading worker ended unexpectedly ({}), often for lack of memory: lower num_workers; the same "
+    "command continues from what was saved"
 )
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """Return the error inside MONAI's wrappers: 'Failed to evaluate', 'Failed to instantiate', 'applying transform'."""
+    """Return the error below MONAI's wrappers 'Failed to evaluate', 'Failed to instantiate', 'applying transform'."""
     while error.__cause__ is not None and str(error).startswith(WRAPPERS):
         error = error.__cause__
     return error
 
 
 def short_message(error: BaseException) -> str:
-    """Return an error's message; of one in a data loader's worker, without the worker's traceback.
+    """Return the message of an error, for data loading workers without the worker's traceback.
 
-    Where the system refuses memory or disk or took a worker away, whose messages tell nobody what to do, they stand in
-    a sentence.
+    Messages on lack of memory or disk, missing permissions and lost workers get advice on what to do.
     """
     message = str(error).strip()
     if message.startswith("Caught ") and "DataLoader worker process" in message:
@@ -56,7 +55,7 @@ def short_message(error: BaseException) -> str:
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Whether an error says that a worker of a data loader is gone; it may break off while it hands over a batch."""
+    """Return whether an error reports the loss of a data loading worker, also while it passed on a batch."""
     if isinstance(error, RuntimeError):
         return str(error).startswith(WORKER_LOST)
     if isinstance(error, ConnectionError | EOFError):
@@ -66,7 +65,7 @@ def is_lost_worker(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up, of a GPU or of the host."""
+    """Return whether an error reports lack of memory, of a GPU or of the host."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError):

@@ -20,36 +20,36 @@ FILES_PER_TASK = 100
 
 
 class DiskFullError(OSError, ValueError):
-    """A file that the disk has no room for; what was at its place before is still there."""
+    """There is no disk space for a file; an earlier version of it is kept."""
 
     def __str__(self) -> str:
-        """Return the sentence without a number."""
+        """Return the message without the error number."""
         return str(self.strerror)
 
 
 @contextmanager
 def renamed_when_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a file beside a path, to be written, and rename it to the path at the end.
+    """Yield a temporary file beside a path, and rename it to the path at the end.
 
-    An exception leaves what was at the path before, and nothing beside it. The content is on the disk before the name
-    is, so that a power failure does not leave the name without it.
+    After an exception the earlier file is unchanged, and the temporary file is deleted. The content is flushed before
+    renaming, since a power failure could otherwise leave an empty file.
 
     Raises:
-        DiskFullError: naming the file and the space that is left.
+        DiskFullError: with the file and the free space.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with told_when_full(path):
+    with reported_when_full(path):
         try:
             yield partial
-            _on_the_disk(partial)
+            _flush(partial)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
 
 
 def make_folders(folders: Iterable[str | Path]) -> None:
-    """Make folders; raise a ValueError if one cannot be made or written."""
+    """Create folders; raise a ValueError if one cannot be created or written."""
     for folder in map(Path, folders):
         probe = folder / f".writable.{os.getpid()}"
         try:
@@ -61,7 +61,7 @@ def make_folders(folders: Iterable[str | Path]) -> None:
 
 
 def refuse_unwritable(folders: Iterable[str | Path]) -> None:
-    """Raise a ValueError for a folder that could not be made or written; nothing is made."""
+    """Raise a ValueError for a folder that cannot be created or written, without creating it."""
     for folder in map(Path, folders):
         there = nearest_existing(folder)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -70,13 +70,13 @@ def refuse_unwritable(folders: Iterable[str | Path]) -> None:
 
 
 def nearest_existing(folder: str | Path) -> Path:
-    """Return the folder, or the nearest above it that is there."""
+    """Return the folder, or its nearest existing parent."""
     path = Path(os.path.abspath(folder))
-    return next(parent for parent in (path, *path.parents) if os.path.exists(parent))  # no error for too long names
+    return next(parent for parent in (path, *path.parents) if os.path.exists(parent))  # accepts names that are too long
 
 
 def in_words(size: float) -> str:
-    """Return a number of bytes as people read it, e.g. ``1.5 GiB``."""
+    """Return a number of bytes with its unit, e.g. ``1.5 GiB``."""
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
@@ -85,7 +85,7 @@ def in_words(size: float) -> str:
 
 
 def size_and_time(path: str | Path) -> tuple[int, int] | None:
-    """Return the bytes of a file and when it was changed, in nanoseconds; None where there is no file."""
+    """Return the size of a file in bytes and its time of change in nanoseconds, or None if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:
@@ -94,7 +94,7 @@ def size_and_time(path: str | Path) -> tuple[int, int] | None:
 
 
 def look_at_all(look: Callable[[str], T], paths: Sequence[str]) -> list[T]:
-    """Return what a look at each file says. Threads look, as on a network drive each look is a wait."""
+    """Call a function for each path, in threads, since each call waits on a network drive."""
 
     def part(start: int) -> list[T]:
         return [look(path) for path in paths[start : start + FILES_PER_TASK]]
@@ -104,18 +104,18 @@ def look_at_all(look: Callable[[str], T], paths: Sequence[str]) -> list[T]:
 
 
 @contextmanager
-def told_when_full(path: str | Path) -> Iterator[None]:
-    """Raise a DiskFullError for a file, if what is done in the block fails because its disk is full."""
+def reported_when_full(path: str | Path) -> Iterator[None]:
+    """Raise a DiskFullError for a file if the block fails because the disk is full."""
     try:
         yield
     except Exception as error:
         full = _full_disk(error)
-        if full is None or isinstance(error, DiskFullError):  # an inner file's error says it already
+        if full is None or isinstance(error, DiskFullError):  # already reported for an inner file
             raise
         raise _disk_full(Path(path), full) from error
 
 
-def _on_the_disk(path: Path) -> None:
+def _flush(path: Path) -> None:
     file = os.open(path, os.O_RDWR)
     try:
         os.fsync(file)
@@ -124,7 +124,7 @@ def _on_the_disk(path: Path) -> None:
 
 
 def _full_disk(error: BaseException | None) -> OSError | None:
-    """Return the error of a full disk behind an error: ``torch.save`` raises one of its own on top of it."""
+    """Return the underlying error of a full disk: ``torch.save`` raises an error of its own on top."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return error
@@ -135,14 +135,14 @@ def _full_disk(error: BaseException | None) -> OSError | None:
 def _disk_full(path: Path, error: OSError) -> DiskFullError:
     left = ""
     if error.errno == errno.ENOSPC:
-        left = f", {in_words(shutil.disk_usage(path.parent).free)} are left"
+        left = f", {in_words(shutil.disk_usage(path.parent).free)} free"
     own = f".{os.getpid()}"
     if path.name.endswith(own):  # a file within a file
         path = path.with_name(path.name.removesuffix(own).removeprefix("."))
     return DiskFullError(
         error.errno,
-        f"there is no room for {path} ({os.strerror(error.errno or 0)}{left}): make room and run the same command "
-        "again; what was written before is kept",
+        f"no disk space for {path} ({os.strerror(error.errno or 0)}{left}): free some space and run the same command "
+        "again; existing files are kept",
     )
 
 

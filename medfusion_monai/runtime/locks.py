@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a second one is refused before it writes anything, in words that name the first."""
+"""One run at a time in a folder: a second one is refused before it writes anything, with the owner of the lock."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from medfusion_monai.runtime.files import make_folders
 logger = logging.getLogger(__name__)
 
 LOCK = ".run.lock"
-WAIT = 0.1  # seconds; another run that is just leaving deletes the file, so that a second try takes a new one
+WAIT = 0.1  # seconds; a run that is just ending deletes the file, and a second attempt creates a new one
 LEFTOVER = re.compile(r"\.+.+\.(pt|json|csv|png|gz|npy|npz|features|sha256|html|md|svg|safetensors)(\.\d+)+")
-"""Names that ``renamed_when_whole`` gives to files that are being written."""
+"""Names of the temporary files of ``renamed_when_whole``."""
 
 _held: dict[Path, FileLock] = {}
 
@@ -32,10 +32,10 @@ class FolderInUseError(ValueError):
 
 
 def refuse_used(folders: Iterable[str | Path]) -> None:
-    """Raise a FolderInUseError if a run of another process writes into one of the folders; nothing is made.
+    """Raise a FolderInUseError if another process writes into one of the folders, without creating anything.
 
-    For the start of a run, long before ``take_folders``. Of several processes the first looks, as the others may come
-    when it has taken the folders.
+    For the start of a run, long before ``take_folders``. Only the first of several processes checks, since it may have
+    locked the folders before the others arrive.
     """
     if rank() == 0:
         for folder in _distinct(folders):
@@ -46,14 +46,14 @@ def refuse_used(folders: Iterable[str | Path]) -> None:
 
 
 def take_folders(folders: Iterable[str | Path]) -> None:
-    """Keep other runs out of folders, and delete what a killed run had begun to write there.
+    """Lock folders against other runs, and delete half-written files of a killed run.
 
-    The system lifts the lock when this process ends, however it ends; ``leave_folders`` does earlier. A process may
-    take a folder again. Where the file system knows no locks a warning says so. For the first process of a run, in
-    folders that are there.
+    The system releases the lock when this process ends, even if it is killed; ``leave_folders`` releases it earlier.
+    A process may lock a folder again. A warning is logged if the file system has no locks. For the first process of a
+    run; the folders must exist.
 
     Raises:
-        FolderInUseError: naming the folder and who is there, since when; none of the folders is taken then.
+        FolderInUseError: with the folder and the process, host and time of its lock; no folder is locked then.
     """
     taken: list[Path] = []
     for folder in _distinct(folders):
@@ -72,10 +72,10 @@ def take_folders(folders: Iterable[str | Path]) -> None:
 
 
 def use_folders(folders: Iterable[str | Path]) -> None:
-    """Make folders and keep other runs out of them, in the first process of a run.
+    """Create folders and lock them against other runs, in the first process of a run.
 
     Raises:
-        ValueError: in every process, if a folder cannot be made or another run is there.
+        ValueError: in every process, if a folder cannot be created or is in use by another run.
     """
     wanted = list(folders)
     from_first(lambda: make_folders(wanted))
@@ -83,21 +83,21 @@ def use_folders(folders: Iterable[str | Path]) -> None:
 
 
 def leave_folders(folders: Iterable[str | Path] | None = None) -> None:
-    """Let other runs into folders that this process holds, into all of them by default."""
+    """Release the locks of folders, by default of all that this process holds."""
     for folder in list(_held) if folders is None else _distinct(folders):
         lock = _held.pop(folder, None)
         if lock is not None:
             try:
-                (folder / LOCK).unlink(missing_ok=True)  # while it is held: afterwards it may be another run's
-            except OSError:  # the file may stay, nobody holds it
+                (folder / LOCK).unlink(missing_ok=True)  # before the release: later it may be another run's
+            except OSError:  # an unlocked file does no harm
                 logger.debug("%s could not be deleted", folder / LOCK)
             lock.release()
 
 
 def _lock(folder: Path) -> FileLock | None:
-    """Lock a folder; None where there are no locks.
+    """Lock a folder; return None if the file system has no locks.
 
-    A soft lock, a file that a kill leaves behind, is not a way out: it would keep the folder from the next run.
+    A soft lock is not an alternative: its file remains after a kill and would block the next run.
     """
     lock = FileLock(folder / LOCK, timeout=WAIT, thread_local=False, fallback_to_soft=False)
     try:
@@ -106,7 +106,7 @@ def _lock(folder: Path) -> FileLock | None:
         raise FolderInUseError(_refusal(folder)) from None
     except OSError as error:
         logger.warning(
-            "folder %s cannot be locked (%s): nothing keeps a second run from writing the same files",
+            "folder %s cannot be locked (%s): a second run would write the same files without an error",
             folder,
             error.strerror or error,
         )
@@ -118,11 +118,11 @@ def _refusal(folder: Path) -> str:
     try:
         holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
         who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it has just begun
+    except (OSError, ValueError, KeyError, TypeError):  # not written yet
         who = "another process"
     return (
         f"folder {folder} is in use by another run ({who}): both would write the same files. Wait until it ends, stop "
-        "it, or choose other folders, e.g. by --output_dir and --model_dir"
+        "it, or choose other folders, e.g. with --output_dir and --model_dir"
     )
 
 
@@ -131,15 +131,15 @@ def _write_holder(folder: Path) -> None:
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
     try:
         (folder / LOCK).write_text(f"{json.dumps(holder)}\n", encoding="utf-8")
-    except OSError:  # a full disk: the lock holds without a name
-        logger.debug("who holds a lock could not be noted")
+    except OSError:  # e.g. a full disk: the lock works without an owner
+        logger.debug("the owner of %s could not be written", folder / LOCK)
 
 
 def _delete_leftovers(folder: Path) -> None:
-    """Delete half-written files: nobody else writes here, so those who began them are gone."""
+    """Delete half-written files: with the lock held, no other run is writing them."""
     for path in folder.iterdir():
         if LEFTOVER.fullmatch(path.name) and path.is_file():
-            logger.info("deleting %s, which a run that was killed had begun", path.name)
+            logger.info("deleting %s, a half-written file of a killed run", path.name)
             path.unlink(missing_ok=True)
 
 
@@ -147,6 +147,6 @@ def _distinct(folders: Iterable[str | Path]) -> list[Path]:
     return sorted({Path(folder).resolve() for folder in folders})
 
 
-atexit.register(leave_folders)  # an error that ends the program leaves nothing behind
-if hasattr(os, "register_at_fork"):  # a worker of a data loader must not leave its parent's folders when it ends
+atexit.register(leave_folders)  # an error that ends the program leaves no lock file
+if hasattr(os, "register_at_fork"):  # a data loading worker must not release its parent's locks when it ends
     os.register_at_fork(after_in_child=_held.clear)

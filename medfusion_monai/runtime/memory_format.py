@@ -1,4 +1,4 @@
-"""How networks are computed: memory format and compilation. What they compute, and their state dicts, stay the same."""
+"""Memory format and compilation of networks; their results and state dicts stay the same."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor, nn
 Network = TypeVar("Network", bound=nn.Module)
 
 WIDE = 256
-"""Narrowest level from which convolutions on a CPU gain more from channels_last than normalisations lose."""
+"""Least number of channels at which convolutions on a CPU gain more from channels_last than normalisations lose."""
 
 
 def choose_channels_last(
     choice: bool | str, device: torch.device | str, dtype: torch.dtype, widths: Sequence[int]
 ) -> bool:
-    """Whether a network's values should lie in memory with their channels together.
+    """Return whether a network should use the memory format channels_last.
 
-    ``auto`` is yes where that was measured to be faster: in bfloat16 on CPUs, in networks as wide as published.
+    ``auto`` is true if measured to be faster: in bfloat16 on CPUs, for networks as wide as published.
 
     Args:
         choice: true, false or ``auto``.
-        device: where the network runs.
-        dtype: of ``choose_precision``.
+        device: device of the network.
+        dtype: from ``choose_precision``.
         widths: channels per level.
 
     Raises:
-        ValueError: for another choice.
+        ValueError: for other choices.
     """
     if isinstance(choice, bool):
         return choice
@@ -38,23 +38,23 @@ def choose_channels_last(
 
 
 def widths(network: nn.Module) -> list[int]:
-    """Return the output channels of a network's convolutions, but for the last, whose are those of its output."""
+    """Return the output channels of a network's convolutions, except the last, which makes the network's output."""
     return [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)][:-1] or [0]
 
 
 def lay_out(network: Network, channels_last: bool) -> Network:
-    """Have the weights lie with their channels together, if wished; convolutions then keep their outputs so.
+    """Convert a network to channels_last if true; convolutions then keep this format for their outputs.
 
-    Do this before the optimizer is made. Weights are saved and loaded with either layout.
+    Call this before creating the optimizer. Weights can be saved and loaded in either format.
     """
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
 
 def lay_out_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Have the optimizer's averages lie in memory as their weights do.
+    """Convert the optimizer's averages to the memory format of their weights.
 
-    A restart brings averages as they lay when they were saved. Fused optimizers go through memory from end to end, and
-    would take the average of one weight for that of another without an error.
+    A restart loads averages in the format in which they were saved. Fused optimizers read memory linearly, and would
+    silently use the average of one weight for another.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -69,14 +69,14 @@ def make_ready(
     channels_last: bool | str = "auto",
     compiled: bool = False,
 ) -> None:
-    """Bring a ``Medfusion`` to where and how it will be sampled.
+    """Move a ``Medfusion`` to a device and prepare it for sampling.
 
     Args:
         network: changed in place.
-        device: where to.
-        dtype: in which it will compute.
-        channels_last: of ``choose_channels_last``.
-        compiled: whether its UNet is compiled.
+        device: target device.
+        dtype: type in which it will run.
+        channels_last: as for ``choose_channels_last``.
+        compiled: whether to compile its UNet.
     """
     unet: Any = network.unet
     lay_out(network.to(device), choose_channels_last(channels_last, device, dtype, widths(unet)))
@@ -86,16 +86,16 @@ def make_ready(
 def compile_network(
     network: Network, enabled: bool, device: torch.device | str = "cpu", backend: str | Callable[..., Any] = "inductor"
 ) -> Network:
-    """Have a network compiled when it is first called, for each size of input anew; its state dict keeps its names.
+    """Compile a network on its first call, once per input size; its state dict keeps its names.
 
     Args:
         network: changed in place.
-        enabled: false leaves it as it is.
-        device: where it runs.
-        backend: of ``torch.compile``.
+        enabled: false leaves it unchanged.
+        device: device of the network.
+        backend: backend of ``torch.compile``.
 
     Raises:
-        ValueError: if a small function cannot be compiled, as where there is no compiler.
+        ValueError: if a small function cannot be compiled, e.g. for lack of a compiler.
     """
     if enabled:
         check_compile(device, backend)
@@ -104,14 +104,14 @@ def compile_network(
 
 
 def check_compile(device: torch.device | str = "cpu", backend: str | Callable[..., Any] = "inductor") -> None:
-    """Raise a ValueError if a small function cannot be compiled, as where there is no compiler."""
+    """Raise a ValueError if a small function cannot be compiled, e.g. for lack of a compiler."""
     try:
         torch.compile(_probe, dynamic=False, backend=backend)(torch.ones(2, device=device))
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = lines[0].strip() if lines else type(error).__name__
         raise ValueError(
-            f"compile does not work on {torch.device(device)} here ({reason}): it takes a C++ compiler on a CPU and "
+            f"compile does not work on {torch.device(device)} here ({reason}): it needs a C++ compiler on a CPU, and "
             "Triton with a C compiler on a GPU; install them, or leave compile at false"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Batches that are too large for the memory, and how large they may be."""
+"""Batches that are too large for the memory, and the largest that fits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from medfusion_monai.runtime.errors import is_out_of_memory
 
 
 class BatchTooLargeError(ValueError):
-    """A step needs more memory than there is."""
+    """A step needs more memory than is available."""
 
 
 def largest_that_fits(attempt: Callable[[int], object], too_many: int) -> int:
-    """Halve a number of images until an attempt with it passes.
+    """Halve a number of images until an attempt with it succeeds.
 
     Args:
-        attempt: does the work with as many images; raises what ``is_out_of_memory`` knows if they do not fit.
+        attempt: does the work with this number of images; raises an error of ``is_out_of_memory`` if they do not fit.
         too_many: a number that does not fit.
 
     Returns:
-        The number that passed; 0 if not even one image does.
+        The number that succeeded, or 0 if even one image does not fit.
     """
     count = too_many // 2
     while count and not _passes(attempt, count):
@@ -32,7 +32,7 @@ def largest_that_fits(attempt: Callable[[int], object], too_many: int) -> int:
 
 
 def release_memory() -> None:
-    """Let go of memory that nothing holds any more."""
+    """Release unreferenced memory."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

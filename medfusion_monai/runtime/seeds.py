@@ -1,4 +1,4 @@
-"""Random numbers that belong to a sample, not to a batch: the same in any batch size, order or process."""
+"""Random numbers per sample, independent of batch size, order and process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Mix numbers and words into one seed of 63 bits; different parts give unrelated seeds."""
+    """Return a seed of 63 bits from numbers and words; different parts give unrelated seeds."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generators(seeds: Iterable[int]) -> list[np.random.Generator]:
-    """Make one generator a sample, on the CPU, so that every device sees the same numbers.
+    """Return one generator per sample, on the CPU, to draw the same numbers for every device.
 
-    NumPy's, because PyTorch's on the CPU sees only the low 32 bits of a seed: of 15,738 images two would share
-    their noise in three runs of a hundred.
+    They are NumPy's, because PyTorch's CPU generator uses only the low 32 bits of a seed: two of 15,738 images would
+    share their noise in three of a hundred runs.
     """
     return [np.random.default_rng(int(seed)) for seed in seeds]
 
@@ -30,5 +30,5 @@ def randn(shape: Sequence[int], sources: Sequence[np.random.Generator], device: 
     values = np.stack([source.standard_normal(tuple(shape), dtype=np.float32) for source in sources])
     noise = torch.from_numpy(values)
     if torch.device(device).type == "cuda":
-        noise = noise.pin_memory()  # a copy of other memory would wait for all that the GPU has to do
+        noise = noise.pin_memory()  # a copy of pageable memory would wait for all queued work of the GPU
     return noise.to(device, non_blocking=True)

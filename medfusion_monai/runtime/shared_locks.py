@@ -1,4 +1,4 @@
-"""Locks that say that a folder is in use; the system lifts them when a process ends, however it ends."""
+"""Locks that mark a folder as in use; the system releases them when a process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ except ImportError:  # no POSIX system
 
 
 def hold(lock: str | Path) -> IO[bytes] | None:
-    """Lock a file, beside others who hold it, until the file that is returned is closed or forgotten.
+    """Take a shared lock on a file, until the returned file is closed or garbage-collected.
 
-    Waits for an :func:`alone` that is under way. Returns None where there are no locks: on systems other than POSIX
-    ones, on some network drives, and where the file cannot be written.
+    Waits while :func:`alone` holds the file. Returns None if locks are unavailable: on systems other than POSIX, on
+    some network drives, and for a file that cannot be written.
     """
     return _locked(lock, wait=True)
 
 
 @contextmanager
 def alone(lock: str | Path) -> Iterator[bool]:
-    """Yield whether nobody else holds a file, and keep it so in the block; False too where that cannot be known."""
+    """Lock a file exclusively in the block; yield False if others hold it or locks are unavailable."""
     file = _locked(lock, wait=False)
     try:
         yield file is not None

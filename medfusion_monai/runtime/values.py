@@ -1,4 +1,4 @@
-"""Checks of values that users give, and the epochs that they come to."""
+"""Checks of config values, and the number of epochs of a phase."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is an integer; True and False are none."""
+    """Return whether a value is an integer; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -35,40 +35,37 @@ def check_image_size(image_size: Any, factor: int = 8) -> None:
     sides: Sequence[Any] = list(image_size) if isinstance(image_size, list | tuple) else []
     if len(sides) != 2 or any(not is_whole(side) or side <= 0 or side % factor for side in sides):
         raise ValueError(
-            f"image_size must be [height, width], both multiples of {factor} (the autoencoder makes images {factor} "
-            f"times smaller), received {image_size}"
+            f"image_size must be [height, width], both multiples of {factor} (the autoencoder reduces images by this "
+            f"factor), received {image_size}"
         )
 
 
 def epochs(steps: int, val_interval: int) -> int:
-    """Return the epochs of a phase: an epoch ends with a validation, after ``val_interval`` steps.
-
-    Fewer steps than these are one epoch.
-    """
+    """Return the number of epochs of a phase. An epoch is ``val_interval`` steps, or all steps if there are fewer."""
     return max(1, steps // val_interval)
 
 
 def check_steps(phase: str, steps: int, interval: int, val_interval: int = 1) -> None:
-    """Check that the training of a phase ends with a validation, without which its last steps would be lost.
+    """Check that the training of a phase ends with a validation; its last steps would be lost otherwise.
 
     Args:
         phase: ``autoencoder`` or ``diffusion``.
-        steps: of the training.
-        interval: steps of an epoch; fewer steps than these are one epoch.
+        steps: steps of the training.
+        interval: steps per epoch; fewer steps are one epoch.
         val_interval: epochs between validations.
 
     Raises:
-        ValueError: naming the key, the value and what to do.
+        ValueError: with the key, its value and what to do.
     """
     check_counts(**{f"{phase}_steps": steps, f"{phase}_val_interval": interval, "val_interval": val_interval})
     if steps > interval and steps % interval:
         raise ValueError(
-            f"{phase}_steps {steps} is no multiple of {phase}_val_interval {interval}: training ends with a "
-            f"validation. Try {phase}_steps {steps - steps % interval}, or another interval"
+            f"{phase}_steps {steps} is not a multiple of {phase}_val_interval {interval}: training must end with a "
+            f"validation. Use {phase}_steps {steps - steps % interval}, or another interval"
         )
     count = epochs(steps, interval)
     if count % val_interval:
         raise ValueError(
-            f"val_interval {val_interval} does not divide the {count} epochs of {phase}_steps {steps}: training ends "
-            f"with a validation. Leave val_interval at 1 and raise {phase}_val_interval to validate less often"
+            f"val_interval {val_interval} does not divide the {count} epochs of {phase}_steps {steps}: training must "
+            f"end with a validation. Leave val_interval at 1 and raise {phase}_val_interval to validate less often"
         )

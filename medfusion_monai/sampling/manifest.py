@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.runtime.files import renamed_when_whole, told_when_full
+from medfusion_monai.runtime.files import renamed_when_whole, reported_when_full
 
 Rows = dict[str, dict[str, str]]
 """Rows by their column ``file``."""
@@ -48,7 +48,7 @@ class RowList:
         Raises:
             DiskFullError: if there is no room.
         """
-        with told_when_full(self.path):
+        with reported_when_full(self.path):
             if not self._ends_whole and self.path.is_file():
                 os.truncate(self.path, len(_whole_lines(self.path.read_bytes())))
             self._ends_whole = True

@@ -33,7 +33,7 @@ def test_bundle_is_the_folder_above_configs(config, tmp_path):
 
 
 def test_unknown_override_is_refused_with_the_nearest_key(config):
-    with pytest.raises(ValueError, match=r"stepz \(near: steps\): no key of the configs"):
+    with pytest.raises(ValueError, match=r"stepz \(near: steps\): not a key of this config"):
         read_files([str(config)], {"stepz": 1})
 
 

@@ -235,7 +235,7 @@ def test_label_steering_is_measured(evaluate, samples_dir, features, monkeypatch
         ({"other_autoencoders": {"SD": "missing"}}, "missing"),
         ({"other_autoencoders": {"Medfusion": "missing"}}, r"the names \['Medfusion'\] are those of this bundle"),
         ({"other_samples": {"Medfusion": "missing", "real": "missing"}}, r"the names \['Medfusion', 'real'\]"),
-        ({"splits": ["test", "tset"]}, "split 'tset' has no such key"),
+        ({"splits": ["test", "tset"]}, "split 'tset' is missing"),
         ({"replicates": -1}, "replicates must be a whole number of at least 0"),
         ({"lpips": "alexx"}, "alexx"),
         ({"splits": []}, "splits is empty"),

@@ -108,7 +108,7 @@ def test_phase_two_alone_needs_its_autoencoder(check, settings):
 def test_run_that_the_config_does_not_have_is_refused(check):
     code, _, error = check("--run", "sampling")
     assert code == 2
-    assert "'sampling' is nothing that" in error
+    assert "there is no 'sampling' to run" in error
 
 
 @pytest.mark.parametrize(("config", "run"), [("inference.yaml", "inference"), ("evaluate.yaml", "evaluating")])
@@ -132,7 +132,7 @@ def problem(bundle, settings, **overrides):
 def test_training_tells_all_problems_before_the_first_step(bundle, settings, tmp_path):
     error = problem(bundle, settings, dataset_dir="/nowhere", diffusion_steps=5, seed="first")
     assert isinstance(error, PreflightError)
-    assert str(error).startswith("3 problems:\n1. diffusion_steps 5 is no multiple")
+    assert str(error).startswith("3 problems:\n1. diffusion_steps 5 is not a multiple")
     assert "\n2. seed must be" in str(error)
     assert "\n3. dataset_dir '/nowhere'" in str(error)
     assert not any(tmp_path.iterdir())

@@ -132,7 +132,7 @@ def test_entry_of_another_split_that_is_no_object_is_named(prepared, entry):
 
 def test_other_split_that_is_no_list_is_named(prepared):
     _edit(prepared, lambda document: document.update(validation={"a.png": 0}))
-    with pytest.raises(DataError, match="'validation' is no list"):
+    with pytest.raises(DataError, match="'validation' is not a list"):
         read_datalist(prepared, "training")
 
 

@@ -72,7 +72,7 @@ def test_latents_that_are_lost_between_runs_are_encoded_again(
         process = commands.run("training", folder)
         compare.training(folder, whole[0])
         assert "encoding" in process.text()
-        attempt["sees"] = "the bar `encoding`: they are made again"
+        attempt["sees"] = "the bar `encoding`: they are encoded again"
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])
@@ -86,7 +86,7 @@ def test_latents_that_are_deleted_while_they_are_in_use(split, commands, whole, 
         else:  # it is first read after that
             assert process.wait() == 1
             assert "moments-00000.npy" in process.last_words()
-            attempt["sees"] = table.sentence(process.last_words(), folder) + ", or nothing if it was open already"
+            attempt["sees"] = table.sentence(process.last_words(), folder) + ", or nothing if it was already open"
             commands.run("training", folder)
         compare.training(folder, whole[0])
 
@@ -117,7 +117,7 @@ def test_newest_checkpoint_that_is_cut_off_gives_way_to_the_one_before(
         text = commands.run("training", folder).text()
         assert "resuming from diffusion_training.previous.pt" in text
         compare.training(folder, whole[0])
-        attempt["sees"] = "a warning that names it; training goes on from the one before"
+        attempt["sees"] = "a warning with its name; training resumes from the previous one"
 
 
 def test_autoencoder_that_is_cut_off_between_the_phases(commands, whole, compare, table, before_phase_two):
@@ -149,7 +149,7 @@ def test_manifest_that_is_cut_off_is_made_whole(commands, whole, compare, table,
     with table.attempt("the manifest is cut off between runs") as attempt:
         commands.run("inference", folder)
         compare.files(folder / "samples", whole[0] / "samples")
-        attempt["sees"] = "nothing; what it lacks is sampled again"
+        attempt["sees"] = "nothing; missing samples are sampled again"
 
 
 @pytest.mark.parametrize("size", [0, 200])

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 KILLED = "killed (SIGKILL) in {}, at a random moment"
 SAVING = "killed (SIGKILL) right before a file takes its place"
 TERM = "asked to stop (SIGTERM) in {}, at a random moment"
-NOTHING = "nothing; the same command goes on"
+NOTHING = "nothing; the same command continues"
 
 
 @pytest.mark.parametrize("part", range(12))
@@ -74,7 +74,7 @@ def test_training_that_is_asked_to_stop_ends_with_the_same_bits(part, commands, 
         assert code in (75, -signal.SIGTERM, 0), process.text()[-2000:]
         if code == 75:
             assert "medfusion: stopped by SIGTERM" in process.text()
-            attempt["sees"] = "`stopped by SIGTERM ...` and where it goes on, exit code 75"
+            attempt["sees"] = "`stopped by SIGTERM ...` and where it resumes, exit code 75"
         commands.run("training", tmp_path)
         compare.training(tmp_path, expected)
 

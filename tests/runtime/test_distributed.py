@@ -135,7 +135,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="more processes on this host than its 2 GPUs: --nproc_per_node=2"):
+    with pytest.raises(ValueError, match="more processes on this host than its 2 GPUs: use --nproc_per_node=2"):
         distributed.default_device()
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert distributed.default_device() == torch.device("cuda:1")

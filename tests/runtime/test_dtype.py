@@ -72,13 +72,13 @@ def test_precision_that_is_named_is_taken(cpu_with, word):
 
 def test_bfloat16_is_refused_where_the_cpu_has_none(cpu_with):
     cpu_with(False, False)
-    with pytest.raises(ValueError, match="bfloat16 is not to be had on this CPU: choose auto or float32"):
+    with pytest.raises(ValueError, match="bfloat16 is unavailable on this CPU: choose auto or float32"):
         choose_precision("bfloat16", "cpu")
 
 
 def test_float16_is_refused_on_a_cpu(cpu_with):
     cpu_with(True, True)
-    with pytest.raises(ValueError, match="float16 is not to be had on this CPU: choose auto or bfloat16 or float32"):
+    with pytest.raises(ValueError, match="float16 is unavailable on this CPU: choose auto or bfloat16 or float32"):
         choose_precision("float16", "cpu")
 
 

@@ -61,14 +61,14 @@ def test_folder_that_became_read_only_is_told_with_what_to_do(number):
     message = short_message(OSError(number, os.strerror(number), "runs/x.png"))
     assert os.strerror(number) in message
     assert "runs/x.png" in message
-    assert "the same command goes on" in message
-    assert short_message(DiskFullError(errno.ENOSPC, "there is no room for x")) == "there is no room for x"
+    assert "the same command continues" in message
+    assert short_message(DiskFullError(errno.ENOSPC, "no disk space for x")) == "no disk space for x"
 
 
 @pytest.mark.parametrize("error", MEMORY_ERRORS, ids=lambda error: type(error).__name__)
 def test_lack_of_memory_is_told_with_what_to_do(error):
     message = short_message(error)
-    assert message.startswith("there was not enough memory (")
+    assert message.startswith("not enough memory (")
     assert (str(error) or "MemoryError") in message
     assert "lower the batch size" in message
 
@@ -80,7 +80,7 @@ def test_other_errors_keep_their_words(error):
 
 def test_full_disk_is_told_with_what_to_do_unless_the_error_says_so():
     assert short_message(OSError(errno.ENOSPC, "No space left on device")).startswith("the disk is full ([Errno 28]")
-    assert short_message(DiskFullError(errno.ENOSPC, "there is no room for a.pt")) == "there is no room for a.pt"
+    assert short_message(DiskFullError(errno.ENOSPC, "no disk space for a.pt")) == "no disk space for a.pt"
 
 
 class Killed(Failing):
@@ -92,7 +92,7 @@ def test_worker_that_is_killed_is_told_with_what_to_do():
     with pytest.raises(RuntimeError) as caught:
         list(DataLoader(Killed(), num_workers=1))
     message = short_message(caught.value)
-    assert message.startswith("a worker that reads data was ended from outside (DataLoader worker (pid")
+    assert message.startswith("a data loading worker ended unexpectedly (DataLoader worker (pid")
     assert "lower num_workers" in message
 
 
@@ -102,7 +102,7 @@ def test_worker_that_breaks_off_while_it_hands_over_is_told():
         connection = listener.accept()
         with pytest.raises(EOFError) as caught:
             connection.recv()
-    assert short_message(caught.value).startswith("a worker that reads data was ended from outside (EOFError)")
+    assert short_message(caught.value).startswith("a data loading worker ended unexpectedly (EOFError)")
 
 
 def test_connection_that_is_none_of_a_worker_is_not_taken_for_one():

@@ -45,8 +45,8 @@ def test_full_disk_is_told_with_the_file_and_the_space_left(tmp_path):
     write(tmp_path / "a.json", b"first")
     with pytest.raises(DiskFullError) as caught:
         write(tmp_path / "a.json", b"half", full())
-    assert str(caught.value).startswith(f"there is no room for {tmp_path / 'a.json'} (No space left on device, ")
-    assert "are left" in str(caught.value)
+    assert str(caught.value).startswith(f"no disk space for {tmp_path / 'a.json'} (No space left on device, ")
+    assert " free)" in str(caught.value)
     assert isinstance(caught.value, ValueError)
     assert caught.value.errno == errno.ENOSPC
     assert (tmp_path / "a.json").read_bytes() == b"first"
@@ -54,7 +54,7 @@ def test_full_disk_is_told_with_the_file_and_the_space_left(tmp_path):
 
 
 def test_quota_that_is_used_up_is_told(tmp_path):
-    with pytest.raises(DiskFullError, match=r"a\.json \(Disk quota exceeded\): make room"):
+    with pytest.raises(DiskFullError, match=r"a\.json \(Disk quota exceeded\): free some space"):
         write(tmp_path / "a.json", b"half", full(errno.EDQUOT))
 
 

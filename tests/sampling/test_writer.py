@@ -263,5 +263,5 @@ def test_manifest_that_the_disk_has_no_room_for_is_named(writer, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(row_list.csv, "DictWriter", full)
-    with pytest.raises(DiskFullError, match=r"there is no room for \S+manifest\.csv"):
+    with pytest.raises(DiskFullError, match=r"no disk space for \S+manifest\.csv"):
         write(ours, [2, 3])

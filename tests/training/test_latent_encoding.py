@@ -240,7 +240,7 @@ def test_images_in_memory_are_refused(autoencoder, items, tmp_path):
 
 
 def test_images_of_another_size_are_refused(autoencoder, items, tmp_path):
-    with pytest.raises(ValueError, match=r"moments of shape \(4, 4, 8, 4\), but \(4, 4, 8, 8\) was expected"):
+    with pytest.raises(ValueError, match=r"moments of shape \(4, 4, 8, 4\) instead of \(4, 4, 8, 8\)"):
         cached_latents(autoencoder, images_of(items), tmp_path / "latents", (16, 16))
 
 
@@ -370,7 +370,7 @@ def test_image_that_one_process_cannot_read_ends_all(autoencoder, items, tmp_pat
 def test_full_disk_ends_all_processes(autoencoder, items, tmp_path, two_processes, monkeypatch):
     monkeypatch.setattr(LatentStore, "prepare", lambda store: (_ for _ in ()).throw(store._full([0, 1])))
     for error in two_processes(lambda rank: encode(autoencoder, items, tmp_path / "latents")):
-        assert "no room for the latents" in str(error)
+        assert "no disk space for the latents" in str(error)
 
 
 def test_folders_that_are_not_shared_are_an_error(autoencoder, items, tmp_path, two_processes, monkeypatch):

@@ -33,8 +33,8 @@ IDENTIFIER, CLASS = "challenge_id", "class"
 LABELS = {"NRG": 0, "RG": 1}
 SUFFIXES = (".jpg", ".jpeg", ".png")
 PATIENTS_UNKNOWN = (
-    "AIROGS does not say which images are of one patient: each image counts as a patient of its own, so that eyes of "
-    "one person may be in training and test, which makes results look better than they are."
+    "AIROGS does not identify patients: each image counts as its own patient. Both eyes of a person may be in training "
+    "and test, which makes results look better than they are."
 )
 
 
@@ -49,28 +49,27 @@ def prepare_airogs(
 ) -> dict[str, Any]:
     """Write the datalist of the AIROGS training set. NRG is class 0, RG is class 1.
 
-    The source names no patients: each image is one of its own, which a warning and ``source`` say. The reference
-    batch is balanced: all images of the smaller class, up to the paper's 3,270, and as many of the other.
+    AIROGS does not identify patients: each image is its own, as a warning and ``source`` state. The reference batch
+    is balanced: all images of the smaller class, up to the paper's 3,270, and as many of the other.
 
     Args:
-        root: folder that holds ``train_labels.csv`` and, in it or anywhere below, images named ``<challenge_id>.jpg``.
-        output: folder for ``datalist.json``, which points at the images where they are.
+        root: folder of ``train_labels.csv``, with images named ``<challenge_id>.jpg`` at any depth.
+        output: folder for ``datalist.json``, which points to the images.
         fractions: shares of the images for training, validation and test.
-        seed: of the splits and of the reference batch.
-        overwrite: replace a datalist that differs.
-        allow_missing: leave out images that are not on the disk instead of raising.
-        check: decode every image before anything is written.
+        seed: seed of the splits and the reference batch.
+        overwrite: replace a different datalist.
+        allow_missing: leave out missing images instead of raising.
+        check: decode every image before writing.
 
     Returns:
-        What was written.
+        The datalist that was written.
 
     Raises:
-        DataError: no such download, a table of other columns or values, an image found twice, or what
-            ``write_download`` refuses.
+        DataError: for a missing table, wrong columns or values, an image found twice, and as ``write_download``.
     """
     folder = refuse_no_folder(root)
     if not (folder / TABLE).is_file():
-        raise DataError(f"root '{root}' holds no {TABLE}. Put the AIROGS labels there, or correct --root.")
+        raise DataError(f"root '{root}' does not contain {TABLE}. Put the AIROGS labels there, or correct --root.")
     labels = read_airogs_table(folder / TABLE)
     logger.warning(PATIENTS_UNKNOWN)
     download = Download(
@@ -86,15 +85,12 @@ def prepare_airogs(
 
 
 def read_airogs_table(path: Path) -> dict[str, int]:
-    """Read ``train_labels.csv``.
-
-    Returns:
-        The label of each ``challenge_id``.
+    """Return the label of each ``challenge_id`` in ``train_labels.csv``.
 
     Raises:
-        DataError: naming the line, for values outside the rule and for repeated images.
+        DataError: for invalid values and repeated images, with the line.
     """
-    advice = f"{TABLE} has to be that of the original AIROGS download: correct --root."
+    advice = f"{TABLE} must be the file of the original AIROGS download: correct --root."
     rows, lines = read_columns(path, (IDENTIFIER, CLASS), advice)
     for row, line in zip(rows, lines, strict=True):
         if not row[IDENTIFIER].strip() or "/" in row[IDENTIFIER]:
@@ -107,7 +103,7 @@ def read_airogs_table(path: Path) -> dict[str, int]:
 
 
 def _locate(labels: dict[str, int], root: Path) -> list[Record]:
-    """Find each image below the root; one that is nowhere gets the place where it would be."""
+    """Return a record per labelled image below the root; a missing one gets the path where it is expected."""
     places: dict[str, str] = {}
     unlisted = 0
     for folder, name in walk_images(root, SUFFIXES):
@@ -116,12 +112,13 @@ def _locate(labels: dict[str, int], root: Path) -> list[Record]:
             unlisted += 1
         elif identifier in places:
             raise DataError(
-                f"root '{root}' holds image '{identifier}' twice: {places[identifier]} and {place}. Remove one of them."
+                f"root '{root}' contains image '{identifier}' twice: {places[identifier]} and {place}. "
+                "Remove one of them."
             )
         else:
             places[identifier] = place
     if unlisted:
-        logger.warning("%d images below '%s' have no row in %s and are not used.", unlisted, root, TABLE)
+        logger.warning("%d images below '%s' are not listed in %s and are not used.", unlisted, root, TABLE)
     return [
         {"image": places.get(identifier, f"{identifier}{SUFFIXES[0]}"), "label": label, "patient": identifier}
         for identifier, label in labels.items()

@@ -45,23 +45,23 @@ def prepare_chexpert(
     Frontal views only. ``Cardiomegaly`` 1 and -1 (uncertain) are class 1, 0 and blank are class 0. Splits are by
     patient.
 
-    The reference batch: the paper has 2 x 7,869 images and does not say which. 7,869 is the number of explicit
-    negatives (0), so class 0 are those, and class 1 are as many explicit positives (1), drawn by the seed.
+    The paper's reference batch has 2 x 7,869 images, but does not list them. 7,869 is the number of explicit negatives
+    (0): these are class 0, and class 1 are as many explicit positives (1), drawn with the seed.
 
     Args:
-        root: folder ``CheXpert-v1.0`` or ``CheXpert-v1.0-small``, or the folder above it.
-        output: folder for ``datalist.json``, which points at the images where they are.
+        root: folder ``CheXpert-v1.0`` or ``CheXpert-v1.0-small``, or its parent folder.
+        output: folder for ``datalist.json``, which points to the images.
         fractions: shares of the patients for training, validation and test.
-        seed: of the splits and of the reference batch.
-        overwrite: replace a datalist that differs.
-        allow_missing: leave out images that are not on the disk instead of raising.
-        check: decode every image before anything is written.
+        seed: seed of the splits and the reference batch.
+        overwrite: replace a different datalist.
+        allow_missing: leave out missing images instead of raising.
+        check: decode every image before writing.
 
     Returns:
-        What was written.
+        The datalist that was written.
 
     Raises:
-        DataError: no such download, a table of other columns or values, or what ``write_download`` refuses.
+        DataError: for a missing table, wrong columns or values, and as ``write_download``.
     """
     folder = _find_download(refuse_no_folder(root))
     records, lateral = read_chexpert_table(folder / TABLE)
@@ -85,13 +85,13 @@ def read_chexpert_table(path: Path) -> tuple[list[Record], int]:
     """Read the frontal views of ``train.csv``.
 
     Returns:
-        Records with ``image`` (relative to the table's folder), ``label``, ``patient`` and ``comparable``, which is
-        False where the finding is uncertain or blank; and the number of lateral views.
+        Records with ``image`` (relative to the table's folder), ``label``, ``patient`` and ``comparable`` (False if
+        the finding is uncertain or blank); and the number of lateral views.
 
     Raises:
-        DataError: naming the line, for values outside the rule and for repeated images.
+        DataError: for invalid values and repeated images, with the line.
     """
-    advice = f"{TABLE} has to be that of the original CheXpert download: correct --root."
+    advice = f"{TABLE} must be the file of the original CheXpert download: correct --root."
     rows, lines = read_columns(path, (PATH, VIEW, FINDING), advice)
     records = [_parse(path, row, line) for row, line in zip(rows, lines, strict=True)]
     refuse_repeats(path, PATH, [record["image"] for record in records], lines)
@@ -126,8 +126,8 @@ def _find_download(root: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise DataError(f"root '{root}' holds {[path.name for path in found]}. Give one of them as --root.")
+        raise DataError(f"root '{root}' contains {[path.name for path in found]}. Pass one of them as --root.")
     raise DataError(
-        f"root '{root}' holds no {TABLE}, nor does a folder CheXpert-v1.0 or CheXpert-v1.0-small in it. "
-        "Give the folder of the original CheXpert download."
+        f"neither root '{root}' nor a folder CheXpert-v1.0 or CheXpert-v1.0-small in it contains {TABLE}. "
+        "Pass the folder of the original CheXpert download as --root."
     )

@@ -35,28 +35,28 @@ def prepare_crcdx(
 ) -> dict[str, Any]:
     """Write the datalist of CRC-DX. Folders MSIMUT and MSIH are class 0, MSS and nonMSIH class 1.
 
-    Patients are the TCGA barcodes in the file names. Where class folders lie in the download's own training and test
+    Patients are the TCGA barcodes in the file names. If the class folders lie in the download's own training and test
     folders (``TRAIN``, ``CRC_DX_TRAIN``, ...), its test part is the test split, and the patients of its training part
     are split into training and validation by the ratio of the first two fractions.
 
-    The reference batch is balanced and drawn from all images but those of the download's own test part: of its
-    complete training part it has all 19,958, as in the paper.
+    The reference batch is balanced and drawn from all images outside the download's own test part. With the complete
+    training part these are all 19,958 images, as in the paper.
 
     Args:
-        root: folder below which the class folders are found, at any depth.
-        output: folder for ``datalist.json``, which points at the images where they are.
+        root: folder with the class folders at any depth.
+        output: folder for ``datalist.json``, which points to the images.
         fractions: shares of the patients for training, validation and test.
-        seed: of the splits and of the reference batch.
-        overwrite: replace a datalist that differs.
-        allow_missing: leave out links that lead nowhere instead of raising.
-        check: decode every image before anything is written.
+        seed: seed of the splits and the reference batch.
+        overwrite: replace a different datalist.
+        allow_missing: leave out broken links instead of raising.
+        check: decode every image before writing.
 
     Returns:
-        What was written.
+        The datalist that was written.
 
     Raises:
-        DataError: no class folders, file names without a barcode, unclear parts, a patient in both parts, or what
-            ``write_download`` refuses.
+        DataError: for missing class folders, file names without a barcode, ambiguous parts, a patient in both parts,
+            and as ``write_download``.
     """
     records = _find_tiles(refuse_no_folder(root))
     own_test = _mark_test(records)
@@ -92,26 +92,26 @@ def _find_tiles(root: Path) -> list[Record]:
     if nameless:
         raise DataError(
             list_problems(f"{len(nameless)} images below '{root}' have no TCGA barcode in their names", nameless)
-            + "\nPatients are told apart by it: restore the names of the download (...TCGA-xx-xxxx-...)."
+            + "\nIt identifies the patient: restore the names of the download (...TCGA-xx-xxxx-...)."
         )
     if not records:
         raise DataError(
-            f"root '{root}' holds no images in folders MSIMUT, MSIH, MSS or nonMSIH ({len(strays)} images elsewhere). "
-            "Give the folder of the original CRC-DX download."
+            f"root '{root}' contains no images in folders MSIMUT, MSIH, MSS or nonMSIH ({len(strays)} images elsewhere)"
+            ". Pass the folder of the original CRC-DX download as --root."
         )
     if strays:
-        logger.warning("%d images are in no class folder and are not used, first '%s'.", len(strays), strays[0])
+        logger.warning("%d images outside the class folders are not used, first '%s'.", len(strays), strays[0])
     return records
 
 
 def _mark_test(records: list[Record]) -> bool:
-    """Mark the images of the download's own test part and return whether there is one."""
+    """Mark the images of the download's own test part, and return whether it has one."""
     parts = {record["part"] for record in records}
     if "test" in parts and parts != {"train", "test"}:
-        others = "no training folder" if parts == {"test"} else "class folders that are in neither"
+        others = "no training folder" if parts == {"test"} else "class folders outside its training and test folders"
         raise DataError(
             f"the download has a test folder and {others}. "
-            "Give a --root with both its training and its test folder, or one of the two."
+            "Pass a --root with both its training and its test folder, or one of the two."
         )
     for record in records:
         record["test"] = record.pop("part") == "test"

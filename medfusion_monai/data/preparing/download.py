@@ -1,4 +1,4 @@
-"""What the original downloads have in common: tables, files on the disk, splits, the reference batch, the datalist."""
+"""Common to all original downloads: tables, files, splits, the reference batch, the datalist."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Record = dict[str, Any]
 
 
 class Download(NamedTuple):
-    """What an original download holds.
+    """The contents of an original download.
 
     Args:
-        folder: the images' paths are relative to it.
-        records: with ``image``, ``label``, ``patient``; ``test`` is True for images of the download's own test part,
-            ``comparable`` False for those that the reference batch is not drawn from.
+        folder: folder to which the image paths are relative.
+        records: mappings with ``image``, ``label``, ``patient``; ``test`` is True for images of the download's own
+            test part, ``comparable`` False for images excluded from the reference batch.
         class_names: names in label order.
-        channels: that all images must have.
+        channels: channels that all images must have.
         source: short text on how labels and patients were found.
-        reference_size: images of each class in the published reference batch.
+        reference_size: images per class in the published reference batch.
         paper: published counts by row of the table that ``medfusion prepare`` prints.
         counts: further counts.
     """
@@ -65,28 +65,28 @@ def write_download(
     """Split the images of a download by patient, draw the reference batch, and write the datalist.
 
     Args:
-        download: what was found.
-        output: folder for ``datalist.json``, which points at the images where they are.
+        download: its contents.
+        output: folder for ``datalist.json``, which points to the images.
         fractions: shares of the patients for training, validation and test.
-        seed: of the splits and of the reference batch.
-        overwrite: replace a datalist that differs.
-        allow_missing: leave out images that are not on the disk instead of raising.
-        check: decode every image before anything is written.
+        seed: seed of the splits and the reference batch.
+        overwrite: replace a different datalist.
+        allow_missing: leave out missing images instead of raising.
+        check: decode every image before writing.
 
     Returns:
-        What was written.
+        The datalist that was written.
 
     Raises:
-        DataError: missing images, a class without images, an image that cannot be read, splits that cannot be made,
-            or another datalist.
-        ValueError: a folder that cannot be written.
+        DataError: for missing or unreadable images, a class without images, splits that cannot be made, and a
+            different existing datalist.
+        ValueError: for a folder that cannot be written.
     """
     output = Path(output)
     refuse_unwritable([output])
     records, missing = _leave_out_missing(download, allow_missing)
     _refuse_empty_classes(records, download.class_names, missing)
     images = [os.path.join(download.folder, record["image"]) for record in records]
-    # Symbolic links are resolved in the part of the path that leads upwards, as "link/.." is not the link's parent.
+    # Symbolic links are resolved in the upward part of the path, since "link/.." is not the link's parent.
     way = os.path.relpath(os.path.realpath(download.folder), os.path.realpath(output))
     start = "" if way == os.curdir else f"{way}/"
     records = [{**record, "image": start + record["image"]} for record in records]
@@ -96,7 +96,7 @@ def write_download(
     splits = split_around_test(rest, test, fractions, seed) if own_test else split_by_patient(rest, fractions, seed)
     reference = draw_reference(rest, len(download.class_names), download.reference_size, seed)
     if not reference:
-        logger.warning("there is no reference batch: a class has no images that it could be drawn from.")
+        logger.warning("no reference batch is written: a class has no images to draw it from.")
     counts = {
         "all": count_images(records, download.class_names),
         "paper": download.paper,
@@ -113,13 +113,13 @@ def write_download(
 
 
 def draw_reference(records: Sequence[Record], num_classes: int, size: int, seed: int) -> list[Record]:
-    """Draw the batch that generated images are compared with: as many images of each class, sorted by image.
+    """Draw the reference batch for generated images, with equally many images per class, sorted by image.
 
     Args:
-        records: with ``image`` and ``label``; those with ``comparable`` False are passed over.
+        records: mappings with ``image`` and ``label``; those with ``comparable`` False are skipped.
         num_classes: number of classes.
-        size: images of each class; where a class has fewer, all classes have as few.
-        seed: chooses the images, whatever the order of the records.
+        size: images per class; reduced for all classes if one has fewer.
+        seed: chooses the images, independently of the order of the records.
     """
     records = sorted((item for item in records if item.get("comparable", True)), key=lambda item: item["image"])
     classes = [[item for item in records if item["label"] == label] for label in range(num_classes)]
@@ -133,10 +133,10 @@ def draw_reference(records: Sequence[Record], num_classes: int, size: int, seed:
 
 
 def refuse_repeats(path: Path, column: str, values: Sequence[str], lines: Sequence[int]) -> None:
-    """Raise where a value is in two rows of a table.
+    """Raise if a value is in two rows of a table.
 
     Raises:
-        DataError: naming the first such value and its lines.
+        DataError: with the first such value and its lines.
     """
     first_lines: dict[str, int] = {}
     places = ((value, first_lines.setdefault(value, line), line) for value, line in zip(values, lines, strict=True))
@@ -150,26 +150,26 @@ def refuse_repeats(path: Path, column: str, values: Sequence[str], lines: Sequen
 
 
 def wrong_value(path: Path, line: int, column: str, value: str, allowed: str) -> DataError:
-    """Return the error of a cell that is outside the rule of its column; it names the line and the value."""
-    return DataError(f"{path}, line {line}: {column} is {value!r}, it must be {allowed}. Correct or remove this row.")
+    """Return the error for an invalid cell, with its line and value."""
+    return DataError(f"{path}, line {line}: {column} is {value!r}, but must be {allowed}. Correct or remove this row.")
 
 
 def walk_images(root: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the folder (relative to the root, with slashes; "" for the root) and name of each image below a root.
 
-    Hidden files and folders, and what macOS puts in its archives, are passed over. Links to folders are followed.
+    Hidden files and folders, and ``__MACOSX`` folders of archives, are skipped. Links to folders are followed.
 
     Args:
-        root: where to begin.
+        root: top folder.
         suffixes: in lower case, e.g. ``.png``; an empty one stands for all files.
 
     Raises:
-        DataError: a folder cannot be listed.
+        DataError: if a folder cannot be listed.
     """
     seen = set()
     for folder, subfolders, names in os.walk(root, onerror=_refuse_unlisted, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # links may lead in circles
+        if real in seen:  # links may form circles
             subfolders.clear()
             continue
         seen.add(real)
@@ -181,7 +181,7 @@ def walk_images(root: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, str]
 
 
 def _refuse_unlisted(error: OSError) -> None:
-    # By default os.walk passes over such a folder, and its images would be left out without a word.
+    # By default os.walk skips such a folder, and its images would be left out silently.
     raise DataError(
         f"folder '{error.filename}' cannot be listed: {error.strerror or error}. Check its permissions or its drive."
     ) from error
@@ -191,10 +191,10 @@ def refuse_no_folder(root: str | os.PathLike[str]) -> Path:
     """Return the root of a download as a path.
 
     Raises:
-        DataError: it is no folder.
+        DataError: if it is not a folder.
     """
     if not os.path.isdir(root):
-        raise DataError(f"root '{root}' is not a folder. Give the folder of the download.")
+        raise DataError(f"root '{root}' is not a folder. Pass the folder of the download as --root.")
     return Path(root)
 
 
@@ -205,7 +205,7 @@ def _leave_out_missing(download: Download, allow_missing: bool) -> tuple[list[Re
         return download.records, 0
     report = list_problems(f"{len(missing)} of {len(paths)} images do not exist", missing)
     if not allow_missing:
-        raise DataError(f"{report}\nBring them back, or leave them out with --allow-missing.")
+        raise DataError(f"{report}\nRestore them, or leave them out with --allow-missing.")
     logger.warning("left out: %s", report)
     gone = set(missing)
     kept = [record for record, path in zip(download.records, paths, strict=True) if path not in gone]

@@ -1,4 +1,4 @@
-"""Images that hold the same pixels: found, refused where they contradict each other, kept in one split."""
+"""Images with equal pixels: found, refused if their labels or splits differ, and kept in one split."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def find_duplicates(records: Sequence[dict[str, Any]], digests: Mapping[str, str
 
     Args:
         records: mappings with ``image``, a path.
-        digests: of the pixels, by path, from ``inspect_images``. Images that were
-            resized, cropped, turned or compressed again differ.
+        digests: digests of the pixels by path, from ``inspect_images``. Resized, cropped, rotated or recompressed
+            copies have other digests.
     """
     groups = defaultdict(list)
     for record in sorted(records, key=lambda record: os.fspath(record["image"])):
@@ -29,14 +29,14 @@ def find_duplicates(records: Sequence[dict[str, Any]], digests: Mapping[str, str
 
 
 def refuse_contradictions(groups: Sequence[Sequence[Mapping[str, Any]]], class_names: Sequence[str]) -> None:
-    """Raise where equal images have different labels or were given to different splits.
+    """Raise if equal images have different labels or given splits.
 
     Args:
-        groups: of :func:`find_duplicates`.
+        groups: from :func:`find_duplicates`.
         class_names: in label order.
 
     Raises:
-        DataError: listing the first ten such groups.
+        DataError: with the first ten such groups.
     """
     for key, what in (("label", "labels"), ("split", "given splits")):
         odd = [group for group in groups if len({record.get(key) for record in group}) > 1]
@@ -48,19 +48,19 @@ def refuse_contradictions(groups: Sequence[Sequence[Mapping[str, Any]]], class_n
                 )
                 for group in odd
             ]
-            report = list_problems(f"{len(odd)} image(s) are there twice or more, with different {what}", lines)
-            raise DataError(f"{report}\nKeep the right one of each.")
+            report = list_problems(f"{len(odd)} image(s) occur more than once, with different {what}", lines)
+            raise DataError(f"{report}\nKeep the correct one of each.")
 
 
 def link_patients(records: Sequence[dict[str, Any]], groups: Sequence[Sequence[Mapping[str, Any]]]) -> int:
-    """Set ``group`` of each record, so that patients who share an image have the same one, and warn of the images.
+    """Set ``group`` of each record, equal for patients who share an image, and warn about these images.
 
     Args:
-        records: mappings with ``patient``; ``group`` becomes the first name among the patients that are linked.
-        groups: of :func:`find_duplicates`.
+        records: mappings with ``patient``; ``group`` becomes the first name among the linked patients.
+        groups: from :func:`find_duplicates`.
 
     Returns:
-        How many images repeat another one.
+        The number of images that repeat another one.
     """
     leader: dict[str, str] = {}
 

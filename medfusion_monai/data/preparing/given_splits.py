@@ -1,4 +1,4 @@
-"""Splits that the user gives, in place of :func:`~medfusion_monai.data.preparing.splits.split_by_patient`."""
+"""Splits given by a table, in place of :func:`~medfusion_monai.data.preparing.splits.split_by_patient`."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ SYNONYMS = {
 
 
 def name_given_splits(values: Sequence[str], column: str) -> list[str]:
-    """Return ``training``, ``validation`` or ``test`` for each value of a column, whatever its case.
+    """Return ``training``, ``validation`` or ``test`` for each value of a column, ignoring case.
 
     Raises:
-        DataError: a value that is neither one of them nor a synonym.
+        DataError: for values that are neither one of these nor a synonym.
     """
     unknown = Counter(value for value in values if value.lower() not in SYNONYMS)
     if unknown:
         listed = ", ".join(f"'{value}' ({number} rows)" for value, number in sorted(unknown.items()))
         raise DataError(
-            f"column '{column}' names unknown splits: {listed}. Use training, validation and test (or train, val), or "
+            f"column '{column}' has unknown splits: {listed}. Use training, validation and test (or train, val), or "
             "leave these rows out with --where."
         )
     return [SYNONYMS[value.lower()] for value in values]
 
 
 def split_as_given(records: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Split records as their ``split`` says.
+    """Split records by their ``split``.
 
     Args:
         records: mappings with ``image``, ``label``, ``patient`` and ``split``.
@@ -47,7 +47,7 @@ def split_as_given(records: Sequence[Mapping[str, Any]], class_names: Sequence[s
         The records under ``training``, ``validation`` and ``test``, sorted by image.
 
     Raises:
-        DataError: a patient in two splits, or a class without training images.
+        DataError: for a patient in two splits, and for a class without training images.
     """
     _refuse_shared_patients(records)
     splits: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
@@ -69,6 +69,6 @@ def _refuse_shared_patients(records: Sequence[Mapping[str, Any]]) -> None:
         listed = "; ".join(f"'{patient}' in {' and '.join(splits)}" for patient, splits in list(shared.items())[:10])
         more = f"; and {len(shared) - 10} more" if len(shared) > 10 else ""
         raise DataError(
-            f"the given splits share {len(shared)} patient(s): {listed}{more}. Give each patient to one split, or "
-            "leave --split-column out."
+            f"the given splits share {len(shared)} patient(s): {listed}{more}. Assign each patient to one split, or "
+            "omit --split-column."
         )

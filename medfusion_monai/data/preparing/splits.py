@@ -1,10 +1,12 @@
-"""Splits by patient: no patient is in two splits, each split has all classes."""
+"""Splits by patient: no patient is in two splits, and each split has all classes."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,20 +16,29 @@ DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 
 
 class DataError(ValueError):
-    """The user's data is not as it has to be: the message says what, where, what was found and what to do."""
+    """The user's data is invalid; the message states what is wrong, where, the value found, and what to do."""
+
+
+def own_patients(records: Iterable[dict[str, Any]], root: Path) -> None:
+    """Make each image its own patient, named by its stem, or by its path where stems repeat."""
+    stems = Counter(record["image"].stem for record in records)
+    for record in records:
+        stem = record["image"].stem
+        relative = os.path.relpath(record["image"], root)
+        record["patient"] = stem if stems[stem] == 1 else Path(relative).as_posix()
 
 
 def split_by_patient(
     records: Iterable[Mapping[str, Any]], fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0
 ) -> dict[str, list[dict[str, Any]]]:
-    """Split records so that no patient is in two splits and each split has all classes.
+    """Split records with no patient in two splits and all classes in each split.
 
     A patient counts for the class of its highest label. The result depends on the set of records and the seed, not
     on the order of the records.
 
     Args:
-        records: mappings with ``image``, ``label`` and ``patient``; where they have ``group``, it takes the place of
-            the patient, so that patients can be tied together.
+        records: mappings with ``image``, ``label`` and ``patient``; ``group``, if present, replaces the patient, to
+            keep several patients together.
         fractions: shares of the patients for training, validation and test; they sum to 1, zeros are allowed.
         seed: chooses the patients.
 
@@ -35,7 +46,7 @@ def split_by_patient(
         The records under ``training``, ``validation`` and ``test``, sorted by image.
 
     Raises:
-        DataError: bad fractions, or a class with too few patients to be in each split that has a share.
+        DataError: for invalid fractions, and for a class with too few patients for the splits with a share.
     """
     fractions = _checked_fractions(fractions)
     by_patient: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -63,25 +74,25 @@ def split_around_test(
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     seed: int = 0,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Split records into training and validation beside a test split that the source has already.
+    """Split records into training and validation, with the test split of the source.
 
     Args:
         records: mappings with ``image``, ``label`` and ``patient``, for training and validation.
         test: the same for test.
-        fractions: as for :func:`split_by_patient`; only the ratio of the first two counts.
+        fractions: as for :func:`split_by_patient`; only the ratio of the first two is used.
         seed: chooses the patients.
 
     Returns:
         The records under ``training``, ``validation`` and ``test``, sorted by image.
 
     Raises:
-        DataError: as :func:`split_by_patient`; a patient in both, or a class that is not in both.
+        DataError: as :func:`split_by_patient`, and for a patient in both or a class in only one.
     """
     training, validation, _ = _checked_fractions(fractions)
     if training + validation == 0:
         raise DataError(
             f"fractions are {list(fractions)}, but the source has its own test split: "
-            "give training and validation a share."
+            "training or validation needs a share."
         )
     shared = sorted({str(item["patient"]) for item in records} & {str(item["patient"]) for item in test})
     if shared:
@@ -100,7 +111,7 @@ def split_around_test(
 
 
 def _refuse_lacking_classes(splits: Mapping[str, Sequence[Mapping[str, Any]]], fractions: Sequence[float]) -> None:
-    # A class is in few splits when most of its patients count for a higher label.
+    # A class can be missing from a split if most of its patients count for a higher label.
     labels = {item["label"] for items in splits.values() for item in items}
     for name, fraction in zip(SPLITS, fractions, strict=True):
         lacking = sorted(labels - {item["label"] for item in splits[name]})
@@ -112,12 +123,12 @@ def _refuse_lacking_classes(splits: Mapping[str, Sequence[Mapping[str, Any]]], f
 
 
 def apportion(total: int, shares: Sequence[float], at_least: int = 0) -> list[int]:
-    """Share out a whole number by largest remainder.
+    """Apportion an integer by the largest-remainder method.
 
     Args:
-        total: what the counts sum to.
-        shares: they sum to 1.
-        at_least: the smallest count of a share above 0.
+        total: sum of the counts.
+        shares: shares with a sum of 1.
+        at_least: smallest count for a share above 0.
     """
     quotas = [total * share for share in shares]
     least = [at_least if share > 0 else 0 for share in shares]
@@ -133,7 +144,8 @@ def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     values = tuple(float(value) for value in fractions)
     if len(values) != len(SPLITS) or min(values) < 0 or not abs(sum(values) - 1) <= 1e-6:  # nan is refused too
         raise DataError(
-            f"fractions are {list(values)}: give three numbers of 0 or more that sum to 1, for {', '.join(SPLITS)}."
+            f"fractions must be three numbers of 0 or more that sum to 1, for {', '.join(SPLITS)}; "
+            f"found {list(values)}."
         )
     return values
 

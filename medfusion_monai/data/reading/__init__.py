@@ -1,1 +1,1 @@
-"""Reading image files: PNG and its kind, DICOM, NIfTI, and the dictionary transforms around them."""
+"""Reading image files (PNG, JPEG, TIFF, WebP, DICOM, NIfTI), and dictionary transforms for it."""

@@ -1,4 +1,4 @@
-"""Reads single DICOM images as a viewer shows them: rescaled, windowed, inverted where the header says so."""
+"""Reads single DICOM images as a viewer shows them: rescaled, windowed, and inverted for MONOCHROME1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medfusion_monai.data.preparing.splits import DataError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# Defined terms of Modality (0008,0060): DICOM PS3.3 C.7.3.1.1.1, with retired ones and two that are only in use.
+# Defined terms of Modality (0008,0060): DICOM PS3.3 C.7.3.1.1.1, with retired terms and two unofficial ones.
 PROJECTIONS = ("CR", "DX", "DR", "DF", "DS", "IO", "MG", "PX", "RF", "RG", "XA")
 PHOTOGRAPHS = ("DMS", "DM", "ES", "FA", "FS", "GM", "OP", "SM", "XC")
 UNSPECIFIC = ("HC", "OT", "SC")
@@ -25,7 +25,7 @@ FIRST_ELEMENTS = {
     0x0008: (0x00, 0x01, 0x05, 0x08, 0x12, 0x13, 0x14, 0x16, 0x18),
 }
 
-# pydicom warns of each odd value in a header and quotes it.
+# pydicom's warnings on odd header values quote them.
 warnings.filterwarnings("ignore", module="pydicom")
 
 
@@ -36,13 +36,13 @@ def check_modalities(modalities: Sequence[str] | None) -> None:
     is_list = isinstance(modalities, Sequence) and not isinstance(modalities, str)
     if not is_list or not modalities or not all(isinstance(name, str) and name for name in modalities):
         raise ValueError(
-            f"modalities are {modalities!r}: give a list of values of DICOM's Modality such as ['CR', 'DX'], "
+            f"modalities are {modalities!r}: pass a list of values of DICOM's Modality such as ['CR', 'DX'], "
             "or None for all projections and photographs."
         )
 
 
 def looks_like_dicom(head: bytes) -> bool:
-    """Whether a file's first 132 bytes are those of a DICOM file, or of one that lacks preamble and prefix."""
+    """Return whether a file's first 132 bytes are those of a DICOM file, with or without preamble and prefix."""
     if head[128:132] == b"DICM":
         return True
     orders = ("little", "big")
@@ -54,29 +54,29 @@ def read_dicom(path: Path, modalities: Sequence[str] | None = None) -> np.ndarra
     """Read the image of a DICOM file as a viewer shows it first.
 
     Gray: the modality table or rescale slope and intercept, then the first VOI table, else the first window, then the
-    inversion that MONOCHROME1 asks for. Without table and window, the lowest value of this image becomes 0 and its
-    highest 1. Pixels of the padding value take no part in that and are 0. Colour: palettes and YBR become RGB, and
-    the stored bits are the range. Presentation LUT Shape, overlays and colour profiles are not applied.
+    inversion for MONOCHROME1. Without table and window, the lowest value of the image becomes 0 and the highest 1.
+    Padding pixels are excluded from this and become 0. Colour: palettes and YBR become RGB, and the range is that of
+    the stored bits. Presentation LUT Shape, overlays and colour profiles are not applied.
 
     Args:
-        path: the file; any transfer syntax for which pydicom finds a decoder.
-        modalities: values of Modality that are accepted; None takes :data:`DEFAULT_MODALITIES`. A file without
-            Modality is always accepted.
+        path: the file, in any transfer syntax with a decoder in pydicom.
+        modalities: accepted values of Modality; None accepts :data:`DEFAULT_MODALITIES`. A file without Modality is
+            always accepted.
 
     Returns:
         float32 of shape (C, H, W) in [0, 1], one or three channels.
 
     Raises:
-        DataError: another Modality, several frames, no pixels, no decoder, or damaged. It never quotes the header
-            beyond what describes the pixels.
+        DataError: for another Modality, several frames, missing pixels, a missing decoder, and a damaged file. The
+            message quotes no header values except those that describe the pixels.
     """
-    from pydicom import uid  # here, not above: what reads no DICOM does not import pydicom
+    from pydicom import uid  # imported on first use, since other formats do not need pydicom
 
     from medfusion_monai.data.reading.dicom_decoding import one_line, read_header, stored_values
     from medfusion_monai.data.reading.dicom_display import shown
 
     header = read_header(path)
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # what another program may have set; half an image is none
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # other programs may have set it; truncated images must raise
     try:
         _refuse_other_modality(path, header, modalities)
         _refuse_other_than_one_image(path, header)
@@ -89,8 +89,8 @@ def read_dicom(path: Path, modalities: Sequence[str] | None = None) -> np.ndarra
         if syntax == uid.JPEGExtended12Bit:
             advice = "12-bit lossy JPEG needs `pip install pylibjpeg pylibjpeg-libjpeg`."
         raise DataError(
-            f"{path}: is a DICOM file that cannot be decoded ({syntax.name or 'unknown compression'}), damaged or odd: "
-            f"{one_line(error)}. {advice}"
+            f"{path}: is a DICOM file that cannot be decoded ({syntax.name or 'unknown compression'}), damaged or "
+            f"unusual: {one_line(error)}. {advice}"
         ) from error
     if not np.isfinite(pixels).all():
         raise DataError(f"{path}: is a DICOM file whose rescaled values are not finite. Correct its header.")
@@ -103,7 +103,7 @@ def _refuse_other_modality(path: Path, header: Dataset, modalities: Sequence[str
         return
     accepted = "projections and photographs" if modalities is None else ", ".join(modalities)
     raise DataError(
-        f"{path}: is a DICOM file of Modality {modality}; accepted are {accepted}. Leave it out, or name {modality} in "
+        f"{path}: is a DICOM file of Modality {modality}; accepted are {accepted}. Leave it out, or add {modality} to "
         "--modalities (the bundle's dicom_modalities)."
     )
 
@@ -112,12 +112,12 @@ def _refuse_other_than_one_image(path: Path, header: Dataset) -> None:
     if "PixelData" not in header:
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")  # the latter of a DICOMDIR
         raise DataError(
-            f"{path}: is a DICOM file without pixel data ({kind.name if kind else 'no SOP class'}), or its end is "
-            "missing. Leave it out, or fetch it again."
+            f"{path}: is a DICOM file without pixel data ({kind.name if kind else 'no SOP class'}), or truncated. "
+            "Leave it out, or fetch it again."
         )
     frames = int(header.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise DataError(f"{path}: is a DICOM file of {frames} frames. Write one image a file.")
+        raise DataError(f"{path}: is a DICOM file with {frames} frames. Write one image per file.")
     photometric = header.PhotometricInterpretation
     if photometric not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB") and not photometric.startswith("YBR_"):
-        raise DataError(f"{path}: is a DICOM file in {photometric}, which is not read here. Convert it to PNG.")
+        raise DataError(f"{path}: is a DICOM file in {photometric}, which is not supported. Convert it to PNG.")

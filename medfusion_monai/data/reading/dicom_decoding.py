@@ -1,6 +1,6 @@
-"""Reads the headers and the stored values of DICOM files: the one place that knows pydicom 2.4 from pydicom 3.
+"""Reads headers and stored values of DICOM files; only this module depends on the version of pydicom (2.4 or 3).
 
-Importing it imports pydicom, so it is imported when a first DICOM file is read.
+It imports pydicom, and is itself imported on reading the first DICOM file.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ __all__ = ["apply_color_lut", "apply_modality_lut", "one_line", "read_header", "
 
 EXTRA = "pip install pylibjpeg pylibjpeg-openjpeg python-gdcm"
 YBR = ("YBR_FULL", "YBR_FULL_422")
-# Only what the pixels need is parsed, so that nothing about the patient is in reach of a message.
+# Only the elements of the pixels are parsed: no message can then quote the patient's data.
 TAGS = [tag for tag in DicomDictionary if tag >> 16 == 0x0028]
 TAGS += [0x00080016, 0x00080060, 0x7FE00001, 0x7FE00002, 0x7FE00010]
 
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes them too; the import sets its level
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages quote header values; importing it sets the level
 
 
 def read_header(path: Path) -> Dataset:
-    """Read what describes the pixels of a file, and the pixels as they are packed.
+    """Read the elements that describe the pixels of a file, and the pixels without decoding them.
 
     Raises:
-        DataError: truncated or damaged.
+        DataError: for a truncated or damaged file.
     """
     try:
         with open(path, "rb") as file:
@@ -58,17 +58,17 @@ def read_header(path: Path) -> Dataset:
 
 
 def stored_values(path: Path, header: Dataset) -> np.ndarray:
-    """Decode the values of one image, (H, W) or (H, W, 3), as they are stored; YBR becomes RGB.
+    """Decode the stored values of one image, (H, W) or (H, W, 3); YBR becomes RGB.
 
     Raises:
-        DataError: the syntax is not known or has no decoder. Decoders raise anything else.
+        DataError: if the transfer syntax is unknown or has no decoder. Decoders raise any other error.
     """
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax is None:
-        raise DataError(f"{path}: is a DICOM file that does not say how its pixels are compressed. Fetch it again.")
+        raise DataError(f"{path}: is a DICOM file without a transfer syntax for its pixels. Fetch it again.")
     if syntax.is_encapsulated and not has_decoder(syntax):
         raise DataError(
-            f"{path}: is a DICOM file compressed as {syntax.name} ({syntax}), for which no decoder is installed: "
+            f"{path}: is a DICOM file compressed as {syntax.name} ({syntax}), and no decoder for it is installed. Use: "
             f"{EXTRA}"
         )
     if syntax == uid.JPEGBaseline8Bit:
@@ -77,7 +77,7 @@ def stored_values(path: Path, header: Dataset) -> np.ndarray:
 
 
 def has_decoder(syntax: uid.UID) -> bool:
-    """Whether a decoder for a transfer syntax is installed."""
+    """Return whether a decoder for a transfer syntax is installed."""
     if not IS_PYDICOM_2:
         return get_decoder(syntax).is_available
     handlers = pydicom.config.pixel_data_handlers
@@ -90,7 +90,7 @@ def one_line(error: Exception) -> str:
 
 
 def _native_syntax(header: Dataset) -> uid.UID:
-    """Return the syntax of pixels that are not compressed, which is how the rest of the file was read."""
+    """Return the transfer syntax of uncompressed pixels, which is that of the rest of the file."""
     encoding = (header.read_implicit_vr, header.read_little_endian) if IS_PYDICOM_2 else header.original_encoding
     implicit, little = encoding
     explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
@@ -98,10 +98,9 @@ def _native_syntax(header: Dataset) -> uid.UID:
 
 
 def _baseline_jpeg(header: Dataset) -> np.ndarray:
-    """Decode by Pillow whether or not the extra is installed: the pixels must not depend on that.
+    """Decode with Pillow even if the extra is installed, since the pixels must not depend on it.
 
-    Not by pydicom's use of Pillow: that of 2.4 fails on RGB, that of 3 converts to RGB twice where an Adobe marker
-    says YBR.
+    Not with pydicom's use of Pillow: 2.4 fails on RGB, and 3 converts to RGB twice if an Adobe marker declares YBR.
     """
     data = header.PixelData
     frame = defragment_data(data) if IS_PYDICOM_2 else get_frame(data, 0, number_of_frames=1)
@@ -111,19 +110,19 @@ def _baseline_jpeg(header: Dataset) -> np.ndarray:
     says_rgb = bytes(component[0] for component in image.layer).upper() == b"RGB"
     samples = header.SamplesPerPixel
     if samples == 3 and not says_rgb and (says_ybr or adobe is None):
-        image.draft("YCbCr", image.size)  # the components as they are: Pillow would take any three for YBR
+        image.draft("YCbCr", image.size)  # no conversion: Pillow would interpret any three components as YBR
     stored = np.array(image)
     if header.BitsAllocated != 8 or stored.shape != (header.Rows, header.Columns, samples)[: 2 + (samples > 1)]:
-        raise ValueError(f"the header is not that of a JPEG of {stored.shape} and 8 bits")
+        raise ValueError(f"the header does not match a JPEG of shape {stored.shape} and 8 bits")
     is_ybr = samples == 3 and not says_rgb and (says_ybr or header.PhotometricInterpretation in YBR)
     return convert_color_space(stored, "YBR_FULL", "RGB") if is_ybr else stored
 
 
 def _pixels_of_pydicom_2(header: Dataset) -> np.ndarray:
-    """Do what pydicom 3 does beside decoding: ignore bits that are not used, turn YBR into RGB."""
+    """Decode, and as pydicom 3 does ignore unused bits and convert YBR to RGB."""
     syntax = header.file_meta.TransferSyntaxUID
     is_12_bit = syntax == uid.JPEGExtended12Bit and header.BitsStored != 8
-    header.convert_pixel_data("pylibjpeg" if is_12_bit else "")  # the others take 12 bits for 8
+    header.convert_pixel_data("pylibjpeg" if is_12_bit else "")  # other decoders read 12 bits as 8
     stored = header.pixel_array
     unused = header.BitsAllocated - header.BitsStored
     if unused > 0 and syntax not in uid.JPEG2000TransferSyntaxes:

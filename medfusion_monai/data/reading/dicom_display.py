@@ -1,4 +1,4 @@
-"""Turns stored values of a DICOM image into the pixels that a viewer shows first."""
+"""Converts stored values of a DICOM image to the pixels that a viewer shows first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medfusion_monai.data.reading.dicom_decoding import apply_color_lut, apply_m
 
 
 def shown(stored: np.ndarray, header: Dataset) -> np.ndarray:
-    """Turn stored values, (H, W) or (H, W, 3), into float32 of shape (C, H, W) in [0, 1]."""
+    """Convert stored values, (H, W) or (H, W, 3), to float32 of shape (C, H, W) in [0, 1]."""
     return _shown_gray(stored, header) if stored.ndim == 2 else _shown_colour(stored, header)
 
 
@@ -36,7 +36,7 @@ def _shown_gray(stored: np.ndarray, header: Dataset) -> np.ndarray:
 def _shown_palette(stored: np.ndarray, header: Dataset) -> np.ndarray:
     entries, _, bits = header.RedPaletteColorLookupTableDescriptor
     data = header.get("RedPaletteColorLookupTableData", b"")
-    if len(data) == (entries or 2**16) > 256:  # pydicom's index into a table of bytes is a byte
+    if len(data) == (entries or 2**16) > 256:  # pydicom indexes a table of bytes with a byte
         raise ValueError(f"palette of {entries} entries of one byte")
     colours = apply_color_lut(stored, header)[..., :3]
     top = 255 if bits == 8 and colours.max() <= 255 else np.iinfo(colours.dtype).max
@@ -48,7 +48,7 @@ def _shown_colour(stored: np.ndarray, header: Dataset) -> np.ndarray:
 
 
 def _padding(stored: np.ndarray, header: Dataset) -> np.ndarray:
-    """Where stored values are padding: equal to Pixel Padding Value, or up to Pixel Padding Range Limit."""
+    """Return a mask of padding: values equal to Pixel Padding Value, or up to Pixel Padding Range Limit."""
     value = header.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, bool)
@@ -74,7 +74,7 @@ def _window(values: np.ndarray, centre: float, width: float, function: str) -> n
 
 def _look_up(values: np.ndarray, table: Dataset, is_little: bool) -> np.ndarray:
     """Map values to [0, 1] by a VOI table (DICOM PS3.3 C.11.2.1.1), whose bits give the range."""
-    # Not pydicom's apply_voi: it wraps the index of tables with 8-bit entries around at 256.
+    # Not pydicom's apply_voi, which wraps the index at 256 for tables with 8-bit entries.
     entries, first, bits = table.LUTDescriptor
     data = table.LUTData
     if isinstance(data, bytes):
@@ -86,7 +86,7 @@ def _look_up(values: np.ndarray, table: Dataset, is_little: bool) -> np.ndarray:
 
 
 def _stretch(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Map values to [0, 1] by the lowest and the highest of those that count."""
+    """Map values to [0, 1] by the lowest and highest of those in ``counts``."""
     if not counts.any():
         return np.zeros(values.shape)
     low, high = float(values[counts].min()), float(values[counts].max())

@@ -1,4 +1,4 @@
-"""Reads image files as hospitals have them, strictly: what cannot be read in full is an error with a reason."""
+"""Reads image files of hospitals strictly: a file that cannot be read completely is an error with a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.data.reading.dicom import check_modalities, looks_like_dicom, read_dicom
 from medfusion_monai.data.reading.nifti import looks_like_nifti, read_nifti
 
-GRAY_TOLERANCE = 2  # of 255; what JPEG's colour conversion makes of equal channels
+GRAY_TOLERANCE = 2  # of 255; difference between equal channels after JPEG's colour conversion
 MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 TIFF_BITS, TIFF_PHOTOMETRIC, MIN_IS_WHITE = 258, 262, 0
 BAR_FROM = 1000
@@ -27,22 +27,23 @@ T = TypeVar("T")
 def read_image(
     path: str | os.PathLike[str], channels: int | None = None, modalities: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Read an image file, whatever its suffix says.
+    """Read an image file; its content, not its suffix, determines the format.
 
-    The content decides the format. Orientation tags are applied. Alpha is dropped when opaque and otherwise composited
-    on black. An RGB file whose channels are equal counts as gray. CMYK becomes RGB; colour of 16 bits is read at 8.
-    DICOM and NIfTI: see ``read_dicom``, ``read_nifti``.
+    Orientation tags are applied. Alpha is dropped if opaque, and otherwise composited on black. An RGB file with equal
+    channels counts as gray. CMYK becomes RGB; 16-bit colour is read as 8 bits. DICOM and NIfTI: see ``read_dicom``,
+    ``read_nifti``.
 
     Args:
-        path: the file: DICOM, NIfTI, PNG, JPEG, WebP, TIFF or what else Pillow reads; 8 bits, or up to 16 bits gray.
-        channels: 1 or 3 channels that the caller wants; None takes those of the file.
-        modalities: values of DICOM's Modality that are accepted; None takes all projections and photographs.
+        path: DICOM, NIfTI, PNG, JPEG, WebP, TIFF or another format of Pillow; 8 bits, or up to 16 bits gray.
+        channels: expected number of channels, 1 or 3; None takes those of the file.
+        modalities: accepted values of DICOM's Modality; None accepts all projections and photographs.
 
     Returns:
         float32 of shape (C, H, W) in [0, 1].
 
     Raises:
-        DataError: the file is missing, truncated, no single image, of another Modality, or has other channels.
+        DataError: for a file that is missing, truncated, not a single image, of another Modality, or has other
+            channels.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels!r}: use 1 (gray), 3 (RGB) or None (as in the file).")
@@ -62,8 +63,8 @@ def inspect_images(
         modalities: as for :func:`read_image`.
 
     Returns:
-        ``{path: digest}`` of the images that can be read: equal for equal pixels, whatever the format, the bit depth
-        that holds them, or a gray image stored as RGB. And ``{path: reason}`` of the others. Both in the given order.
+        ``{path: digest}`` of the readable images, equal for equal pixels independently of format, bit depth, and
+        storage of gray as RGB; and ``{path: reason}`` of the others. Both are in the given order.
     """
 
     def inspect(path: str | os.PathLike[str]) -> tuple[str | None, str | None]:
@@ -79,7 +80,7 @@ def inspect_images(
 
 
 def decode_all(work: Callable[[Any], T], images: Sequence[Any], title: str) -> list[T]:
-    """Return what work on each image gives. One thread per core decodes, eight at most; many images have a bar."""
+    """Call ``work`` for each image, in one thread per core and at most eight, with a progress bar for many images."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(tqdm(pool.map(work, images), title, len(images), disable=len(images) <= BAR_FROM))
 
@@ -92,7 +93,7 @@ def check_images(paths: Sequence[str | os.PathLike[str]], channels: int | None =
         channels: as for :func:`read_image`.
 
     Raises:
-        DataError: at least one image cannot be read; the first ten are listed.
+        DataError: if at least one image cannot be read; the first ten are listed.
     """
     _, problems = inspect_images(paths, channels)
     if problems:
@@ -103,7 +104,7 @@ def check_images(paths: Sequence[str | os.PathLike[str]], channels: int | None =
 
 
 def list_problems(title: str, problems: Sequence[str], limit: int = 10) -> str:
-    """Return a title and the first problems, one a line, saying how many more there are."""
+    """Return a title, the first problems, one per line, and the number of further ones."""
     lines = [f"{title}:", *(f"  {problem}" for problem in problems[:limit])]
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more")
@@ -111,25 +112,25 @@ def list_problems(title: str, problems: Sequence[str], limit: int = 10) -> str:
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """Give a checksum of an image (C, H, W) in [0, 1]: equal for equal pixels, whatever the file's format."""
+    """Return a checksum of an image (C, H, W) in [0, 1], equal for equal pixels in any file format."""
     if len(pixels) == 3 and (pixels == pixels[:1]).all():
         pixels = pixels[:1]
-    values = np.rint(pixels * 65535).astype("<u2")  # 8 bits and their copy in 16 bits are equal here
+    values = np.rint(pixels * 65535).astype("<u2")  # equal for 8 bits and their copy in 16 bits
     digest = hashlib.blake2b(repr(values.shape).encode(), digest_size=16)
     digest.update(values.tobytes())
     return digest.hexdigest()
 
 
 def _reader_for(path: Path, modalities: Sequence[str] | None) -> Callable[[Path], np.ndarray]:
-    """Choose the reader by the file's first bytes; formats beside Pillow's are added here."""
+    """Choose the reader by the file's first bytes; add formats not read by Pillow here."""
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if path.is_dir() else "a pipe or device"
-        raise DataError(f"{path}: is {kind}, not an image file. Give the path of a file.")
+        raise DataError(f"{path}: is {kind}, not an image file. Pass the path of a file.")
     try:
         with open(path, "rb") as file:
             head = file.read(352)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: does not exist. Correct the path or bring the file back.") from error
+        raise DataError(f"{path}: does not exist. Correct the path, or restore the file.") from error
     except OSError as error:
         raise DataError(
             f"{path}: cannot be opened: {error.strerror or error}. Check its path and permissions."
@@ -143,13 +144,13 @@ def _reader_for(path: Path, modalities: Sequence[str] | None) -> Callable[[Path]
 
 def _read_with_pillow(path: Path) -> np.ndarray:
     """Return (C, H, W) in [0, 1] with the file's own 1 or 3 channels."""
-    # Some programs switch this on for the whole process; half an image must not pass as a whole one.
+    # Some programs enable this for the whole process; truncated images must raise.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(path) as image:
             frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with its preview behind
-                raise DataError(f"{path}: holds {frames} frames. Write one image a file.")
+            if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG, followed by its preview
+                raise DataError(f"{path}: contains {frames} frames. Write one image per file.")
             image.load()
             return _to_array(ImageOps.exif_transpose(image), path, dict(getattr(image, "tag_v2", {})))
     except DataError:
@@ -158,12 +159,12 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         with open(path, "rb") as file:
             head = file.read(8)
         raise DataError(
-            f"{path}: is not an image: {path.stat().st_size} bytes that begin with {head!r}. "
-            "Remove it or convert it to PNG or JPEG."
+            f"{path}: is not an image ({path.stat().st_size} bytes, starting with {head!r}). "
+            "Remove it, or convert it to PNG or JPEG."
         ) from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise DataError(f"{path}: has more than {limit} million pixels. Write it smaller.") from error
+        raise DataError(f"{path}: has more than {limit} million pixels. Reduce its size.") from error
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to zlib.error
         raise DataError(
             f"{path}: cannot be decoded, truncated or damaged: {error} ({path.stat().st_size} bytes). "
@@ -175,8 +176,8 @@ def _to_array(image: Image.Image, path: Path, tiff_tags: Mapping[int, Any]) -> n
     if image.mode in MODES_16_BIT:
         return _to_gray_16_bit(np.asarray(image).astype(np.int64), path, tiff_tags)[None]
     if image.mode == "F":
-        raise DataError(f"{path}: holds floating-point values, whose range is unknown. Write it as 16-bit PNG.")
-    # Transparency is an own channel or, in PNG, one colour that counts as transparent.
+        raise DataError(f"{path}: has floating-point values of unknown range. Write it as 16-bit PNG.")
+    # Transparency is a separate channel or, in PNG, one colour declared transparent.
     has_alpha = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
     gray = image.mode in ("1", "L", "LA", "La")
     image = image.convert(("LA" if has_alpha else "L") if gray else ("RGBA" if has_alpha else "RGB"))
@@ -187,9 +188,9 @@ def _to_array(image: Image.Image, path: Path, tiff_tags: Mapping[int, Any]) -> n
 def _to_gray_16_bit(values: np.ndarray, path: Path, tiff_tags: Mapping[int, Any]) -> np.ndarray:
     if values.min() < 0 or values.max() > 65535:
         raise DataError(
-            f"{path}: has values from {values.min()} to {values.max()}. Write gray as 8 or 16 bits without sign."
+            f"{path}: has values from {values.min()} to {values.max()}. Write gray as 8 or 16 unsigned bits."
         )
-    # Pillow leaves these two to its callers: film digitizers write 12 bits, and white as zero.
+    # Pillow ignores these two tags: film digitizers write 12 bits, and white as zero.
     bits = min(16, *tiff_tags.get(TIFF_BITS, (16,)))
     pixels = (values / (2**bits - 1)).astype(np.float32)
     return 1 - pixels if tiff_tags.get(TIFF_PHOTOMETRIC) == MIN_IS_WHITE else pixels
@@ -200,12 +201,12 @@ def _with_channels(pixels: np.ndarray, channels: int | None, path: str | os.Path
         return np.ascontiguousarray(pixels)
     if channels == 3:
         raise DataError(
-            f"{path}: has 1 channel, the bundle wants 3; choose the bundle for gray images or give colour images."
+            f"{path}: has 1 channel, but the bundle needs 3. Choose the bundle for gray images, or use colour images."
         )
     difference = float(np.max(pixels.max(0) - pixels.min(0))) * 255
     if difference > GRAY_TOLERANCE + 1e-3:
         raise DataError(
-            f"{path}: is coloured (its channels differ by up to {difference:.0f} of 255), the bundle wants 1 channel; "
-            "convert it to gray or choose the bundle for colour images."
+            f"{path}: is coloured (its channels differ by up to {difference:.0f} of 255), but the bundle needs 1 "
+            "channel. Convert it to gray, or choose the bundle for colour images."
         )
     return pixels.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)

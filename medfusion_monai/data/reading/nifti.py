@@ -15,20 +15,20 @@ HEADER_BYTES = 540  # of NIfTI-2, the longer one
 
 
 def looks_like_nifti(head: bytes) -> bool:
-    """Whether a file's first 352 bytes are those of a NIfTI file (version 1 or 2) or of anything packed by gzip."""
+    """Return whether a file's first 352 bytes are those of a NIfTI file (version 1 or 2) or a gzip file."""
     return head[:2] == GZIP or head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
 def read_nifti(path: Path) -> np.ndarray:
-    """Read a 2D image of a NIfTI file, packed by gzip or not.
+    """Read a 2D image of a NIfTI file, compressed by gzip or not.
 
     The shape is (nx, ny), (nx, ny, 1), or for RGB (nx, ny, 3), (nx, ny, 1, 3) or one of NIfTI's RGB types. The image
-    is turned as radiologists look at it by the header's affine: the patient's left on the right, head or front up.
-    Without an affine, or with the identity that programs write for none, x runs to the right and y down.
+    is oriented by the header's affine in the radiological convention: the patient's left on the right, head or front
+    up. Without an affine, or with the identity (a common placeholder), x runs to the right and y down.
 
-    Display range (``cal_min``, ``cal_max``) of the header, where it is set: it becomes [0, 1]. Otherwise 8 and 16 bits
-    without sign and scaling are divided by 255 and 65535, floats in [0, 1] are taken as they are, and of all else the
-    lowest value of this image becomes 0 and its highest 1.
+    The header's display range (``cal_min``, ``cal_max``), if set, becomes [0, 1]. Otherwise 8 and 16 unsigned bits
+    without scaling are divided by 255 and 65535, floats in [0, 1] are unchanged, and for all other values the lowest
+    of the image becomes 0 and the highest 1.
 
     Args:
         path: the file.
@@ -37,7 +37,7 @@ def read_nifti(path: Path) -> np.ndarray:
         float32 of shape (C, H, W) in [0, 1], one or three channels.
 
     Raises:
-        DataError: a volume, half of a file pair, values that are not finite, damaged, or another file packed by gzip.
+        DataError: for a volume, one file of a pair, values that are not finite, a damaged file, and other gzip files.
     """
     try:
         with open(path, "rb") as file:
@@ -47,7 +47,7 @@ def read_nifti(path: Path) -> np.ndarray:
             _refuse_other_content(path, content)
             kind = nib.Nifti2Image if content[4:7] == b"n+2" else nib.Nifti1Image
             header = kind.header_class(content[: kind.header_class.sizeof_hdr])
-            _refuse_volume(path, header.get_data_shape())  # before a whole volume is unpacked
+            _refuse_volume(path, header.get_data_shape())  # before decompressing a whole volume
             image = kind.from_bytes(content + file.read())
         return _to_pixels(path, image)
     except DataError:
@@ -62,12 +62,12 @@ def _refuse_other_content(path: Path, content: bytes) -> None:
     if content[344:347] == b"ni1" or content[4:7] == b"ni2":
         raise DataError(f"{path}: is one file of a NIfTI pair (.hdr and .img). Write it as one file, .nii or .nii.gz.")
     if content[344:347] != b"n+1" and content[4:7] != b"n+2":
-        raise DataError(f"{path}: is packed by gzip and holds no NIfTI image. Unpack it, or write it as PNG.")
+        raise DataError(f"{path}: is a gzip file without a NIfTI image. Decompress it, or write it as PNG.")
 
 
 def _refuse_volume(path: Path, shape: tuple[int, ...]) -> None:
     if len(shape) < 2 or [size for size in shape[2:] if size != 1] not in ([], [3]):
-        raise DataError(f"{path}: is a NIfTI volume of shape {shape}, not one 2D image. Write one slice a file.")
+        raise DataError(f"{path}: is a NIfTI volume of shape {shape}, not one 2D image. Write one slice per file.")
 
 
 def _to_pixels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
@@ -77,7 +77,9 @@ def _to_pixels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
         if values.shape[-1] == 4:  # alpha: on black, as for other files
             values = values[..., :3] * (values[..., 3:] / np.float32(255)) / np.float32(255)
     if np.iscomplexobj(values) or not np.isfinite(values).all():
-        raise DataError(f"{path}: is a NIfTI file with values that are complex or not finite. Write real ones.")
+        raise DataError(
+            f"{path}: is a NIfTI file with values that are complex or not finite. Write finite real values."
+        )
     planes = values.reshape(*values.shape[:2], -1)  # (nx, ny, 1, C) -> (nx, ny, C)
     is_plain = getattr(image.dataobj, "slope", 1) == 1 and getattr(image.dataobj, "inter", 0) == 0
     return _upright(_to_unit_range(planes, image.header, is_plain).astype(np.float32), image)
@@ -97,12 +99,12 @@ def _to_unit_range(values: np.ndarray, header: nib.Nifti1Header, is_plain: bool)
 
 
 def _upright(planes: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
-    """Turn (nx, ny, C) into (C, H, W) by the axes' directions."""
+    """Orient (nx, ny, C) as (C, H, W) by the directions of its axes."""
     codes: tuple[str | None, ...] = (None, None)
     has_affine = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
     if has_affine and not np.array_equal(image.affine, np.eye(4)):
         codes = nib.aff2axcodes(image.affine)[:2]
-    # Columns run to the left or back, rows to the back or the feet: against each axis that nibabel counts as positive.
+    # Columns run to the patient's left or back, rows to the back or feet: against nibabel's positive axes.
     for axis, code in enumerate(codes):
         if code in ("R", "A", "S"):
             planes = np.flip(planes, axis)

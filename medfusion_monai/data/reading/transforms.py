@@ -1,4 +1,4 @@
-"""Dictionary transforms that bring image files to tensors of one size."""
+"""Dictionary transforms that read image files as tensors of one size."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from medfusion_monai.data.reading.images import read_image
 def read_and_resize(
     size: Sequence[int], channels: int = 1, mode: str = "crop", modalities: Sequence[str] | None = None
 ) -> Compose:
-    """Return the transform of a datalist's item that reads its image and brings it to a size.
+    """Return the transform that reads the image of a datalist item and resizes it.
 
     Args:
         size: target (H, W).
         channels: 1 (gray) or 3 (RGB); files with other channels raise.
-        mode: ``crop`` fills the target and cuts what stands over; ``pad`` keeps the whole image and adds zeros.
-        modalities: values of Modality that DICOM files may have; None takes all projections and photographs.
+        mode: ``crop`` fills the target and crops the rest; ``pad`` keeps the whole image and adds zeros.
+        modalities: accepted values of DICOM's Modality; None accepts all projections and photographs.
     """
     return Compose([ReadImaged("image", channels, modalities), ResizeCenterCropd("image", size, mode)])
 
 
 def form_of(transform: Any) -> dict[str, Any]:
-    """Return how ``read_and_resize`` makes images of files: ``resize_mode`` and ``dicom_modalities``.
+    """Return the settings of a ``read_and_resize`` transform: ``resize_mode`` and ``dicom_modalities``.
 
-    Of another transform only its steps are named, as ``preprocessing``: it cannot be made again from that.
+    For any other transform return the names of its steps as ``preprocessing``, which do not suffice to rebuild it.
     """
     steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
     if [type(step) for step in steps] != [ReadImaged, ResizeCenterCropd]:
@@ -45,11 +45,11 @@ class ReadImaged(MapTransform):
     Args:
         keys: keys of the paths.
         channels: 1 (gray) or 3 (RGB): files with other channels raise; None takes those of each file.
-        modalities: values of Modality that DICOM files may have; None takes all projections and photographs.
-        allow_missing_keys: pass over keys that an item lacks.
+        modalities: accepted values of DICOM's Modality; None accepts all projections and photographs.
+        allow_missing_keys: skip keys that an item lacks.
 
     Raises:
-        ValueError: for other channels, or modalities that are no list of names.
+        ValueError: for other channels, and for modalities that are not a list of names.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ReadImaged(MapTransform):
         """Read the images.
 
         Raises:
-            DataError: a file is missing, damaged, no image, of another Modality, or has other channels.
+            DataError: for a file that is missing, damaged, not an image, of another Modality, or has other channels.
         """
         result = dict(data)
         for key in self.key_iterator(result):
@@ -83,8 +83,8 @@ class ResizeCenterCropd(MapTransform):
     Args:
         keys: keys of the images, (C, H, W) in [0, 1].
         size: target (H, W).
-        mode: ``crop`` fills the target and cuts what stands over; ``pad`` keeps the whole image and adds zeros.
-        allow_missing_keys: pass over keys that an item lacks.
+        mode: ``crop`` fills the target and crops the rest; ``pad`` keeps the whole image and adds zeros.
+        allow_missing_keys: skip keys that an item lacks.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ResizeCenterCropd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         is_pair = isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2
         if not is_pair or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in size):
-            raise ValueError(f"size is {size!r}: give two positive integers, [height, width].")
+            raise ValueError(f"size is {size!r}: use two positive integers, [height, width].")
         if mode not in ("crop", "pad"):
             raise ValueError(f"mode is {mode!r}: use 'crop' or 'pad'.")
         self.size = (size[0], size[1])
@@ -108,10 +108,10 @@ class ResizeCenterCropd(MapTransform):
 
     def _resize(self, image: torch.Tensor) -> torch.Tensor:
         if image.ndim != 3:
-            raise ValueError(f"image has shape {tuple(image.shape)}: give (C, H, W).")
+            raise ValueError(f"image has shape {tuple(image.shape)} instead of (C, H, W).")
         ratios = [target / side for target, side in zip(self.size, image.shape[1:], strict=True)]
         scale = max(ratios) if self.mode == "crop" else min(ratios)
-        # One side is met exactly; rounding must not carry the other past the target.
+        # One side matches exactly; rounding must not move the other past the target.
         limit = max if self.mode == "crop" else min
         resized = [
             limit(target, max(1, round(side * scale))) for target, side in zip(self.size, image.shape[1:], strict=True)

@@ -1,1 +1,1 @@
-"""What a training reads: images that can be read, classes' shares, flips, cached latents, order."""
+"""The data of a training: readable images, class shares, flips, cached latents, order."""

@@ -1,4 +1,4 @@
-"""How often each class occurs, in training and in a set of samples."""
+"""Shares of the classes in training and in a set of samples."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def parse_class_shares(class_shares: Any, number: int, word: str) -> str | list[
 
     Args:
         class_shares: None, the word, or a list of shares.
-        number: how many shares there have to be.
-        word: the one text that is allowed.
+        number: required number of shares.
+        word: the only accepted text.
 
     Returns:
         None, the word, or the shares, which sum to 1.
 
     Raises:
-        ValueError: for another text, another number of shares, or shares that are negative or do not sum to 1.
+        ValueError: for another text, another number of shares, and shares that are negative or do not sum to 1.
     """
     if class_shares is None or class_shares == word:
         return class_shares
@@ -32,7 +32,7 @@ def parse_class_shares(class_shares: Any, number: int, word: str) -> str | list[
     if len(shares) != number:
         found = f"{len(shares)} shares" if shares else repr(class_shares)
         raise ValueError(
-            f"class_shares must be {word}, a list of {number} shares (one a class, in label order), or unset; "
+            f"class_shares must be {word}, a list of {number} shares (one per class, in label order), or unset; "
             f"received {found}"
         )
     if not all(_is_share(share) for share in shares) or abs(sum(shares) - 1) > 1e-6:
@@ -41,17 +41,17 @@ def parse_class_shares(class_shares: Any, number: int, word: str) -> str | list[
 
 
 def true_shares(labels: Sequence[int], number: int) -> list[float]:
-    """Give the share of each of ``number`` classes among labels."""
+    """Return the share of each of ``number`` classes among labels."""
     return [count / len(labels) for count in np.bincount(labels, minlength=number).tolist()]
 
 
 def training_shares(class_shares: Any, class_names: Sequence[str], labels: Sequence[int]) -> list[float] | None:
-    """Give the share of each class in training, or None for that of the data.
+    """Return the share of each class in training, or None for that of the data.
 
     Args:
         class_shares: None, ``equal``, or a share for each class in label order.
         class_names: names in label order.
-        labels: of the training images.
+        labels: labels of the training images.
 
     Raises:
         ValueError: as ``parse_class_shares``.
@@ -66,23 +66,23 @@ def training_shares(class_shares: Any, class_names: Sequence[str], labels: Seque
     empty = [name for name, share, count in zip(class_names, shares, counts, strict=True) if share and not count]
     if empty:
         raise DataError(
-            f"class_shares gives a share to {empty}, of which there are no training images: add images of this "
-            "class, or give a list with the share 0 for it"
+            f"class_shares has a share for {empty}, but there are no training images of it: add images of this class, "
+            "or pass a list with share 0 for it"
         )
     return shares
 
 
 def balanced_order(labels: np.ndarray, shares: Sequence[float], seed: int, pass_number: int) -> np.ndarray:
-    """Give the order of a pass with other shares of the classes than the data has.
+    """Return the order of a pass with given shares of the classes.
 
     Each pass has the same counts, which differ from the shares by less than one image (a class with a share has at
-    least one). A class is spread evenly over the pass: the j-th of its n images comes somewhere between j/n and
-    (j+1)/n. Within a class all images are drawn in random order before one is drawn again, across passes too.
+    least one). A class is spread evenly over the pass: the j-th of its n images is between j/n and (j+1)/n. Within a
+    class all images are drawn in random order before one is drawn again, also across passes.
 
     Args:
-        labels: of all images, (number of images,).
-        shares: of the classes, in label order; a class with a share above 0 has images.
-        seed: of the run.
+        labels: labels of all images, (number of images,).
+        shares: shares of the classes, in label order; a class with a share above 0 has images.
+        seed: seed of the run.
         pass_number: from 0 on.
 
     Returns:
@@ -98,7 +98,7 @@ def balanced_order(labels: np.ndarray, shares: Sequence[float], seed: int, pass_
 
 
 def _draw(images: np.ndarray, first: int, count: int, seed: int, label: int) -> np.ndarray:
-    """Give places ``first`` to ``first + count`` in an endless row of shuffles of the images of a class."""
+    """Return positions ``first`` to ``first + count`` of an endless sequence of shuffles of the images of a class."""
     if count == 0:
         return images[:0]
     rounds = range(first // len(images), (first + count - 1) // len(images) + 1)

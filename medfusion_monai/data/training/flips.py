@@ -1,4 +1,4 @@
-"""Flips of images as entries of their own, so that they can be encoded beforehand as well."""
+"""Flips of images as separate entries, which can be encoded in advance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLIPS: dict[str, tuple[int, ...]] = {"horizontal": (-1,), "vertical": (-2,), "bo
 
 
 def check_flips(flips: Any) -> list[str]:
-    """Give the key ``latent_flips`` as a list.
+    """Return the key ``latent_flips`` as a list.
 
     Raises:
         ValueError: unless it is a list of different names among ``horizontal``, ``vertical`` and ``both``.
@@ -21,28 +21,28 @@ def check_flips(flips: Any) -> list[str]:
     names = list(flips) if isinstance(flips, list | tuple) else None
     if names is None or any(name not in FLIPS for name in names) or len(set(names)) != len(names):
         raise ValueError(
-            f"latent_flips must be a list of some of {', '.join(FLIPS)}, each once, or [] for none; received {flips!r}"
+            f"latent_flips must be a list with any of {', '.join(FLIPS)}, each once, or [] for none; received {flips!r}"
         )
     return names
 
 
 def for_each_variant(values: Sequence[Value], flips: Sequence[str]) -> list[Value]:
-    """Repeat what belongs to an image, e.g. its label, for each of its entries in a :class:`FlippedDataset`."""
+    """Repeat the value of an image, e.g. its label, for each of its entries in a :class:`FlippedDataset`."""
     return [value for value in values for _ in range(1 + len(flips))]
 
 
 class FlippedDataset(Dataset):
-    """A dataset in which each wanted flip of an image is an entry of its own.
+    """A dataset with a separate entry for each flip of an image.
 
-    With ``F = 1 + len(flips)``, entry ``i`` is image ``i // F``: as it is where ``i % F`` is 0, else flipped by
+    With ``F = 1 + len(flips)``, entry ``i`` is image ``i // F``: unchanged if ``i % F`` is 0, else flipped by
     ``flips[i % F - 1]``.
 
     Args:
         dataset: items are dictionaries with ``image`` (C, H, W).
-        flips: some of ``horizontal`` (left and right change places), ``vertical`` and ``both``.
+        flips: any of ``horizontal`` (exchanges left and right), ``vertical`` and ``both``.
 
     Raises:
-        ValueError: for another flip, or one that is named twice.
+        ValueError: for unknown and repeated flips.
     """
 
     def __init__(self, dataset: Any, flips: Sequence[str] = ()) -> None:
@@ -50,11 +50,11 @@ class FlippedDataset(Dataset):
         self._last: tuple[int, dict[str, Any]] = (-1, {})
 
     def __len__(self) -> int:
-        """Entries: images times variants."""
+        """Return the number of entries: images times variants."""
         return len(self.dataset) * (1 + len(self.flips))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give entry ``index`` from 0 on, with all keys of the dataset's item."""
+        """Return entry ``index`` from 0 on, with all keys of the dataset's item."""
         number, variant = divmod(index, 1 + len(self.flips))
         item = self._item(number)
         return item if variant == 0 else {**item, "image": item["image"].flip(FLIPS[self.flips[variant - 1]])}
@@ -62,6 +62,6 @@ class FlippedDataset(Dataset):
     def _item(self, number: int) -> dict[str, Any]:
         if not self.flips:
             return self.dataset[number]
-        if self._last[0] != number:  # read in order, an image is decoded once for all its variants
+        if self._last[0] != number:  # in sequential reading each image is decoded once for all its variants
             self._last = number, self.dataset[number]
         return self._last[1]

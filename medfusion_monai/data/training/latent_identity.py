@@ -1,4 +1,4 @@
-"""What latents were encoded from, so that those of other weights or other images are never taken for them."""
+"""The identity of stored latents, which prevents the use of latents of other weights or images."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def latent_identity(
     preprocessing: Any = None,
     labels: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Describe latents by all that decides on them, in values that JSON can hold; no file's name is in it.
+    """Describe everything that determines latents, as JSON values without file names.
 
     Args:
-        autoencoder: the network; its type, its layers and all its weights count.
+        autoencoder: the network; its type, layers and weights count.
         files: the images in their order. Their paths below their common folder, sizes and times of change count.
-        flips: of :class:`~medfusion_monai.data.training.flips.FlippedDataset`.
-        preprocessing: the transforms that read and resize; their types and settings count.
-        labels: of the images, where an image that cannot be read is replaced by one of its label.
+        flips: flips of :class:`~medfusion_monai.data.training.flips.FlippedDataset`.
+        preprocessing: transforms that read and resize; their types and settings count.
+        labels: labels of the images, if an unreadable image is replaced by one of its label.
     """
     identity = {
         "format": FORMAT,
@@ -44,20 +44,20 @@ def latent_identity(
         "flips": list(flips),
         "preprocessing": describe_transforms(preprocessing),
     }
-    return json.loads(json.dumps(identity))  # tuples become lists, as in what will be read to compare with
+    return json.loads(json.dumps(identity))  # tuples become lists, as in the file it is compared with
 
 
 def identity_digits(identity: Mapping[str, Any]) -> str:
-    """Give 16 digits that tell one identity from another."""
+    """Return 16 hexadecimal digits that distinguish an identity from others."""
     return _digest(identity)[:DIGITS]
 
 
 def differences(found: Any, expected: Mapping[str, Any]) -> list[str]:
-    """Say in words in what one identity differs from another, e.g. ``other weights``; empty if it does not.
+    """Return in words how an identity differs from another, e.g. ``other weights``; empty for equal ones.
 
     Args:
-        found: what was read, possibly of another version or no identity at all.
-        expected: of ``latent_identity``.
+        found: content of a file, possibly of another version or not an identity.
+        expected: from ``latent_identity``.
     """
     if not isinstance(found, dict) or found.get("format") != expected["format"]:
         return [WORDS["format"]]
@@ -75,8 +75,8 @@ def differences(found: Any, expected: Mapping[str, Any]) -> list[str]:
 
 
 def network_digest(network: nn.Module) -> str:
-    """Give the SHA-256 of a network: its layers as text, and the names, types, shapes and bytes of its state."""
-    digest = hashlib.sha256(repr(network).encode())  # the number of a normalisation's groups is in no tensor
+    """Return the SHA-256 of a network: its layers as text, and the names, types, shapes and bytes of its state."""
+    digest = hashlib.sha256(repr(network).encode())  # e.g. the number of groups of a normalisation is not in a tensor
     for name, value in network.state_dict().items():
         digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -84,7 +84,7 @@ def network_digest(network: nn.Module) -> str:
 
 
 def describe_transforms(transform: Any) -> dict[str, Any]:
-    """Give the types and the plain settings of transforms, as ``{"1 ResizeCenterCropd.mode": "crop"}``."""
+    """Return the types and plain settings of transforms, e.g. ``{"1 ResizeCenterCropd.mode": "crop"}``."""
     if transform is None:
         return {}
     steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
@@ -104,7 +104,7 @@ def _describe(name: str, value: Any, facts: dict[str, Any]) -> None:
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
             _describe(f"{name}[{number}]", part, facts)
-    else:  # of functions and other objects only the name or type is known
+    else:  # functions and other objects are described by their name or type only
         facts[name] = getattr(value, "__qualname__", type(value).__qualname__)
 
 
@@ -115,9 +115,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def files_digest(files: Sequence[str]) -> str:
-    """Give the SHA-256 of files as they are listed: order, paths below their common folder, sizes, times of change.
+    """Return the SHA-256 of a list of files: order, paths below their common folder, sizes, times of change.
 
-    A missing file counts as one of its own kind.
+    A missing file counts as a file without size and time.
     """
     facts = look_at_all(size_and_time, files)
     folder = os.path.commonpath([os.path.dirname(path) for path in files])

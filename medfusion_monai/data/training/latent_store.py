@@ -1,4 +1,4 @@
-"""Posteriors of images in memory-mapped files, so that phase two need not encode its images at every step."""
+"""Posteriors of images in memory-mapped files, which phase two reads instead of encoding images at every step."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ LARGEST = float(np.finfo(np.float16).max)
 
 
 class LatentStore(Dataset):
-    """Posteriors by number, read from files that hold some hundred of them each (shards).
+    """Posteriors by index, read from files of several hundred each (shards).
 
-    The files lie in a folder of their own for each identity, so that runs with other weights or images side by side
-    never write or read each other's. While the object lives, a lock keeps others from deleting them.
+    Each identity has its own folder, since concurrent runs may have other weights or images. A lock prevents deletion
+    by other runs while the object exists.
 
     Args:
-        folder: where stores are kept, that of this identity among them.
-        identity: of :func:`~medfusion_monai.data.training.latent_identity.latent_identity`.
-        labels: of all entries, in order.
-        shape: of an entry's moments, (2 * latent_channels, h, w): mean and log-variance.
+        folder: folder of all stores.
+        identity: from :func:`~medfusion_monai.data.training.latent_identity.latent_identity`.
+        labels: labels of all entries, in order.
+        shape: shape of an entry's moments, (2 * latent_channels, h, w): mean and log-variance.
 
     Raises:
-        ValueError: if the folder cannot be made.
+        ValueError: if the folder cannot be created.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LatentStore(Dataset):
         self.digits = identity_digits(identity)
         self.folder = self.root / self.digits
         self.labels, self.shape = [int(label) for label in labels], tuple(shape)
-        # Each mapped shard keeps a file open, of which many systems allow a process 1,024.
+        # Each mapped shard keeps a file open; many systems limit a process to 1,024.
         self.shard_size = max(ENTRIES_PER_SHARD, -(-len(self.labels) // MAX_SHARDS))
         self.shard_count = -(-len(self.labels) // self.shard_size)
         self._shards: dict[int, np.ndarray] = {}
@@ -67,14 +67,14 @@ class LatentStore(Dataset):
             raise self._unwritable(error) from error
 
     def __len__(self) -> int:
-        """Number of entries."""
+        """Return the number of entries."""
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give entry ``index`` from 0 on: ``moments``, float32 of the shape of an entry, and ``label``.
+        """Return entry ``index`` from 0 on: ``moments``, float32 of the shape of an entry, and ``label``.
 
         Raises:
-            ValueError: if its shard is gone or damaged since ``prepare``.
+            ValueError: if its shard is missing or damaged.
         """
         number, offset = divmod(index, self.shard_size)
         if number not in self._shards:
@@ -84,35 +84,35 @@ class LatentStore(Dataset):
                 if is_out_of_memory(error):
                     raise
                 raise ValueError(
-                    f"latents {self._path(number)} are gone or damaged ({error}): run the same command again, it makes "
-                    "them anew"
+                    f"latents {self._path(number)} are missing or damaged ({error}): run the same command again to "
+                    "encode them again"
                 ) from error
         moments = torch.from_numpy(self._shards[number][offset].astype(np.float32))
         return {"moments": moments, "label": self.labels[index]}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave open files behind: a worker of a data loader opens its own, and its parent holds the lock."""
+        """Leave out open files: a data loading worker opens its own, and its parent holds the lock."""
         return {**self.__dict__, "_shards": {}, "_in_use": None}
 
     def entries(self, number: int) -> range:
-        """Give the numbers of the entries of a shard."""
+        """Return the indices of the entries of a shard."""
         return range(number * self.shard_size, min(len(self), (number + 1) * self.shard_size))
 
     def missing(self) -> list[int]:
-        """Give the numbers of the shards that are not there, or not as they have to be."""
+        """Return the numbers of missing and damaged shards."""
         return [number for number in range(self.shard_count) if not self._is_whole(number)]
 
     def bytes_of(self, shards: Iterable[int]) -> int:
-        """Give the room that shards take on the disk."""
+        """Return the disk space of shards in bytes."""
         return sum(len(self.entries(number)) for number in shards) * int(np.prod(self.shape)) * 2
 
     def prepare(self) -> list[int]:
-        """Make the folder ready for what is missing, and give the numbers of those shards. For one process of a run.
+        """Prepare the folder for writing, and return the numbers of missing shards. For one process of a run.
 
-        Stores of other identities beside this one are named in a warning and deleted, but for those that are in use.
+        Stores of other identities are reported in a warning, and deleted unless in use.
 
         Raises:
-            ValueError: if the folder cannot be written, or the disk has too little room.
+            ValueError: if the folder cannot be written, or the disk has too little space.
         """
         self._drop_others()
         missing = self.missing()
@@ -130,11 +130,11 @@ class LatentStore(Dataset):
         return missing
 
     def write(self, number: int, moments: np.ndarray) -> None:
-        """Write a shard, whole or not at all.
+        """Write a shard atomically.
 
         Args:
-            number: of the shard.
-            moments: float32, one row for each of its entries.
+            number: number of the shard.
+            moments: float32, one row per entry.
 
         Raises:
             ValueError: if a value does not fit float16, the disk is full, or the folder cannot be written.
@@ -150,24 +150,23 @@ class LatentStore(Dataset):
         expected = (len(self.entries(number)), *self.shape)
         if moments.shape != expected:
             raise ValueError(
-                f"the autoencoder gave moments of shape {moments.shape}, but {expected} was expected: check "
-                "image_size, latent_channels and downsampling_factor"
+                f"the autoencoder returned moments of shape {moments.shape} instead of {expected}: check image_size, "
+                "latent_channels and downsampling_factor"
             )
-        unfit = ~(np.abs(moments) <= LARGEST).all(axis=(1, 2, 3))  # not finite is unfit too
+        unfit = ~(np.abs(moments) <= LARGEST).all(axis=(1, 2, 3))  # includes NaN
         if unfit.any():
             entry = self.entries(number)[int(np.flatnonzero(unfit)[0])]
             image = entry // (1 + len(self.identity["flips"]))
             raise ValueError(
-                f"the posterior of image {image} (counted from 0) is not finite or above {LARGEST:.0f}, which float16 "
-                "cannot hold: look at the image, and at the weights of the autoencoder; or train with "
-                "--cache_latents false"
+                f"the posterior of image {image} (counted from 0) is not finite or above {LARGEST:.0f}, the limit of "
+                "float16: check the image and the weights of the autoencoder, or train with --cache_latents false"
             )
 
     def _path(self, number: int) -> Path:
         return self.folder / SHARD.format(number)
 
     def _lock(self, digits: str) -> Path:
-        return self.root / f".{digits}.lock"  # beside the folder, as deleting a lock would let two hold it
+        return self.root / f".{digits}.lock"  # outside the folder: deleting a lock would allow a second holder
 
     def _open(self, number: int) -> np.ndarray:
         return np.load(self._path(number), mmap_mode="r", allow_pickle=False)
@@ -185,12 +184,12 @@ class LatentStore(Dataset):
             if folder == self.folder or found is None or identity_digits(found) != folder.name:
                 continue
             with alone(self._lock(folder.name)) as unused:
-                fate = "deleted" if unused and _delete(folder) else "left, as another run may be using them"
+                fate = "deleted" if unused and _delete(folder) else "kept, since another run may be using them"
             reason = ", ".join(differences(found, self.identity))
             logger.warning("latents in %s were made from %s: not used, and %s", folder, reason, fate)
 
     def _drop_leftovers(self) -> None:
-        """Delete files that a killed run had begun; younger ones may be those of a run beside this one."""
+        """Delete half-written files of killed runs; recent ones may belong to a concurrent run."""
         for path in self.folder.glob(PARTIAL):
             if time.time() - path.stat().st_mtime > SECONDS_OF_A_DAY:
                 path.unlink(missing_ok=True)
@@ -200,17 +199,17 @@ class LatentStore(Dataset):
 
     def _full(self, missing: Sequence[int], error: OSError | None = None) -> ValueError:
         free = in_words(shutil.disk_usage(self.folder).free)
-        left = "your quota is used up" if error and error.errno == errno.EDQUOT else f"{free} are left"
+        left = "your quota is used up" if error and error.errno == errno.EDQUOT else f"{free} free"
         return ValueError(
-            f"there is no room for the latents in {self.folder}: {in_words(self.bytes_of(missing))} more are needed, "
-            f"{left}. Make room and start again (what is there is kept), choose another disk by --latents_dir, or "
-            "encode at every step by --cache_latents false"
+            f"no disk space for the latents in {self.folder}: {in_words(self.bytes_of(missing))} more needed, {left}. "
+            "Free some space and start again (existing files are kept), choose another disk with --latents_dir, or "
+            "encode at every step with --cache_latents false"
         )
 
     def _unwritable(self, error: OSError) -> ValueError:
         return ValueError(
-            f"latents cannot be kept in {self.root} ({error.strerror or error}): choose another --latents_dir, or "
-            "encode at every step by --cache_latents false"
+            f"latents cannot be written to {self.root} ({error.strerror or error}): choose another --latents_dir, or "
+            "encode at every step with --cache_latents false"
         )
 
 
@@ -222,7 +221,7 @@ def _read_identity(path: Path) -> Any:
 
 
 def _delete(folder: Path) -> bool:
-    """Delete a store's own files, and the folder if nothing else is in it; tell whether that went well."""
+    """Delete a store's own files, and the folder if it is empty then; return whether this succeeded."""
     try:
         for pattern in OWN_FILES:
             for path in folder.glob(pattern):

@@ -1,4 +1,4 @@
-"""Image files that cannot be read: the training stops and names them, or goes on without them."""
+"""Unreadable image files: the training stops and reports them, or continues without them."""
 
 from __future__ import annotations
 
@@ -25,27 +25,26 @@ def check_policy(unreadable: Any) -> str:
     """Return the key ``unreadable``; raise a ValueError unless it is ``stop`` or ``skip``."""
     if unreadable not in POLICIES:
         raise ValueError(
-            f"unreadable must be stop (an image that cannot be read ends the training) or skip (it is left out), "
+            f"unreadable must be stop (an unreadable image ends the training) or skip (it is left out), "
             f"received {unreadable!r}"
         )
     return unreadable
 
 
 class ReadableDataset(Dataset):
-    """Images of a datalist, decoded once if memory is granted; a training goes on when files go bad under it.
+    """Images of a datalist, cached in memory up to a number, with a policy for unreadable files.
 
-    With ``unreadable="skip"`` the place of an image that cannot be read is taken by another of its class, chosen
-    at random from the index of the place, so that labels stay as they are, every run chooses alike, and a row of bad
-    files does not make one image stand for them all.
+    With ``unreadable="skip"`` an unreadable image is replaced by another of its class, drawn with a seed derived from
+    its index. Labels stay the same, each run draws the same image, and consecutive bad files get different ones.
 
     Args:
         data: items with ``image`` (path) and ``label``.
         transform: deterministic transforms.
         unreadable: ``stop`` or ``skip``.
-        cache_num: the first images of the list that stay in memory once they were read.
+        cache_num: number of images, from the first on, that stay in memory once read.
 
     Raises:
-        DataError: naming the file that cannot be read, or with ``skip`` if a class has no image left.
+        DataError: for an unreadable file; with ``skip``, if a class has no image left.
     """
 
     def __init__(
@@ -54,21 +53,21 @@ class ReadableDataset(Dataset):
         self.unreadable = check_policy(unreadable)
         self.cache_num = cache_num
         self.bad: dict[int, str] = {}
-        self._kept: dict[int, tuple[Any, tuple[int, int] | None]] = {}  # items, and their files when they were read
+        self._kept: dict[int, tuple[Any, tuple[int, int] | None]] = {}  # items; sizes and times of their files
         self._as_files_are = False
         super().__init__(data, transform)
 
     def as_files_are(self) -> ReadableDataset:
-        """Return the same images, for one pass: what is in memory counts only if its file has not changed since."""
+        """Return the same images for one pass, in which an image is read again if its file has changed."""
         current = copy.copy(self)
         current.bad, current.cache_num, current._as_files_are = {}, 0, True
         return current
 
     def keep(self, indices: Sequence[int] | None = None) -> dict[int, str]:
-        """Read images in threads, keep in memory those that may stay there, and return what is wrong with the others.
+        """Read images in threads, fill the cache, and return the error message of each unreadable image.
 
         Args:
-            indices: of the images; None takes those that may stay in memory.
+            indices: indices of the images; None takes those that are cached.
         """
         chosen = range(min(self.cache_num, len(self.data))) if indices is None else indices
         wanted = [index for index in chosen if index not in self._kept and index not in self.bad]
@@ -84,14 +83,14 @@ class ReadableDataset(Dataset):
         return {index: reason for index, reason in zip(wanted, found, strict=True) if reason is not None}
 
     def forget(self) -> None:
-        """Let go of the images in memory."""
+        """Release the images in memory."""
         self._kept.clear()
 
     def leave_out(self, indices: Sequence[int], class_names: Sequence[str]) -> None:
-        """Take images out of the list.
+        """Remove images from the list.
 
         Raises:
-            DataError: if a class that had images has none left.
+            DataError: if a class has no images left.
         """
         left_out = set(indices)
         stay = [index for index in range(len(self.data)) if index not in left_out]
@@ -99,8 +98,8 @@ class ReadableDataset(Dataset):
         if emptied:
             names = [class_names[label] for label in sorted(emptied)]
             raise DataError(
-                f"of {names} no image of a split can be read ({len(left_out)} images cannot be used in all, they are "
-                "listed above): replace these files, or prepare the data again"
+                f"{names} have no readable images left in a split ({len(left_out)} unusable images, listed above): "
+                "replace these files, or prepare the data again"
             )
         self._kept = {new: self._kept[old] for new, old in enumerate(stay) if old in self._kept}
         self.data = [self.data[index] for index in stay]
@@ -112,7 +111,8 @@ class ReadableDataset(Dataset):
                     return self._load(candidate)
                 except Exception as error:
                     self._note(candidate, error)
-        raise DataError(f"no image of label {self.data[index]['label']} can be read, e.g. {self.bad[index]}")
+        label = self.data[index]["label"]
+        raise DataError(f"no image of label {label} can be read, e.g. {self.bad[index]} Replace these files.")
 
     def _load(self, index: int) -> Any:
         """Return an image from memory or read it."""
@@ -139,7 +139,7 @@ class ReadableDataset(Dataset):
             raise cause from None
         self.bad[index] = str(cause)
         logger.warning(
-            "image became unreadable, another of its class takes its place (%d so far in this process): %s",
+            "image became unreadable and is replaced by another of its class (%d so far in this process): %s",
             len(self.bad),
             cause,
         )
@@ -150,16 +150,16 @@ def check_readable(
     class_names: Sequence[str],
     in_first_process: Callable[[Callable[[], Any]], Any] = lambda function: function(),
 ) -> None:
-    """Read all images of some data sets once, and leave out those that cannot be read, or refuse them.
+    """Read all images of data sets once, and refuse or leave out those that are unreadable.
 
     Args:
-        datasets: with the same ``unreadable``: ``stop`` raises, ``skip`` warns.
+        datasets: data sets with the same ``unreadable``: ``stop`` raises, ``skip`` warns.
         class_names: in label order.
-        in_first_process: calls a function in the first process of several and gives its result to all.
+        in_first_process: calls a function in the first of several processes and returns its result in all.
 
     Raises:
-        DataError: with ``stop``, if at least one image cannot be read (the first ten are listed); with ``skip``, if a
-            class has no image left.
+        DataError: with ``stop``, for unreadable images (the first ten are listed); with ``skip``, if a class has no
+            image left.
     """
     found = in_first_process(lambda: [dataset.keep(range(len(dataset))) for dataset in datasets])
     problems = [reason for reasons in found for reason in reasons.values()]
@@ -175,7 +175,7 @@ def check_readable(
 
 
 def _data_error(error: Exception) -> DataError:
-    """Return the error of a file that cannot be read; raise what is another error."""
+    """Return the error of an unreadable file; raise any other error."""
     cause = first_cause(error)
     if not isinstance(cause, DataError):
         raise error

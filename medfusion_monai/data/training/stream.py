@@ -1,4 +1,4 @@
-"""The order of the training images, and what is random about each, as functions of the seed and the position."""
+"""Order and random numbers of the training images, as functions of seed and position."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from medfusion_monai.runtime.seeds import derive_seed
 
 
 class SeededDataset(Dataset):
-    """A dataset seen as an endless stream: position ``p`` is the same item, and as random, in every run.
+    """A dataset as an endless stream: position ``p`` has the same item and random numbers in every run.
 
-    Passes over the data follow each other, each in its own order. Every item carries ``seed``, from which the
-    trainers draw its noise; so training does not depend on batch size, workers, processes or restarts.
+    Each pass over the data has its own order. Each item carries ``seed``, from which the trainers draw its noise;
+    training therefore does not depend on batch size, workers, processes or restarts.
 
     Args:
-        dataset: items are dictionaries, e.g. ``LatentDataset.images``, without what is random.
+        dataset: items are dictionaries, e.g. ``LatentDataset.images``, without random transforms.
         random_transform: applied to each item with a random state of its own.
-        seed: of orders, transforms and the items' seeds.
-        shuffle: whether passes have random orders; validation uses False.
-        labels: of the items, in the order of the dataset; for ``shares``.
-        shares: of the classes, in label order and summing to 1, as of ``training_shares``; None takes each item
-            once a pass.
+        seed: seed of the orders, the transforms and the items' seeds.
+        shuffle: whether passes have random orders; False for validation.
+        labels: labels of the items, in the order of the dataset; required with ``shares``.
+        shares: shares of the classes, in label order and summing to 1, from ``training_shares``; None takes each item
+            once per pass.
 
     Raises:
-        ValueError: if the dataset is empty, or there are shares but not a label for each item.
+        ValueError: for an empty dataset, and for shares without a label per item.
     """
 
     def __init__(
@@ -54,25 +54,25 @@ class SeededDataset(Dataset):
         self._order: tuple[int, np.ndarray] = (-1, np.arange(len(self.dataset)))
 
     def __len__(self) -> int:
-        """Items of one pass."""
+        """Return the number of items per pass."""
         return len(self.dataset)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """Give the item at any position from 0 on: ``image`` or ``moments``, ``label``, and its ``seed``."""
+        """Return the item at any position from 0 on: ``image`` or ``moments``, ``label``, and its ``seed``."""
         pass_number, offset = divmod(position, len(self))
         item = self.dataset[int(self.order(pass_number)[offset])]
         seed = derive_seed("item", self.seed, position)
         if self.random_transform is not None:
             if isinstance(self.random_transform, Randomizable):
                 self.random_transform.set_random_state(seed=seed % 2**32)
-            item = self.random_transform({**item, "image": item["image"].clone()})  # the dataset may keep its own
+            item = self.random_transform({**item, "image": item["image"].clone()})  # the original may be in a cache
         tensors = {
             name: convert_to_tensor(item[name]) for name in ("image", "moments") if name in item
         }  # no MetaTensor
         return {**tensors, "label": item["label"], "seed": seed}
 
     def order(self, pass_number: int) -> np.ndarray:
-        """Indices (len(self),) in the order of a pass."""
+        """Return the indices (len(self),) in the order of a pass."""
         if self.shuffle and self._order[0] != pass_number:
             self._order = pass_number, self._shuffled(pass_number)
         return self._order[1]
@@ -84,7 +84,7 @@ class SeededDataset(Dataset):
 
 
 class StreamSampler(Sampler[list[int]]):
-    """Batches of consecutive positions without end, from ``start_iteration`` on; of several processes each its share.
+    """Endless batches of consecutive positions from ``start_iteration`` on; each process gets its share.
 
     Args:
         batch_size: items per batch and process.
@@ -110,8 +110,8 @@ class StreamSampler(Sampler[list[int]]):
 
 
 def fingerprint(datalist: Sequence[dict[str, Any]]) -> str:
-    """Give 16 digits that tell one list of training images and labels from another, wherever the folder lies."""
-    # Paths below the folder above all: in some sources every folder holds the same names, as view1_frontal.jpg.
+    """Return 16 digits that identify a list of training images and labels, independently of its folder."""
+    # Relative paths instead of names, since in some sources each folder has the same names, e.g. view1_frontal.jpg.
     folder = os.path.commonpath([os.path.dirname(item["image"]) for item in datalist])
     names = sorted(f"{os.path.relpath(item['image'], folder)}={item['label']}" for item in datalist)
     return f"{derive_seed(*names):016x}"

@@ -1,1 +1,1 @@
-"""Phantoms: drawn images whose truth is known, and what is measured of them."""
+"""Phantoms: drawn images with known ground truth, and measurements of them."""

@@ -1,4 +1,4 @@
-"""The form in which all measurements of phantoms take images."""
+"""The input of all measurements of phantoms."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def as_batch(images: Any, channels: int) -> np.ndarray:
         images = images.detach().cpu().float().numpy()
     images = np.asarray(images, dtype=np.float64)
     if images.ndim != 4 or images.shape[1] != channels:
-        raise ValueError(f"images have shape {images.shape}: give (N, {channels}, H, W).")
+        raise ValueError(f"images have shape {images.shape} instead of (N, {channels}, H, W).")
     return images

@@ -1,8 +1,8 @@
 """Chest X-ray phantoms: drawn postero-anterior radiographs whose class is the size of the heart.
 
-They stand in for patients in tests and demonstrations. The label depends on the cardiothoracic ratio alone: heart
-width over inner thorax width, which radiologists call enlarged above 0.5. Scale, position, exposure and anatomy vary
-beside it, so that the heart's width in pixels does not give the label away.
+They replace patients in tests and demonstrations. The label depends only on the cardiothoracic ratio: heart width over
+inner thorax width, considered enlarged above 0.5. Scale, position, exposure and anatomy vary independently, and the
+heart's width in pixels does not reveal the label.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def draw_chest_phantom(seed: int, label: int, size: int | tuple[int, int] = 64) 
 
 
 def _draw_anatomy(rng: np.random.Generator, label: int) -> dict[str, float]:
-    """Draw the lengths and angles of one patient. Uniform, so that no value is beyond a limit."""
+    """Draw the lengths and angles of one patient, from bounded uniform distributions."""
     thorax = rng.uniform(0.48, 0.86)  # half the inner width
     ratio = rng.uniform(*RATIO_RANGES[label])
     room = 0.90 - thorax
@@ -174,7 +174,7 @@ def _draw_ribs(x: np.ndarray, y: np.ndarray, anatomy: dict[str, float]) -> np.nd
 
 
 def _band(phase: np.ndarray) -> np.ndarray:
-    """Return a soft band around each whole number, of mean zero so that ribs do not change the exposure."""
+    """Return a soft band around each integer, with mean zero to leave the exposure unchanged."""
     return 1 / (1 + np.exp(-6 * (np.cos(2 * np.pi * phase) - 0.35))) - 0.35
 
 
@@ -195,7 +195,7 @@ def _draw_vessels(x: np.ndarray, y: np.ndarray, anatomy: dict[str, float]) -> np
 
 
 def _expose(density: np.ndarray, rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Vary what differs between machines: gradients, contrast, brightness, gamma and a little noise."""
+    """Vary gradients, contrast, brightness and gamma as between machines, and add a little noise."""
     slope_x, slope_y = rng.uniform(-0.04, 0.04, 2)
     density = density * (1 + slope_x * columns + slope_y * rows)
     image = np.clip(density * rng.uniform(0.95, 1.15) + rng.uniform(0.01, 0.05), 0, 1) ** rng.uniform(0.85, 1.15)

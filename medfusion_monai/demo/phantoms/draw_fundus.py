@@ -1,12 +1,12 @@
 """Eye fundus phantoms: drawn colour photographs of the posterior pole whose class is the size of the optic cup.
 
-They stand in for patients in tests and demonstrations. The label depends on the vertical cup-to-disc ratio alone, the
-height of the pale cup over that of the optic disc, which is large in glaucoma. Disc, colours, pigment, vessels,
-position and exposure vary beside it, so that neither the size of the disc nor the colour gives the label away.
+They replace patients in tests and demonstrations. The label depends only on the vertical cup-to-disc ratio, the height
+of the pale cup over that of the optic disc, which is large in glaucoma. Disc, colours, pigment, vessels, position and
+exposure vary independently, and neither the size of the disc nor the colour reveals the label.
 
-The field is narrower than that of a clinical photograph of 45 degrees and the disc is large in it, 0.38 to 0.54 of
-the image side, so that tiny networks can learn the ratio at 64 pixels. To keep the macula in the frame, it lies 0.9
-to 1.9 disc diameters beside the disc, where 2.5 are usual in eyes.
+For tiny networks to learn the ratio at 64 pixels, the field is narrower than the 45 degrees of a clinical photograph,
+and the disc is large in it, 0.38 to 0.54 of the image side. To keep the macula in the frame, it is 0.9 to 1.9 disc
+diameters from the disc instead of the usual 2.5.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ CURVE_POINTS = 1024  # of a vessel, from the disc to that distance
 # Red, green, blue in [0, 1].
 PALE_FUNDUS, DARK_FUNDUS = np.array([0.86, 0.44, 0.21]), np.array([0.60, 0.25, 0.11])
 CUP = np.array([1.0, 0.85, 0.60])
-BLOOD = np.array([0.30, 0.62, 0.55])  # share of each colour that a wide vein takes away
-MACULA = np.array([0.22, 0.42, 0.42])  # and that the centre of the macula takes away
+BLOOD = np.array([0.30, 0.62, 0.55])  # share of each colour absorbed by a wide vein
+MACULA = np.array([0.22, 0.42, 0.42])  # and by the centre of the macula
 
 
 def draw_fundus_phantom(seed: int, label: int, size: int | tuple[int, int] = 64) -> tuple[np.ndarray, dict[str, float]]:
@@ -56,7 +56,7 @@ def draw_fundus_phantom(seed: int, label: int, size: int | tuple[int, int] = 64)
 
 
 def _draw_anatomy(rng: np.random.Generator, label: int) -> dict[str, float]:
-    """Draw the lengths and angles of one eye. Uniform, so that no value is beyond a limit."""
+    """Draw the lengths and angles of one eye, from bounded uniform distributions."""
     disc = rng.uniform(0.38, 0.54)  # half the height
     ratio = rng.uniform(*RATIO_RANGES[label])
     left_eye = rng.uniform() < 0.5
@@ -152,7 +152,7 @@ def _ellipse_distance(rows: np.ndarray, columns: np.ndarray, part: str, anatomy:
 def _add_vessels(
     color: np.ndarray, rows: np.ndarray, columns: np.ndarray, anatomy: dict[str, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Darken the vessels: each is an angle at every distance from where all enter the eye, nasal in the disc."""
+    """Darken the vessels: each is an angle as a function of the distance from their origin, nasal in the disc."""
     x = anatomy["temporal"] * (columns - anatomy["disc_x"]) + 0.30 * anatomy["disc"]
     up = anatomy["disc_y"] - rows
     cosine, sine = np.cos(anatomy["torsion"]), np.sin(anatomy["torsion"])
@@ -208,7 +208,7 @@ def _arcade(reach: np.ndarray, opening: float, rng: np.random.Generator) -> np.n
 def _expose(
     color: np.ndarray, rows: np.ndarray, columns: np.ndarray, anatomy: dict[str, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Vary what differs between cameras: illumination, brightness, colour cast, gamma and a little noise."""
+    """Vary illumination, brightness, colour cast and gamma as between cameras, and add a little noise."""
     slope_x, slope_y = rng.uniform(-0.10, 0.10, 2)
     from_center = (columns - anatomy["field_x"]) ** 2 + (rows - anatomy["field_y"]) ** 2
     light = (1 + slope_x * columns + slope_y * rows) * (1 - rng.uniform(0.08, 0.25) * from_center)

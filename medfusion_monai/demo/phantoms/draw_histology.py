@@ -1,8 +1,8 @@
 """Histology phantoms: drawn haematoxylin and eosin (H&E) tiles of colorectal tumour, classed by their lymphocytes.
 
-They stand in for patients in tests and demonstrations. The label depends on the number of lymphocytes per area alone:
+They replace patients in tests and demonstrations. The label depends only on the number of lymphocytes per area:
 microsatellite-unstable tumours (MSI) are infiltrated by many, microsatellite-stable ones (MSS) by few. Glands, spindle
-cells, stain and exposure vary beside it, so that the colour of the tile does not give the label away.
+cells, stain and exposure vary independently, and the colour of the tile does not reveal the label.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LYMPHOCYTE_SPACING = 0.25  # least distance between two
 GLAND_MARGIN = 0.15  # from a gland to the centre of a lymphocyte
 NUCLEUS_SOFTNESS = 0.009
 NUCLEUS_PERIOD = 0.085  # along the gland's wall
-MAX_GLAND_SHARE = 0.42  # of the image, so that there is stroma enough for all lymphocytes
+MAX_GLAND_SHARE = 0.42  # of the image, which leaves enough stroma for all lymphocytes
 NOISE_STD = 0.006
 
-# Optical density of the stains in red, green and blue: means of what H&E slides show, each of length 1.
+# Optical density of the stains in red, green and blue: means of H&E slides, each of length 1.
 HEMATOXYLIN = (0.64, 0.69, 0.34)
 EOSIN = (0.16, 0.86, 0.48)
 
@@ -77,7 +77,7 @@ def draw_histology_phantom(
     rng = np.random.default_rng([seed, label])
     extent = np.array([height, width]) / min(height, width)  # half the sides
     area = float(extent.prod())
-    # Room for the largest number in both classes, or the glands would be larger where lymphocytes are few.
+    # Space for the largest number in both classes: otherwise glands would be larger in the class with few lymphocytes.
     most = round(LYMPHOCYTE_RANGES[0][1] * area)
     glands, places = _lay_out(rng, extent, most)
     number = round(rng.integers(*LYMPHOCYTE_RANGES[label], endpoint=True) * area)
@@ -116,7 +116,7 @@ def _lay_out(rng: np.random.Generator, extent: np.ndarray, number: int) -> tuple
 
 
 def _apart(candidates: np.ndarray, number: int) -> np.ndarray:
-    """Keep at most a number of points, in order, of which no two are close."""
+    """Keep points in order up to a number, leaving out those close to a kept one."""
     kept: list[np.ndarray] = []
     while len(candidates) and len(kept) < number:
         kept.append(candidates[0])
@@ -247,7 +247,7 @@ def _add_gland(
     eosin: np.ndarray,
     stroma: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay epithelium and lumen over the stroma."""
+    """Draw epithelium and lumen over the stroma."""
     depth, angle, part = _depth(gland, rows, columns)
     inside = smooth_inside(-depth)
     wall = gland.height * (1 + part * _harmonics(angle, gland.folds))  # no folds at the centre, where angles meet
@@ -283,7 +283,7 @@ def _nuclei(gland: _Gland, depth: np.ndarray, angle: np.ndarray, part: np.ndarra
 
 
 def _add_cells(cells: _Cells, rows: np.ndarray, columns: np.ndarray, hematoxylin: np.ndarray) -> None:
-    """Lay nuclei over the tissue, each within its own small window."""
+    """Draw nuclei over the tissue, each within its own small window."""
     unit = float(rows[1, 0] - rows[0, 0])
     for y, x, long, short, angle, darkness in zip(*cells, strict=True):
         reach = long + 8 * NUCLEUS_SOFTNESS
@@ -301,7 +301,7 @@ def _add_cells(cells: _Cells, rows: np.ndarray, columns: np.ndarray, hematoxylin
 def _expose(
     rng: np.random.Generator, hematoxylin: np.ndarray, eosin: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
-    """Vary what differs between laboratories and scanners: strength and hue of the stains, light, a little noise."""
+    """Vary stain strength and hue, and light, as between laboratories and scanners, and add a little noise."""
     vectors = np.array([HEMATOXYLIN, EOSIN]) + rng.uniform(-0.035, 0.035, (2, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     strengths = rng.uniform(0.75, 1.25), rng.uniform(0.70, 1.30)

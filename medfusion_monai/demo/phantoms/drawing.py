@@ -1,4 +1,4 @@
-"""What the phantoms of all modalities are drawn with.
+"""Drawing functions shared by the phantoms of all modalities.
 
 Lengths are in units of half the shorter image side, y points down, and the origin is the image centre.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-SOFTNESS = 0.014  # width of an edge: unsharpness does not depend on the pixel size
+SOFTNESS = 0.014  # width of an edge, independent of the pixel size
 
 
 def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Return height and width in pixels; raise a ValueError below 16."""
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 16:
-        raise ValueError(f"size is {size!r}: use at least 16 pixels a side.")
+        raise ValueError(f"size is {size!r}: use at least 16 pixels per side.")
     return height, width
 
 
@@ -27,7 +27,7 @@ def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smooth_inside(distance: np.ndarray, softness: float = SOFTNESS) -> np.ndarray:
-    """Turn a signed distance, negative inside, into a mask with a soft edge."""
+    """Convert a signed distance, negative inside, to a mask with a soft edge."""
     return 0.5 - 0.5 * np.tanh(distance / (2 * softness))
 
 

@@ -1,4 +1,4 @@
-"""Phantoms: drawn images whose class is a property that can be measured back, for tests and demonstrations."""
+"""Phantoms: drawn images whose class is a measurable property, for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 class PhantomFamily(NamedTuple):
     """The phantoms of one modality.
 
-    ``draw(seed, label, size)`` returns the image, float32 of shape (C, H, W) in [0, 1], and its truth.
+    ``draw(seed, label, size)`` returns the image, float32 of shape (C, H, W) in [0, 1], and its ground truth.
     """
 
     title: str
@@ -53,7 +53,7 @@ def family_of_classes(class_names: Sequence[str]) -> str:
     """Return the modality whose phantoms have these class names.
 
     Raises:
-        DataError: there are none.
+        DataError: if there are none.
     """
     for modality, family in FAMILIES.items():
         if family.class_names == tuple(class_names):
@@ -76,27 +76,27 @@ def prepare_phantoms(
 
     Args:
         output: folder for ``datalist.json`` and ``images``.
-        num_images: images in all; each is a patient of its own.
+        num_images: total number of images; each is its own patient.
         size: pixels, one number for both sides or (H, W).
-        seed: of the images and of the split.
+        seed: seed of the images and the split.
         fractions: shares for training, validation and test.
         class_names: names of labels 0 and 1; None takes the family's own.
-        overwrite: replace a datalist that differs.
+        overwrite: replace a different datalist.
         modality: key of ``FAMILIES``.
 
     Returns:
         The datalist.
 
     Raises:
-        DataError: the folder holds another datalist, or there are too few images to split.
-        ValueError: the folder cannot be written.
+        DataError: if the folder has a different datalist, or there are too few images to split.
+        ValueError: if the folder cannot be written.
     """
     if modality not in FAMILIES:
         raise DataError(f"modality is {modality!r}: there are phantoms of {', '.join(FAMILIES)}.")
     family = FAMILIES[modality]
     names = family.class_names if class_names is None else class_names
     if len(names) != 2 or len(set(names)) != 2:
-        raise DataError(f"class_names are {list(names)}: phantoms have two classes, give two different names.")
+        raise DataError(f"class_names are {list(names)}: use two different names, since phantoms have two classes.")
     records: list[dict[str, Any]] = [
         {"image": f"images/phantom_{index:06d}.png", "label": index % 2, "patient": f"phantom_{index:06d}"}
         for index in range(num_images)

@@ -1,7 +1,7 @@
-"""Reads the cardiothoracic ratio off chest phantoms, real or generated: does a sample show the class it was asked for?
+"""Measures the cardiothoracic ratio of chest phantoms, drawn or generated, to check whether a sample fits its class.
 
-The measurement follows the radiologist's: the widest extent of the heart over the widest inner extent of the thorax.
-It sees pixels alone, never the parameters that a phantom was drawn with.
+As in radiology it is the widest extent of the heart over the widest inner extent of the thorax. It is measured from
+the pixels alone, without the parameters of the drawing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_REACH = 0.9  # the heart ends before this part of the hemithorax
 
 
 class _Borders(NamedTuple):
-    """Where the lung of one side begins and ends in each row, in pixels from the central column; NaN for none."""
+    """Start and end of the lung of one side in each row, in pixels from the central column; NaN for none."""
 
     inner: np.ndarray
     outer: np.ndarray
@@ -64,7 +64,7 @@ def _measure(image: np.ndarray) -> float:
 
 
 def _reduce(image: np.ndarray) -> np.ndarray:
-    """Average blocks of pixels, so that large images are measured at about the working size, without their noise."""
+    """Average blocks of pixels, to measure large images at about the working size and with less noise."""
     factor = max(1, min(image.shape) // WORKING_SIZE)
     height, width = (side // factor * factor for side in image.shape)
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
@@ -119,7 +119,7 @@ def _side_extents(profile: np.ndarray, bright: float, step: int) -> tuple[float,
 
 
 def _borders(profile: np.ndarray, inner_level: float, outer_level: float) -> _Borders:
-    """Find in each row, going outwards, the first fall below a level and the first rise above one after it."""
+    """Find in each row, outwards, the first fall below a level and the first rise above one after it."""
     columns = np.arange(profile.shape[1])[None]
     dark = profile < inner_level
     first = np.where(dark.any(1), dark.argmax(1), profile.shape[1])[:, None]
@@ -131,7 +131,7 @@ def _borders(profile: np.ndarray, inner_level: float, outer_level: float) -> _Bo
 
 
 def _crossing(profile: np.ndarray, column: np.ndarray, level: float) -> np.ndarray:
-    """Return where between a column and the one before it the level is passed, by linear interpolation."""
+    """Return the crossing of a level between a column and the previous one, by linear interpolation."""
     rows = np.arange(len(profile))
     column = np.clip(column, 1, profile.shape[1] - 1)
     before, after = profile[rows, column - 1], profile[rows, column]
@@ -157,12 +157,12 @@ def _levels(profile: np.ndarray, borders: _Borders) -> tuple[float, float, float
 
 
 def _is_contour(border: np.ndarray) -> bool:
-    """Tell an organ's border, which is there in most rows and moves little from row to row, from noise."""
+    """Return whether a border is an organ's, present in most rows and moving little between rows, and not noise."""
     moves = np.abs(np.diff(border))
     moves = moves[np.isfinite(moves)]
     return len(moves) > 0.5 * len(border) and float(np.median(moves)) < MAX_MOVE
 
 
 def _median_of_three(values: np.ndarray) -> np.ndarray:
-    """Return the median of each value and its neighbours; NaN where one of them is NaN."""
+    """Return the median of each value and its neighbours; NaN if one of them is NaN."""
     return np.median(np.stack([values[:-2], values[1:-1], values[2:]]), axis=0)

@@ -1,7 +1,7 @@
-"""Reads the cup-to-disc ratio off fundus phantoms, real or generated: does a sample show the class it was asked for?
+"""Measures the cup-to-disc ratio of fundus phantoms, drawn or generated, to check whether a sample fits its class.
 
-The measurement follows the ophthalmologist's: the height of the pale cup over the height of the optic disc. It sees
-pixels alone, never the parameters that a phantom was drawn with.
+As in ophthalmology it is the height of the pale cup over the height of the optic disc. It is measured from the pixels
+alone, without the parameters of the drawing.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ def _measure(image: np.ndarray) -> float:
 
 
 def _is_orange(red: float, green: float, blue: float) -> bool:
-    """Tell the fundus from gray images and from tissue stained pink and purple."""
+    """Distinguish the fundus from gray images and from tissue stained pink and purple."""
     return red - green > MIN_REDNESS and green - blue > MIN_YELLOWNESS
 
 
 def _reduce(image: np.ndarray) -> np.ndarray:
-    """Average blocks of pixels, so that large images are measured at about the working size, without their noise."""
+    """Average blocks of pixels, to measure large images at about the working size and with less noise."""
     channels, *shape = image.shape
     factor = max(1, min(shape) // WORKING_SIZE)
     height, width = (side // factor * factor for side in shape)
@@ -106,7 +106,7 @@ def _stretch(image: np.ndarray) -> np.ndarray:
 
 
 def _fill_vessels(pale: np.ndarray, radius: int) -> np.ndarray:
-    """Close what is dark and narrow (a grey closing): a square's brightest, then its darkest value of those."""
+    """Remove dark, narrow structures by grey closing: the maximum over a square, then the minimum of these."""
     for extreme in (np.max, np.min):
         for axis in (0, 1):
             widths = [(radius, radius) if axis == direction else (0, 0) for direction in (0, 1)]
@@ -194,12 +194,12 @@ def _box_mean(image: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _contour(pale: np.ndarray, center: tuple[float, float], level: float, reach: float) -> _Contour | None:
-    """Fit a smooth closed curve to where rays from the centre pass a level for the last time.
+    """Fit a smooth closed curve to the last crossings of a level along rays from the centre.
 
     Distance from the centre is a second-order Fourier series of the angle, fitted with weights that leave out rays
     along vessels, which meet the border too early or not at all.
     """
-    for _ in range(2):  # again from the middle of what was found
+    for _ in range(2):  # repeated from the middle of the first result
         angles = np.arange(NUM_ANGLES) * (2 * np.pi / NUM_ANGLES)
         distance = _last_crossing(_rays(pale, center, angles, reach), level)
         distances = _fit_series(angles, distance)
@@ -226,7 +226,7 @@ def _rays(pale: np.ndarray, center: tuple[float, float], angles: np.ndarray, rea
 
 
 def _last_crossing(rays: np.ndarray, level: float) -> np.ndarray:
-    """Return, in pixels, where each ray falls below the level for good; NaN where it never does or always is below."""
+    """Return, in pixels, the last fall of each ray below the level; NaN if it is never above, or above at its end."""
     above = rays > level
     last = rays.shape[1] - 1 - above[:, ::-1].argmax(1)
     found = above.any(1) & (last < rays.shape[1] - 1)
@@ -238,7 +238,7 @@ def _last_crossing(rays: np.ndarray, level: float) -> np.ndarray:
 
 
 def _fit_series(angles: np.ndarray, distance: np.ndarray) -> np.ndarray | None:
-    """Return the smooth distance at each angle; None where fewer than half of the angles have one."""
+    """Return the smooth distance at each angle; None if fewer than half of the angles have one."""
     valid = np.isfinite(distance)
     if valid.sum() < NUM_ANGLES / 2:
         return None
@@ -248,7 +248,7 @@ def _fit_series(angles: np.ndarray, distance: np.ndarray) -> np.ndarray | None:
     for _ in range(4):
         residual = (distance - smooth)[valid]
         scale = max(0.2, 1.5 * float(np.median(np.abs(residual))))
-        # A vessel only ever takes from the disc, so points inside the contour are trusted less than those outside.
+        # Vessels only reduce the disc: points inside the contour are trusted less than those outside.
         weights = 1 / (1 + (residual / np.where(residual < 0, INWARD * scale, scale)) ** 2)
         normal = (basis[valid] * weights[:, None]).T
         smooth = basis @ np.linalg.solve(normal @ basis[valid], normal @ distance[valid])

@@ -1,7 +1,7 @@
-"""Counts lymphocytes on histology phantoms, real or generated: does a sample show the class it was asked for?
+"""Counts lymphocytes of histology phantoms, drawn or generated, to check whether a sample fits its class.
 
-The measurement follows the pathologist's: small round nuclei, darker than all others, per area of the slide. It sees
-pixels alone, never the parameters that a phantom was drawn with.
+As in pathology it counts small round nuclei, darker than all others, per area of the slide. It is measured from the
+pixels alone, without the parameters of the drawing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from medfusion_monai.demo.phantoms.batch import as_batch
 
 WORKING_SIZE = 64
-# Optical density of haematoxylin, eosin and what is neither, in red, green and blue: rows of length 1, the third
+# Optical density of haematoxylin, eosin and the residual, in red, green and blue: rows of length 1, the third
 # at right angles to the others.
 STAINS = np.array([[0.640, 0.690, 0.340], [0.160, 0.862, 0.481], [0.076, -0.497, 0.865]])
 MIN_BRIGHTNESS = 0.02  # below, optical density is mostly noise
@@ -21,9 +21,9 @@ BLOB_SIGMA = 1.9  # pixels at the working size: the radius of a lymphocyte over 
 MIN_BLOB = 0.15  # curvature of haematoxylin times the squared sigma: most lymphocytes have 0.45, other nuclei 0.07
 TISSUE_SIGMA = 2.0
 MIN_EOSIN = 0.10  # of tissue, which may be dark with haematoxylin too
-MAX_RESIDUAL = 0.35  # of what is neither stain, in parts of the eosin: gray has 1.7, orange 0.6
+MAX_RESIDUAL = 0.35  # in parts of the eosin: gray has 1.7, orange 0.6
 MIN_TISSUE = 0.4  # of the image
-MIN_STRUCTURE = 0.15  # of haematoxylin, between nuclei and what lies between them
+MIN_STRUCTURE = 0.15  # difference of haematoxylin between nuclei and background
 
 
 def measure_lymphocyte_density(images: Any) -> np.ndarray:
@@ -51,7 +51,7 @@ def _measure(image: np.ndarray) -> float:
 
 
 def _reduce(image: np.ndarray) -> np.ndarray:
-    """Average blocks of pixels, so that large images are measured at about the working size, without their noise."""
+    """Average blocks of pixels, to measure large images at about the working size and with less noise."""
     channels, height, width = image.shape
     factor = max(1, min(height, width) // WORKING_SIZE)
     height, width = height // factor, width // factor
@@ -66,7 +66,7 @@ def _separate_stains(image: np.ndarray) -> np.ndarray:
 
 
 def _is_tissue(stains: np.ndarray, sigma: float) -> bool:
-    """Tell H&E from other pictures: much of it is pink, and some of it purple."""
+    """Distinguish H&E from other images: much of it is pink, and some of it purple."""
     hematoxylin, eosin, residual = _blur(stains, sigma)
     pink = (eosin > MIN_EOSIN) & (np.abs(residual) < MAX_RESIDUAL * eosin)
     # Two of a thousand pixels are darker: a single lymphocyte, which covers six of a thousand, is structure.

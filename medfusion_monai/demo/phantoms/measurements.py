@@ -1,4 +1,4 @@
-"""Measures on phantoms, real or generated, the property that their class says: does a sample show its label?"""
+"""Measures the property that defines the class of phantoms, in drawn and generated images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = [
 
 
 class Measurement(NamedTuple):
-    """What tells the classes of a modality's phantoms apart: a property below the threshold in one, above in the other.
+    """The property that distinguishes the classes of a modality's phantoms by a threshold.
 
-    ``rising`` says that label 1 is the class above; otherwise it is label 0.
+    If ``rising``, label 1 is the class above the threshold; otherwise label 0 is.
     """
 
     name: str
@@ -41,7 +41,7 @@ MEASUREMENTS = {
 
 
 def class_agreement(images: Any, labels: Sequence[int] | np.ndarray, modality: str = "cxr") -> dict[int, float]:
-    """Return, per class, the share of images whose measured property lies on the side that their label asks for.
+    """Return, per class, the share of images whose measured property is on the side of their label.
 
     Args:
         images: array or tensor of shape (N, C, H, W), float in [0, 1].
@@ -53,7 +53,7 @@ def class_agreement(images: Any, labels: Sequence[int] | np.ndarray, modality: s
     """
     labels = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels).astype(int).reshape(-1)
     if len(labels) != len(images) or not set(labels.tolist()) <= {0, 1}:
-        raise ValueError(f"labels are {len(labels)} for {len(images)} images: give one, 0 or 1, for each.")
+        raise ValueError(f"there are {len(labels)} labels for {len(images)} images: use one per image, 0 or 1.")
     measurement = MEASUREMENTS[modality]
     values = measurement.measure(images)
     above, below = values > measurement.threshold, values < measurement.threshold  # NaN is neither

@@ -1,7 +1,7 @@
-"""A small network that knows phantoms, for measurements without pretrained weights: demonstrations and tests.
+"""A small network trained on phantoms, for metrics without pretrained weights in demonstrations and tests.
 
-It learns the truth of freshly drawn phantoms, and how blurred and noisy they were made; its last layer but one are
-features in which phantoms that are drawn otherwise, blurred or noisy lie elsewhere.
+It learns the ground truth of newly drawn phantoms, and how much they were blurred and made noisy. The features of its
+last hidden layer therefore differ for phantoms that are drawn differently, blurred or noisy.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from medfusion_monai.evaluation.metrics.phantom_network import SIZE, PhantomNetw
 from medfusion_monai.weights.state_dict import save_weights
 
 FIRST_SEED = 2**62
-"""Of the phantoms that are learned; those of ``prepare_phantoms`` come from far smaller seeds."""
+"""First seed of the training phantoms; ``prepare_phantoms`` uses far smaller seeds."""
 MAX_NOISE = 0.1
-"""Standard deviation of the noise at most, in units of the image."""
+"""Largest standard deviation of the noise, in units of the image."""
 
 
 class _Drawn(NamedTuple):
@@ -33,23 +33,23 @@ class _Drawn(NamedTuple):
 def train_phantom_features(
     modality: str, path: str | Path, seed: int = 0, num_images: int = 2400, steps: int = 500, batch_size: int = 64
 ) -> PhantomNetwork:
-    """Train the network on phantoms that it draws itself, and write its weights, a plain state dict.
+    """Train the network on newly drawn phantoms, and write its weights, a plain state dict.
 
-    The same arguments give the same file on a machine. It takes about 20 s on one CPU thread of its own.
+    The same arguments give the same file on a machine. It takes about 20 s on one free CPU thread.
 
     Args:
         modality: key of ``FAMILIES``.
         path: the file to write.
-        seed: of phantoms, first weights and batches.
-        num_images: phantoms drawn, half of each class.
-        steps: of Adam.
-        batch_size: images a step.
+        seed: seed of phantoms, initial weights and batches.
+        num_images: number of phantoms, half per class.
+        steps: steps of Adam.
+        batch_size: images per step.
 
     Returns:
         The trained network.
 
     Raises:
-        ValueError: the modality is unknown.
+        ValueError: for an unknown modality.
     """
     if modality not in FAMILIES:
         raise ValueError(f"modality is {modality!r}: there are phantoms of {', '.join(FAMILIES)}")
@@ -74,7 +74,7 @@ def train_phantom_features(
 
 
 def _degrade(image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blur half of the images and make half of them noisy; give them and both levels, (B, 2) of about unit variance."""
+    """Blur half of the images and add noise to half; return them and both levels, (B, 2) of about unit variance."""
     levels = torch.rand(len(image), 2, generator=generator)
     levels = levels * torch.randint(2, levels.shape, generator=generator)
     blur, noise = levels.T[..., None, None, None]
@@ -87,7 +87,7 @@ def _draw(modality: str, seed: int, number: int, generator: torch.Generator) -> 
     first = FIRST_SEED + seed * 2**32
     phantoms = [FAMILIES[modality].draw(first + index, index % 2, SIZE) for index in range(number)]
     truth = np.array([list(values.values()) for _, values in phantoms])
-    truth = truth[:, truth.std(axis=0) > 1e-6]  # what is the same in all phantoms is nothing to learn
+    truth = truth[:, truth.std(axis=0) > 1e-6]  # leave out values that are equal in all phantoms
     truth = (truth - truth.mean(axis=0)) / truth.std(axis=0)
     image, levels = _degrade(torch.from_numpy(np.stack([image for image, _ in phantoms])), generator)
     values = torch.cat([torch.from_numpy(truth).float(), levels], dim=1)

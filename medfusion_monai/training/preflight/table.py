@@ -20,28 +20,28 @@ from medfusion_monai.training.preflight.machine import installed_version
 from medfusion_monai.training.preflight.run_checks import Check, Outcome, problems_of, rehearsal, try_check
 
 LAST = (("networks", "networks"), ("room", "disk"), ("room", "memory"))
-"""Checks that are not tried where settings, machine or data have a problem."""
+"""Checks that are left out after a problem of settings, machine or data."""
 
 
 def check_config(
     files: Sequence[str], overrides: Mapping[str, Any] | None = None, run: str = "training"
 ) -> list[Outcome]:
-    """Rehearse a run: try everything that can be tried before it, and change nothing.
+    """Rehearse a run: check everything that can be checked in advance, without changing anything.
 
     Args:
         files: configs, as for the bundle runner's ``--config_file``.
         overrides: values of keys.
-        run: what is to be run: ``training``, ``train_autoencoder`` or ``train_diffusion``.
+        run: key to run: ``training``, ``train_autoencoder`` or ``train_diffusion``.
 
     Returns:
-        What came of each check.
+        The outcome of each check.
 
     Raises:
-        ValueError: for configs that cannot be read, keys that they do not have, and configs without such a run.
+        ValueError: for unreadable configs, unknown keys, and configs without this run.
     """
     parser = read_files(files, overrides or {})
     if run not in parser:
-        raise ValueError(f"{run!r} is nothing that {', '.join(files)} can run: choose a key with steps, e.g. training")
+        raise ValueError(f"{', '.join(files)}: there is no {run!r} to run. Choose a key with steps, e.g. training")
     outcomes = [
         try_check(Check("config", "references", lambda: check_references(parser))),
         try_check(Check("config", "bundle", lambda: _bundle_versions(Path(files[0]).parent / "metadata.json"))),
@@ -69,7 +69,7 @@ def _rehearse(files: Sequence[str], overrides: Mapping[str, Any], run: str) -> l
 
 @contextmanager
 def _process_as_before() -> Iterator[None]:
-    """Undo what the first steps of a run change in the process: signals, the hook of errors, random numbers."""
+    """Restore what the first steps of a run change in the process: signals, the exception hook, random numbers."""
     hook, in_main = sys.excepthook, threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
     try:
@@ -82,7 +82,7 @@ def _process_as_before() -> Iterator[None]:
 
 
 def _bundle_versions(metadata: Path) -> str:
-    """Say which versions the bundle was tried with, where others are installed."""
+    """Return the version of the bundle, and the versions it was tested with if others are installed."""
     if not metadata.is_file():
         return "no metadata.json beside the config"
     document = json.loads(metadata.read_text(encoding="utf-8"))
@@ -90,12 +90,12 @@ def _bundle_versions(metadata: Path) -> str:
     known |= {"numpy": document.get("numpy_version"), **document.get("required_packages_version", {})}
     here = {name: installed_version(name) for name, wanted in known.items() if wanted}
     other = {name: found for name, found in here.items() if (found or "").partition("+")[0] != known[name]}
-    told = ", ".join(f"{name} {known[name]} (here {found})" for name, found in other.items())
-    return f"version {document.get('version')}" + (f", tried with {told}" if told else "")
+    tested = ", ".join(f"{name} {known[name]} (here {found})" for name, found in other.items())
+    return f"version {document.get('version')}" + (f", tested with {tested}" if tested else "")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Lay out what came of each check, and below it the problems in full, numbered."""
+    """Return the outcomes as a table, followed by the problems in full, numbered."""
     problems = problems_of(outcomes)
     numbers = {short_message(error): number for number, error in enumerate(problems, start=1)}
     rows = [

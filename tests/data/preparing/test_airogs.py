@@ -50,7 +50,7 @@ def test_images_are_pointed_at_in_their_parts(download, tmp_path):
 
 def test_unknown_patients_are_said_in_a_warning_and_in_the_source(download, tmp_path, caplog):
     document = prepare_airogs(download, tmp_path / "out")
-    assert "each image counts as a patient of its own" in caplog.text
+    assert "each image counts as its own patient" in caplog.text
     assert "patients unknown" in document["source"]
     assert document["counts"]["all"]["patients"] == 40
 
@@ -124,7 +124,7 @@ def test_check_decodes_and_wants_colour(download, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (["a,RG", "b,XX"], "line 3: class is 'XX', it must be RG or NRG"),
+        (["a,RG", "b,XX"], "line 3: class is 'XX', but must be RG or NRG"),
         (["a,RG", "b"], "line 3: class is ''"),
         (["a,RG", ",NRG"], "line 3: challenge_id is ''"),
         (["a,RG", "b,NRG", "a,NRG"], "first 'a' in lines 2 and 4"),
@@ -138,7 +138,7 @@ def test_bad_rows_are_named_with_their_line(download, tmp_path, rows, said):
 
 def test_other_columns_are_named_with_near_ones(download, tmp_path):
     _table(download, ["a,RG"], header="challenge_ID,class")
-    with pytest.raises(DataError, match=r"'challenge_id' is near \['challenge_ID'\].*original AIROGS download"):
+    with pytest.raises(DataError, match=r"'challenge_id' is close to \['challenge_ID'\].*original AIROGS download"):
         prepare_airogs(download, tmp_path / "out")
 
 
@@ -149,5 +149,5 @@ def test_table_of_one_class_is_refused(download, tmp_path):
 
 
 def test_root_without_the_table_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"holds no train_labels\.csv"):
+    with pytest.raises(DataError, match=r"does not contain train_labels\.csv"):
         prepare_airogs(tmp_path, tmp_path / "out")

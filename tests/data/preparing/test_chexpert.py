@@ -82,7 +82,7 @@ def test_both_downloads_are_found_from_the_folder_and_from_above(tmp_path, prefi
 def test_two_downloads_in_one_folder_are_refused(tmp_path):
     for prefix in ("CheXpert-v1.0", SMALL):
         _write(tmp_path / prefix, _rows(prefix))
-    with pytest.raises(DataError, match=r"\['CheXpert-v1.0', 'CheXpert-v1.0-small'\]. Give one"):
+    with pytest.raises(DataError, match=r"\['CheXpert-v1.0', 'CheXpert-v1.0-small'\]. Pass one"):
         prepare_chexpert(tmp_path, tmp_path / "out")
 
 
@@ -109,7 +109,7 @@ def test_without_explicit_negatives_there_is_no_reference_and_a_warning(tmp_path
     document = prepare_chexpert(_download(tmp_path / "data", rows), tmp_path / "out")
     assert "reference" not in document
     assert "no reference batch" in caplog.text
-    with pytest.raises(DataError, match="'reference' has no such key"):
+    with pytest.raises(DataError, match="'reference' is missing"):
         read_datalist(tmp_path / "out", "reference", CLASS_NAMES)
 
 
@@ -176,8 +176,8 @@ def test_order_of_the_rows_does_not_matter(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"finding": "2.0"}, r"line 4: Cardiomegaly is '2.0', it must be 1, 0, -1 or blank"),
-        ({"view": ""}, r"line 4: Frontal/Lateral is '', it must be Frontal or Lateral"),
+        ({"finding": "2.0"}, r"line 4: Cardiomegaly is '2.0', but must be 1, 0, -1 or blank"),
+        ({"view": ""}, r"line 4: Frontal/Lateral is '', but must be Frontal or Lateral"),
         ({"path": "train/patient00009/study1/view1_frontal.jpg"}, r"line 4: Path is 'train/patient00009"),
         ({"path": f"{SMALL}/valid/patient64541/study1/view1_frontal.jpg"}, r"line 4: Path is"),
     ],
@@ -204,12 +204,12 @@ def test_repeated_image_is_refused_also_under_the_other_prefix(tmp_path):
 
 def test_missing_column_is_named_with_a_near_one(tmp_path):
     _write(tmp_path, [_row(1, "1.0")], HEADER.replace(",Cardiomegaly", ",cardiomegaly"))
-    with pytest.raises(DataError, match=r"\['Cardiomegaly'\] are missing.*'Cardiomegaly' is near \['cardiomegaly'"):
+    with pytest.raises(DataError, match=r"\['Cardiomegaly'\] are missing.*'Cardiomegaly' is close to \['cardiomegaly'"):
         read_chexpert_table(tmp_path / "train.csv")
 
 
 def test_folder_without_the_table_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no train.csv"):
+    with pytest.raises(DataError, match="contains train.csv"):
         prepare_chexpert(tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match="is not a folder"):
         prepare_chexpert(tmp_path / "nowhere", tmp_path / "out")

@@ -100,7 +100,7 @@ def test_test_part_alone_is_refused_unless_it_is_the_root(tmp_path):
 def test_class_folder_outside_both_parts_is_refused(tmp_path):
     root = _download(tmp_path / "data")
     _tiles(root / "MSS", [300])
-    with pytest.raises(DataError, match="in neither"):
+    with pytest.raises(DataError, match="outside its training and test folders"):
         prepare_crcdx(root, tmp_path / "out")
 
 
@@ -120,7 +120,7 @@ def test_images_in_other_folders_are_warned_of(tmp_path, caplog):
     root = _download(tmp_path / "data")
     _tiles(root / "TRAIN/normal", [1])
     assert prepare_crcdx(root, tmp_path / "out")["counts"]["all"]["images"] == {"msi": 26, "mss": 26}
-    assert "2 images are in no class folder" in caplog.text
+    assert "2 images outside the class folders" in caplog.text
 
 
 def test_patient_of_both_classes_is_warned_of(tmp_path, caplog):

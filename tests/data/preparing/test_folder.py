@@ -12,7 +12,8 @@ from PIL import Image
 
 import medfusion_monai.data.preparing.folder as folder_module
 from medfusion_monai.data.datalist import DataError, read_datalist
-from medfusion_monai.data.preparing.folder import prepare_folder
+from medfusion_monai.data.preparing.folder import ImageRules, prepare_folder
+from medfusion_monai.data.preparing.image_table import ImageTable
 
 REAL_DATA = Path(os.environ.get("MEDFUSION_DATA", "../shared/data"))
 
@@ -57,8 +58,10 @@ def _write(path, rows, delimiter=","):
 
 
 def _from_table(folder, **changes):
-    options = {"csv": folder / "table.csv", "image_column": "file", "label_column": "finding"}
-    options |= {"patient_column": "patient", "fractions": (0.6, 0.2, 0.2), **changes}
+    columns = {"path": folder / "table.csv", "image_column": "file", "label_column": "finding"}
+    columns |= {"patient_column": "patient"}
+    columns |= {name: changes.pop(name) for name in ImageTable.__dataclass_fields__ if name in changes}
+    options = {"fractions": (0.6, 0.2, 0.2), "table": ImageTable(**columns), **changes}
     return prepare_folder(folder / "root", folder / "out", **options)
 
 
@@ -129,7 +132,7 @@ def test_link_that_leads_nowhere_is_an_unreadable_image(folders, tmp_path):
 
 def test_bad_fractions_are_refused_before_decoding(folders, tmp_path, nothing_is_decoded):
     with pytest.raises(DataError, match="sum to 1"):
-        prepare_folder(folders, tmp_path / "out", fractions=(0.8, 0.1, 0.2), skip_unreadable=True)
+        prepare_folder(folders, tmp_path / "out", fractions=(0.8, 0.1, 0.2), rules=ImageRules(skip_unreadable=True))
 
 
 def test_root_that_cannot_be_listed_is_refused(folders, tmp_path, monkeypatch):
@@ -141,9 +144,10 @@ def test_root_that_cannot_be_listed_is_refused(folders, tmp_path, monkeypatch):
         prepare_folder(folders, tmp_path / "out")
 
 
-@pytest.mark.parametrize("option", ["root", "output", "csv"])
+@pytest.mark.parametrize("option", ["root", "output", "table"])
 def test_path_that_is_too_long_is_named(folders, tmp_path, option):
-    arguments = {"root": folders, "output": tmp_path / "out", option: folders / ("x" * 300)}
+    path = folders / ("x" * 300)
+    arguments = {"root": folders, "output": tmp_path / "out", option: ImageTable(path) if option == "table" else path}
     with pytest.raises(ValueError, match="xxx"):
         prepare_folder(**arguments)
 
@@ -173,7 +177,7 @@ def test_semicolons_of_a_spreadsheet_are_understood(table):
 
 
 def test_missing_columns_are_listed_with_near_names(table):
-    with pytest.raises(DataError, match=r"\['findings'\] are missing; present: \['file'.*near \['finding'\]"):
+    with pytest.raises(DataError, match=r"\['findings'\] are missing; present: \['file'.*close to \['finding'\]"):
         _from_table(table[0], label_column="findings")
 
 
@@ -181,18 +185,13 @@ def test_column_that_is_there_twice_is_refused(table):
     folder, _ = table
     text = (folder / "table.csv").read_text()
     (folder / "table.csv").write_text(text.replace("file,finding,patient,site", "file,finding,patient,finding"))
-    with pytest.raises(DataError, match=r"\['finding'\] are there more than once"):
+    with pytest.raises(DataError, match=r"\['finding'\] occur more than once"):
         _from_table(folder)
 
 
 def test_where_without_a_match_is_refused(table):
-    with pytest.raises(DataError, match="20 rows, none with site=z"):
+    with pytest.raises(DataError, match="none of 20 rows has site=z"):
         _from_table(table[0], where={"site": "z"})
-
-
-def test_where_without_a_table_is_refused(folders, tmp_path):
-    with pytest.raises(DataError, match="--csv"):
-        prepare_folder(folders, tmp_path / "out", where={"site": "a"})
 
 
 def test_values_outside_the_classes_are_counted(table):
@@ -227,7 +226,7 @@ def test_empty_cell_is_refused(table):
 def test_table_that_is_missing_or_no_text_is_refused(table):
     folder, _ = table
     with pytest.raises(DataError, match="cannot be opened"):
-        _from_table(folder, csv=folder / "other.csv")
+        _from_table(folder, path=folder / "other.csv")
     (folder / "table.csv").write_bytes(b"file,finding\n\xff\xfe\x00,1\n")
     with pytest.raises(DataError, match="UTF-8"):
         _from_table(folder)
@@ -242,7 +241,7 @@ def test_unreadable_images_stop_or_are_counted(table):
     assert "0_0.png: does not exist" in str(caught.value)
     assert "1_0.png: is not an image" in str(caught.value)
     assert not (folder / "out").exists()
-    document = _from_table(folder, skip_unreadable=True)
+    document = _from_table(folder, rules=ImageRules(skip_unreadable=True))
     assert document["counts"]["skipped"] == 2
     assert len(_items(document)) == 18
 
@@ -251,7 +250,7 @@ def test_class_that_loses_all_its_images_is_refused(folders, tmp_path):
     for path in (folders / "sick").glob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"classes \['sick'\] have no images left: 10 images"):
-        prepare_folder(folders, tmp_path / "out", skip_unreadable=True)
+        prepare_folder(folders, tmp_path / "out", rules=ImageRules(skip_unreadable=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -291,8 +290,8 @@ def test_missing_patients_are_warned_of(table, caplog):
 
 
 def test_gray_images_for_a_colour_bundle_stop(table):
-    with pytest.raises(DataError, match="wants 3"):
-        _from_table(table[0], channels=3)
+    with pytest.raises(DataError, match="needs 3"):
+        _from_table(table[0], rules=ImageRules(channels=3))
 
 
 def test_copied_images_make_the_output_independent(table):
@@ -374,11 +373,6 @@ def test_patient_and_equal_images_in_two_given_splits_are_refused(given):
         _from_table(folder, split_column="fold")
 
 
-def test_split_column_without_a_table_is_refused(folders, tmp_path):
-    with pytest.raises(DataError, match="--csv"):
-        prepare_folder(folders, tmp_path / "out", split_column="fold")
-
-
 def test_modalities_choose_the_dicom_files(folders, tmp_path):
     for index, name in enumerate(("CT_small.dcm", "MR_small.dcm")):
         content = (importlib.resources.files("pydicom") / "data" / "test_files" / name).read_bytes()
@@ -386,8 +380,8 @@ def test_modalities_choose_the_dicom_files(folders, tmp_path):
     with pytest.raises(DataError, match="2 of 22 images cannot be used"):
         prepare_folder(folders, tmp_path / "out")
     with pytest.raises(ValueError, match="modalities are 'CT'"):
-        prepare_folder(folders, tmp_path / "out", modalities="CT")
-    document = prepare_folder(folders, tmp_path / "out", modalities=["CT"], skip_unreadable=True)
+        prepare_folder(folders, tmp_path / "out", rules=ImageRules(modalities="CT"))
+    document = prepare_folder(folders, tmp_path / "out", rules=ImageRules(modalities=["CT"], skip_unreadable=True))
     assert document["counts"]["skipped"] == 1
     assert sum(item["image"].endswith("CT_small.dcm") for item in _items(document)) == 1
 
@@ -399,12 +393,11 @@ def test_real_radiographs_of_one_subset_are_prepared(tmp_path):
     document = prepare_folder(
         root,
         tmp_path,
-        csv=root / "labels.csv",
-        image_column="filename",
-        patient_column="patient_id",
-        where={"subset": "nih128"},
+        ImageTable(
+            root / "labels.csv", image_column="filename", patient_column="patient_id", where={"subset": "nih128"}
+        ),
         classes=["no_finding", "cardiomegaly"],
-        channels=1,
+        rules=ImageRules(channels=1),
     )
     assert len(_items(document)) == 557
     assert sum(document["counts"][split]["patients"] for split in ("training", "validation", "test")) == 452

@@ -16,7 +16,7 @@ def test_usual_names_of_splits_are_understood():
 
 
 def test_unknown_names_of_splits_are_counted():
-    with pytest.raises(DataError, match=r"'fold' names unknown splits: 'a' \(2 rows\), 'b' \(1 rows\)"):
+    with pytest.raises(DataError, match=r"'fold' has unknown splits: 'a' \(2 rows\), 'b' \(1 rows\)"):
         name_given_splits(["train", "a", "b", "a"], "fold")
 
 

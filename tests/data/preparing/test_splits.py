@@ -36,5 +36,5 @@ def test_class_in_one_part_only_is_refused():
 
 
 def test_fractions_without_training_and_validation_are_refused():
-    with pytest.raises(DataError, match="give training and validation a share"):
+    with pytest.raises(DataError, match="training or validation needs a share"):
         split_around_test(_records(12), _records(4, "q"), (0.0, 0.0, 1.0))

@@ -127,7 +127,7 @@ def test_display_range_of_the_header_counts(tmp_path, dtype):
 
 @pytest.mark.parametrize("shape", [(8, 6, 5), (8, 6, 2), (8, 6, 3, 3), (8, 6, 1, 20), (8,)])
 def test_volumes_are_refused_with_their_shape(tmp_path, shape):
-    with pytest.raises(DataError, match=r"NIfTI volume of shape \(8,.*one slice a file"):
+    with pytest.raises(DataError, match=r"NIfTI volume of shape \(8,.*one slice per file"):
         read_image(_save(tmp_path / "a.nii.gz", np.zeros(shape, np.float32)))
 
 
@@ -161,5 +161,5 @@ def test_half_of_a_pair_is_refused(tmp_path):
 
 def test_other_content_packed_by_gzip_is_refused(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"patient,label\n" * 99))
-    with pytest.raises(DataError, match="packed by gzip and holds no NIfTI"):
+    with pytest.raises(DataError, match="is a gzip file without a NIfTI"):
         read_image(tmp_path / "a.nii.gz")

@@ -98,7 +98,7 @@ def test_equal_is_the_same_share_for_every_class_and_none_leaves_the_data_as_it_
 
 @pytest.mark.parametrize("shares", ["equal", [0.5, 0.5]])
 def test_class_with_a_share_but_no_images_is_named(shares):
-    with pytest.raises(DataError, match=r"share to \['rare'\], of which there are no training images"):
+    with pytest.raises(DataError, match=r"share for \['rare'\], but there are no training images"):
         training_shares(shares, CLASSES, [0, 0])
     assert training_shares([1.0, 0.0], CLASSES, [0, 0]) == [1.0, 0.0]
 

@@ -73,7 +73,9 @@ def test_flips_of_a_monai_image_can_be_batched():
 
 @pytest.mark.parametrize("flips", ["horizontal", ["diagonal"], ["both", "both"], None, {"both": 1}, [1]])
 def test_other_flips_are_refused_with_the_choices(flips):
-    with pytest.raises(ValueError, match="latent_flips must be a list of some of horizontal, vertical, both.*received"):
+    with pytest.raises(
+        ValueError, match="latent_flips must be a list with any of horizontal, vertical, both.*received"
+    ):
         check_flips(flips)
 
 

@@ -108,7 +108,7 @@ def test_shard_that_is_lost_after_opening_the_store_is_named_with_what_to_do(tmp
     store = fill(open_store(tmp_path))
     shard = store.folder / "moments-00001.npy"
     damage(shard)
-    with pytest.raises(ValueError, match=r"moments-00001\.npy are gone or damaged.*same command"):
+    with pytest.raises(ValueError, match=r"moments-00001\.npy are missing or damaged.*same command"):
         store[5]
 
 
@@ -152,7 +152,7 @@ def test_largest_value_of_float16_is_kept(tmp_path):
 
 def test_moments_of_another_shape_are_refused(tmp_path):
     store = open_store(tmp_path, count=1)
-    with pytest.raises(ValueError, match=r"moments of shape \(1, 4, 3, 3\), but \(1, 4, 3, 2\) was expected"):
+    with pytest.raises(ValueError, match=r"moments of shape \(1, 4, 3, 3\) instead of \(1, 4, 3, 2\)"):
         store.write(0, np.zeros((1, 4, 3, 3), np.float32))
 
 
@@ -166,9 +166,7 @@ def full_disk(monkeypatch, free):
 def test_too_little_room_is_noticed_before_anything_is_encoded(tmp_path, monkeypatch):
     store = open_store(tmp_path, count=50_000)
     full_disk(monkeypatch, 50_000 * 24 * 2 - 1)
-    with pytest.raises(
-        ValueError, match="no room.* 2.3 MiB more are needed, 2.3 MiB are left.*--latents_dir"
-    ) as caught:
+    with pytest.raises(ValueError, match="no disk space.* 2.3 MiB more needed, 2.3 MiB free.*--latents_dir") as caught:
         store.prepare()
     assert str(store.folder) in str(caught.value)
     full_disk(monkeypatch, 50_000 * 24 * 2)
@@ -184,9 +182,7 @@ def test_only_what_is_missing_needs_room(tmp_path, monkeypatch):
     assert store.prepare() == [1]
 
 
-@pytest.mark.parametrize(
-    ("code", "left"), [(errno.ENOSPC, "9 bytes are left"), (errno.EDQUOT, "your quota is used up")]
-)
+@pytest.mark.parametrize(("code", "left"), [(errno.ENOSPC, "9 bytes free"), (errno.EDQUOT, "your quota is used up")])
 def test_disk_that_fills_up_while_writing_leaves_whole_shards(tmp_path, monkeypatch, code, left):
     store = open_store(tmp_path)
     store.prepare()
@@ -199,7 +195,7 @@ def test_disk_that_fills_up_while_writing_leaves_whole_shards(tmp_path, monkeypa
     full_disk(monkeypatch, 9)
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", save)
-        with pytest.raises(ValueError, match=f"288 bytes more are needed, {left}"):
+        with pytest.raises(ValueError, match=f"288 bytes more needed, {left}"):
             store.write(1, moments_of(store.entries(1)))
     assert sorted(path.name for path in store.folder.iterdir()) == ["moments-00000.npy", "store.json"]
     assert open_store(tmp_path).missing() == [1, 2]
@@ -207,7 +203,7 @@ def test_disk_that_fills_up_while_writing_leaves_whole_shards(tmp_path, monkeypa
 
 def test_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=f"cannot be kept in {tmp_path}/file .*choose another --latents_dir"):
+    with pytest.raises(ValueError, match=f"cannot be written to {tmp_path}/file .*choose another --latents_dir"):
         open_store(tmp_path / "file")
 
 
@@ -238,7 +234,7 @@ def test_other_store_that_a_run_uses_stays_until_that_run_has_ended(tmp_path, ca
     used = fill(open_store(tmp_path))
     folder = used.folder
     other = fill(open_store(tmp_path, weights="other"))
-    assert "left, as another run may be using them" in caplog.text
+    assert "kept, since another run may be using them" in caplog.text
     assert used[7]["label"] == 7  # opened only now
     del used
     other.prepare()

@@ -160,7 +160,7 @@ def test_start_stops_at_bad_files_unless_told_to_skip(items):
 
 def test_class_that_is_emptied_at_the_start_is_named(items):
     spoil(*items[7:])
-    with pytest.raises(DataError, match=r"of \['sick'\] no image of a split can be read \(3 images"):
+    with pytest.raises(DataError, match=r"\['sick'\] have no readable images left in a split \(3 unusable images"):
         check_readable([dataset_of(items)], ["well", "sick"])
 
 

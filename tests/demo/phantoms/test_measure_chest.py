@@ -67,7 +67,7 @@ def test_swapped_labels_and_unmeasured_images_disagree():
 
 
 def test_wrong_shapes_and_labels_are_refused():
-    with pytest.raises(ValueError, match=r"give \(N, 1, H, W\)"):
+    with pytest.raises(ValueError, match=r"instead of \(N, 1, H, W\)"):
         measure_cardiothoracic_ratio(np.zeros((3, 64, 64)))
-    with pytest.raises(ValueError, match="2 for 3 images"):
+    with pytest.raises(ValueError, match="2 labels for 3 images"):
         class_agreement(np.zeros((3, 1, 64, 64)), [0, 1])

@@ -90,7 +90,7 @@ def test_swapped_labels_and_unmeasured_images_disagree():
 
 
 def test_gray_images_are_refused():
-    with pytest.raises(ValueError, match=r"give \(N, 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"instead of \(N, 3, H, W\)"):
         measure_lymphocyte_density(np.zeros((3, 1, 64, 64)))
 
 
