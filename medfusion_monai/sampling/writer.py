@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
-import os
-import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
-from PIL import Image, PngImagePlugin
 from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm import tqdm
@@ -30,6 +23,7 @@ from medfusion_monai.runtime.distributed import from_first, gather
 from medfusion_monai.runtime.dtype import precision_name
 from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 from medfusion_monai.runtime.values import is_whole
+from medfusion_monai.sampling.image_formats import image_format
 from medfusion_monai.sampling.manifest import RowList
 from medfusion_monai.sampling.plan import MANIFEST
 from medfusion_monai.sampling.refused_copies import Guard, Refusals
@@ -37,17 +31,6 @@ from medfusion_monai.sampling.refused_copies import Guard, Refusals
 logger = logging.getLogger(__name__)
 
 ITEM_COLUMNS = ("file", "label", "class_name", "seed")
-PNG_END = b"IEND\xaeB`\x82"
-FORMATS = {"png": ".png", "png16": ".png", "nifti": ".nii.gz"}
-
-
-def suffix_of(output_format: str, channels: int) -> str:
-    """Give the file ending of a format; raise a ValueError if it is unknown or cannot hold these channels."""
-    if output_format not in FORMATS:
-        raise ValueError(f"output_format must be one of {', '.join(FORMATS)}, received {output_format!r}")
-    if output_format == "png16" and channels != 1:
-        raise ValueError("output_format png16 holds gray images only: use png or nifti for RGB")
-    return FORMATS[output_format]
 
 
 def sample_settings(
@@ -118,9 +101,8 @@ class SampleWriter(Sampler[list[int]]):
     ) -> None:
         if not is_whole(batch_size) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        suffix_of(output_format, channels=1)
         self.plan, self.output_dir, self.batch_size = list(plan), Path(output_dir), batch_size
-        self.output_format, self.model_file = output_format, model_file
+        self.format, self.model_file = image_format(output_format), model_file
         self.rank = distributed.rank() if rank is None else rank
         self.world_size = distributed.world_size() if world_size is None else world_size
         self._settings = {name: str(value) for name, value in settings.items()}
@@ -249,16 +231,13 @@ class SampleWriter(Sampler[list[int]]):
     def _is_there(self, item: Mapping[str, Any]) -> bool:
         if self.refusals.guard is not None and item["file"] in self.refusals.known:
             return True
-        return item["file"] in self.written and _is_whole(self.output_dir / item["file"])
+        return item["file"] in self.written and self.format.is_whole(self.output_dir / item["file"])
 
     def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
         note = {"synthetic": True, "generator": "medfusion_monai", **row}
         path = self.output_dir / row["file"]
         with renamed_when_whole(path) as partial:
-            if self.output_format == "nifti":
-                partial.write_bytes(nifti_bytes(image.numpy(), note))
-            else:
-                write_png(image.numpy(), partial, note, 16 if self.output_format == "png16" else 8)
+            partial.write_bytes(self.format.encode(image.numpy(), note))
 
     def _note(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
@@ -278,18 +257,6 @@ class SampleWriter(Sampler[list[int]]):
                     )
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there to its end: the last chunk of a PNG, the checksum of a gzipped NIfTI."""
-    try:
-        if path.suffix == ".png":
-            with open(path, "rb") as file:
-                file.seek(-len(PNG_END), os.SEEK_END)
-                return file.read() == PNG_END
-        return bool(gzip.decompress(path.read_bytes()))  # nothing at all decompresses to nothing
-    except (OSError, EOFError, zlib.error):
-        return False
-
-
 def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
     for image, row in zip(images, rows, strict=True):
         if not bool(image.isfinite().all()):
@@ -297,35 +264,3 @@ def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> Non
                 f"image {row['file']} (label {row['label']}, seed {row['seed']}) has values that are not finite: its "
                 "batch is not written. Check that the weights are finite, or lower guidance_scale"
             )
-
-
-def write_png(image: np.ndarray, path: str | Path, note: Mapping[str, Any], bits: int = 8) -> None:
-    """Write an image (C, H, W) in [0, 1] as PNG, values rounded, gray stays gray.
-
-    Args:
-        image: one or three channels.
-        path: the file.
-        note: what its text says; ``Synthetic`` and ``Comment`` are set.
-        bits: 8, or 16 for gray images.
-    """
-    values = np.rint(image.clip(0.0, 1.0) * (2**bits - 1)).astype(np.uint16 if bits == 16 else np.uint8)
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Synthetic", "true: made by a generative model, shows no real patient")
-    text.add_text("Software", "medfusion_monai")
-    text.add_text("Comment", json.dumps(dict(note)))
-    pixels = values[0] if len(values) == 1 else values.transpose(1, 2, 0)
-    Image.fromarray(pixels).save(path, format="PNG", pnginfo=text)
-
-
-def nifti_bytes(image: np.ndarray, note: Mapping[str, Any]) -> bytes:
-    """Make a gzipped NIfTI of an image (C, H, W) in [0, 1], float32; its header says that it is synthetic.
-
-    Axes are (W, H), which MONAI's ``LoadImage(ensure_channel_first=True)`` reads as (1, W, H), or (W, H, C) for RGB,
-    which it reads as (C, W, H) if given ``channel_dim=-1``.
-    """
-    array = image.transpose(2, 1, 0).astype(np.float32)  # (C, H, W) -> (W, H, C)
-    array = array[..., 0] if array.shape[-1] == 1 else array
-    file = nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0]))
-    file.header["descrip"] = b"SYNTHETIC, generated by medfusion_monai"
-    file.header.extensions.append(nib.nifti1.Nifti1Extension("comment", json.dumps(dict(note)).encode()))
-    return gzip.compress(file.to_bytes(), mtime=0)
