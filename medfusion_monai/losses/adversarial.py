@@ -19,7 +19,7 @@ class AdversarialLoss(nn.Module):
 
     Args:
         discriminators: one for the full resolution, and one for the half resolution if that has an output.
-        start_step: iterations of the autoencoder before the discriminators join in, published 50,000; None for never.
+        start_step: iterations of the autoencoder before the discriminators take part, published 50,000; None for never.
         weight: factor on the adaptive weight.
     """
 
@@ -33,24 +33,24 @@ class AdversarialLoss(nn.Module):
         self.weight = weight
 
     def active(self, iteration: int) -> bool:
-        """Whether the discriminators take part in an iteration, counted from 1."""
+        """Return whether the discriminators take part in an iteration, counted from 1."""
         return self.start_step is not None and iteration > self.start_step
 
     def generator_loss(
         self, output: AutoencoderOutput, reconstruction_loss: Tensor, last_layer: Tensor, scale: float = 1.0
     ) -> dict[str, Tensor]:
-        """Give the autoencoder's share: ``adversarial``, weighted, and ``adversarial_weight`` for the log.
+        """Return the autoencoder's terms: ``adversarial``, weighted, and ``adversarial_weight`` for the log.
 
         The weight is the ratio of gradient norms of the two losses at the last decoder layer, between 0 and 1e4
-        (Esser et al. 2021, equation 7), where the reconstruction loss is summed over pixels. Gradients are those of
-        the batches of all processes together.
+        (Esser et al. 2021, equation 7), where the reconstruction loss is summed over pixels. Gradients are
+        averaged over all processes.
 
         Args:
             output: of the autoencoder.
             reconstruction_loss: scalar.
             last_layer: weight of the last decoder layer.
-            scale: what the reconstruction loss was divided by since it was summed over pixels; the adversarial
-                loss is divided by it too, so that their balance is that of the sums.
+            scale: divisor of the reconstruction loss after it was summed over pixels; the adversarial loss is divided
+                by it too, which keeps the balance of the sums.
         """
         loss = torch.stack([-full_precision(judge(fake)).mean() for judge, fake in self._pairs(output)]).sum()
         norms = [
@@ -71,7 +71,7 @@ class AdversarialLoss(nn.Module):
 
     def _pairs(self, output: AutoencoderOutput) -> list[tuple[nn.Module, Tensor]]:
         fakes = [fake for fake in (output.reconstruction, output.reconstruction_low) if fake is not None]
-        return list(zip(self.discriminators, fakes, strict=False))  # without deep supervision the second rests
+        return list(zip(self.discriminators, fakes, strict=False))  # the second is unused without deep supervision
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The files that sampled images are written to, by name: how they are encoded, and when one is complete."""
+"""The output formats by name: how an image is encoded, and whether a file is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing sampled images: files that say that they are synthetic, and a manifest."""
+"""Writing sampled images: files marked as synthetic, and a manifest."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def sample_settings(
     output_format: str,
     guard_sha256: str = "none",
 ) -> dict[str, Any]:
-    """Return what every image of a run is made with, beside its label, seed and weights.
+    """Return the settings of every image of a run, besides its label, seed and weights.
 
     Args:
         inferer: samples the images.
         image_size: height and width.
-        batch_size: images that are sampled together.
+        batch_size: images sampled at a time.
         output_format: of the files.
         guard_sha256: of the guard that refuses copies.
     """
@@ -62,29 +62,29 @@ def sample_settings(
 
 
 class SampleWriter(Sampler[list[int]]):
-    """Writes the images of an evaluator, and goes on where a run was stopped.
+    """Writes the images of an evaluator, and resumes a run that was stopped.
 
-    As batch sampler of the evaluator's data loader it yields only batches of which a file is missing, always of
-    the same composition, so that a run in two parts gives the same bytes. As handler it writes each batch, each
-    file beside its place and renamed, and then adds its lines to ``manifest.csv``; ``report`` sorts them.
+    As batch sampler of the evaluator's data loader it yields only batches with missing files, always of the same
+    composition, so that a resumed run gives the same bytes. As handler it writes each batch, each file under a
+    temporary name first, and then appends its lines to ``manifest.csv``; ``report`` sorts them.
 
-    Several processes take the batches in turn. Each but the first has a manifest of its own, ``manifest.RANK.csv``,
-    while it runs; ``report`` brings them together, or after a kill the next run, of any number of processes.
+    Several processes take the batches in turn. During the run each but the first has its own manifest,
+    ``manifest.RANK.csv``; ``report`` merges them, or after a kill the next run, of any number of processes.
 
     Args:
         plan: of ``sampling_plan``.
         output_dir: folder of files and manifest.
-        settings: what every image of the run is made with. A manifest of other settings is refused.
+        settings: of every image of the run; a manifest with other settings is refused.
         model_file: the weights; their SHA-256 is one of the settings.
-        batch_size: images that are sampled together.
-        output_format: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32 in [0, 1]).
-        rank: number of this process; None asks torchrun's environment.
+        batch_size: images sampled at a time.
+        output_format: a name in ``FORMATS``: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32).
+        rank: number of this process; None reads torchrun's environment.
         world_size: number of processes; None likewise.
-        guard: of an audit; images that it takes for copies of training images are listed in ``refused.csv``, counted
-            and not written, and a later run does not sample them again.
+        guard: of an audit; images that it judges copies of training images are counted and listed in ``refused.csv``,
+            not written, and a later run does not sample them again.
 
     Raises:
-        ValueError: for a batch size that is no whole number of at least 1, or a format that is unknown.
+        ValueError: for a batch size that is not a whole number of at least 1, or an unknown format.
     """
 
     def __init__(
@@ -114,15 +114,15 @@ class SampleWriter(Sampler[list[int]]):
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """What every image is made with, as text."""
+        """Settings of every image, as text."""
         return {**self._settings, "weights_sha256": file_sha256(self.model_file)}
 
     @cached_property
     def written(self) -> dict[str, dict[str, str]]:
-        """Lines by file name: for the first process of all manifests, for the others of their own.
+        """Lines by file name: in the first process those of all manifests, in the others their own.
 
         Raises:
-            ValueError: if the folder holds another run.
+            ValueError: if the folder contains another run.
         """
         paths = self.manifest.paths() if self.rank == 0 else []
         found = {path: self.manifest.read(path) for path in paths}
@@ -137,10 +137,10 @@ class SampleWriter(Sampler[list[int]]):
 
     @cached_property
     def missing(self) -> list[list[int]]:
-        """Batches that all processes have to write, as the first one found them before any was written.
+        """Batches that all processes have to write, as found by the first one before any was written.
 
         Raises:
-            ValueError: if the folder holds another run.
+            ValueError: if the folder contains another run.
         """
         return from_first(self._find_missing)
 
@@ -149,7 +149,7 @@ class SampleWriter(Sampler[list[int]]):
         return iter(self.missing[self.rank :: self.world_size])
 
     def __len__(self) -> int:
-        """Batches that this process has to write."""
+        """Return the number of batches that this process has to write."""
         return len(self.missing[self.rank :: self.world_size])
 
     def attach(self, engine: Engine) -> None:
@@ -158,12 +158,12 @@ class SampleWriter(Sampler[list[int]]):
         engine.add_event_handler(Events.COMPLETED, self.settle)
 
     def __call__(self, engine: Any) -> None:
-        """Start to write the images of a batch and then their lines of the manifest, once the batch before is written.
+        """Start writing the images of a batch, then their lines of the manifest, once the previous batch is written.
 
         The next batch is sampled meanwhile.
 
         Raises:
-            ValueError: as of ``settle``.
+            ValueError: as in ``settle``.
         """
         batch: dict[str, Any] = engine.state.batch
         sampled: Tensor = engine.state.output[Keys.PRED].float()
@@ -182,7 +182,7 @@ class SampleWriter(Sampler[list[int]]):
         """Wait for the batch that is being written.
 
         Raises:
-            ValueError: if an image of it has values that are not finite, which leaves all of the batch unwritten, or
+            ValueError: if one of its images has values that are not finite, in which case none of them is written, or
                 if the disk is full.
         """
         pending, self._pending = self._pending, None
@@ -192,11 +192,11 @@ class SampleWriter(Sampler[list[int]]):
                 self._advance(count)
 
     def report(self) -> None:
-        """Sort the lines of all processes into one manifest and log what stands in the folder."""
+        """Sort the lines of all processes into one manifest and log the content of the folder."""
         self.settle()
         if self.bar is not None:
             self.bar.close()
-        for rows in gather(self.written):  # not by the files, which another host may see late
+        for rows in gather(self.written):  # not from the files, which another host may see late
             self.written.update(rows)
         refused = self.refusals.finish() if self.refusals.guard is not None else 0
         if self.rank == 0:
@@ -204,7 +204,7 @@ class SampleWriter(Sampler[list[int]]):
             logger.info("%d images and %s are in %s", len(self.plan) - refused, MANIFEST, self.output_dir)
 
     def _write_batch(self, images: Tensor, copied: torch.cuda.Event | None, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Write images (B, C, H, W) and their lines, and give B; runs in a thread of its own."""
+        """Write images (B, C, H, W) and their lines, and return B; runs in its own thread."""
         if copied is not None:
             copied.synchronize()
         _refuse_non_finite(images, rows)
@@ -215,7 +215,7 @@ class SampleWriter(Sampler[list[int]]):
         return len(rows)
 
     def _advance(self, count: int) -> None:
-        """Move the bar, as if the other processes had written as many images."""
+        """Advance the bar as if the other processes had written as many images."""
         if self.bar is None:
             done = len(self.plan) - sum(map(len, self.missing))
             self.bar = tqdm(total=len(self.plan), initial=done, desc="sampling", unit=" images", dynamic_ncols=True)
@@ -252,8 +252,8 @@ class SampleWriter(Sampler[list[int]]):
             for column, value in expected.items():
                 if row.get(column) != value:
                     raise ValueError(
-                        f"{path} holds images of another run: {name} has {column} {row.get(column)}, this run has "
-                        f"{value}. Name another --output_dir, or delete that folder"
+                        f"{path} contains images of another run: {name} has {column} {row.get(column)}, this run "
+                        f"has {value}. Choose another --output_dir, or delete that folder"
                     )
 
 

@@ -131,7 +131,7 @@ def test_refused_folder_keeps_its_cut_line(writer):
     manifest = writer().output_dir / "manifest.csv"
     manifest.write_bytes(manifest.read_bytes()[:-3])
     before = manifest.read_bytes()
-    with pytest.raises(ValueError, match="holds images of another run"):
+    with pytest.raises(ValueError, match="contains images of another run"):
         list(writer(settings={"eta": 0.0}))
     assert manifest.read_bytes() == before
 
@@ -222,7 +222,7 @@ def test_manifests_of_another_run_s_processes_are_refused_and_kept(writer):
     ours.missing = [[0, 1], [2, 3]]
     write(ours, [2, 3])
     before = contents(ours.output_dir)
-    with pytest.raises(ValueError, match=r"manifest\.1\.csv holds images of another run"):
+    with pytest.raises(ValueError, match=r"manifest\.1\.csv contains images of another run"):
         list(writer(settings={"eta": 0.0}))
     assert contents(ours.output_dir) == before
 
