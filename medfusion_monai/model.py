@@ -1,4 +1,4 @@
-"""A trained model in Python, and for the bundles' configs: built as its weights say."""
+"""A trained model, for Python and for the bundles' configs, built from the description of its weights."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def load(path: str | Path, device: torch.device | str | None = None, network: Me
 
     Args:
         path: a weights file (``.pt`` or ``.safetensors``), a folder with weights, a bundle's folder, or its zip.
-        device: where it computes; None takes the first GPU, or the CPU.
+        device: of the model; None for the first GPU, or else the CPU.
         network: to fill instead of the one that the weights describe.
 
     Raises:
-        ValueError: if there are no weights, nothing describes them, or they do not fit.
+        ValueError: if there are no weights, they have no description, or they do not fit it.
 
     Example:
         >>> import medfusion_monai as mf  # doctest: +SKIP
@@ -61,24 +61,24 @@ def load(path: str | Path, device: torch.device | str | None = None, network: Me
 
 
 NEEDED = {"class_names", "image_size", "image_channels", "prediction_type"}
-"""What a config has to give, beside ``network_def``, for weights that nothing describes."""
+"""What a config has to give, besides ``network_def``, for weights without a description."""
 
 
 class Model:
-    """A class-conditional latent diffusion model, as its weights describe it.
+    """A class-conditional latent diffusion model, built from the description of its weights.
 
-    Images that enter and leave are float32 (B, C, H, W) in [0, 1]; latents (B, L, h, w) have unit variance.
+    Input and output images are float32 (B, C, H, W) in [0, 1]; latents (B, L, h, w) have unit variance.
 
     Args:
-        path: the weights file; it need not be there until ``load_weights``.
-        given: what the caller already knows, by the names of ``medfusion_monai.weights.model_info.PLACES`` (None where
-            nothing): compared with what the weights say. ``image_size`` may differ.
-        without_weights: ``image_channels`` and ``class_names`` of the untrained, published network that stands in
-            where there is no file; None for an error.
+        path: the weights file; it need not exist before ``load_weights``.
+        given: values set by the caller, by the names of ``medfusion_monai.weights.model_info.PLACES`` (None if unset):
+            they must agree with the weights, except ``image_size``.
+        without_weights: ``image_channels`` and ``class_names`` of the untrained, published network that replaces a
+            missing file; None for an error.
         network: to use instead of the one that the weights describe.
 
     Raises:
-        WeightsError: if nothing describes the weights, or something given contradicts them.
+        WeightsError: if the weights have no description, or a given value contradicts it.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Model:
         self.path, self.given = Path(path), {name: value for name, value in (given or {}).items() if value is not None}
         unknown = self.given.keys() - PLACES.keys()
         if unknown:
-            raise ValueError(f"given has {sorted(unknown)}, known are {', '.join(PLACES)}")
+            raise ValueError(f"given has unknown names {sorted(unknown)}: use those of {', '.join(PLACES)}")
         self.info = self._read(without_weights)
         size = self.given.get("image_size", [8, 8])
         if not isinstance(size, list | tuple) or len(size) != 2:
@@ -104,11 +104,11 @@ class Model:
     def _read(self, without_weights: Mapping[str, Any] | None) -> dict[str, Any]:
         if self.path.is_file():
             if self.given.keys() >= NEEDED and read_model_info(self.path) is None:
-                return {}  # a config that says everything itself
+                return {}  # the config defines everything itself
             return require_model_info(self.path)
         if without_weights is None:
             raise WeightsError(missing_weights(self.path))
-        if read_model_info(self.path) is not None:  # of weights that are not fetched yet
+        if read_model_info(self.path) is not None:  # of weights that are not downloaded yet
             return require_model_info(self.path)
         return untrained_info(**without_weights)
 
@@ -136,7 +136,7 @@ class Model:
         """Both stages; random until ``load_weights``.
 
         Raises:
-            WeightsError: if the description names a network that is not known here.
+            WeightsError: if the description names an unknown network.
         """
         try:
             parts = {name: build(part) for name, part in self.info.get("networks", {}).items()}
@@ -157,17 +157,17 @@ class Model:
 
     @cached_property
     def sampler(self) -> LatentDiffusionSampler:
-        """How the model is sampled where nothing else is asked for."""
+        """The model's default sampler."""
         return make_sampler(self)
 
     @property
     def class_shares(self) -> list[float] | None:
-        """Shares of the classes among the training images, in label order; None if nothing says them."""
+        """Shares of the classes among the training images, in label order; None if unknown."""
         return self.info.get("class_shares")
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the network."""
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device | str) -> Model:
@@ -195,17 +195,17 @@ class Model:
 
         Args:
             label: number or name of a class, or a list of them.
-            n: images of each.
-            seed: of the set; image k of a label is the same however many others are asked for.
-            batch_size: images at once.
+            n: images per label.
+            seed: of the set; image k of a label is the same however many others are requested.
+            batch_size: images at a time.
             choices: other settings of ``LatentDiffusionSampler``, e.g. ``num_inference_steps=50``, or
-                ``dtype=torch.bfloat16`` where the device multiplies it.
+                ``dtype=torch.bfloat16`` if the device supports it.
 
         Returns:
             float32 (len(label) * n, C, H, W) in [0, 1], on the CPU.
 
         Raises:
-            ValueError: for a class that there is not, naming those that there are, or a setting out of range.
+            ValueError: for an unknown class (the message lists the known ones), or a setting out of range.
         """
         inferer = make_sampler(self, **choices) if choices else self.sampler
         labels, seeds = self._plan(label, n, seed)
@@ -216,7 +216,7 @@ class Model:
     def sample_latents(
         self, label: int | str | Sequence[int | str], n: int = 1, seed: int = 0, **choices: Any
     ) -> Tensor:
-        """Sample latents of unit variance (len(label) * n, L, h, w); ``decode`` makes ``sample``'s images of them."""
+        """Sample latents of unit variance (len(label) * n, L, h, w); ``decode`` yields ``sample``'s images."""
         inferer = make_sampler(self, **choices) if choices else self.sampler
         labels, seeds = self._plan(label, n, seed)
         return inferer.sample_latents(labels.to(self.device), self.network, seeds)
@@ -254,13 +254,13 @@ class Model:
 
 
 def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any) -> LatentDiffusionSampler:
-    """Return the sampler that a model's weights ask for, with other choices where they are not None.
+    """Return the sampler that a model's weights define, with all choices that are not None in place of theirs.
 
-    Where another ``sampler`` is chosen, what is not chosen with it is that sampler's own default.
+    If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults.
 
     Args:
         model: with schedule, class names and image size.
-        network: that is sampled; None takes the model's.
+        network: to sample; None for the model's.
         choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class.
 
     Raises:
@@ -277,34 +277,35 @@ def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any)
     shape = autoencoder.latent_shape(model.image_size)
     try:
         return LatentDiffusionSampler(model.schedule, shape, **{**known, **chosen})
-    except TypeError as error:  # an argument that it does not have
-        raise ValueError(f"the sampler of {model_info_path(model.path)}, or what was chosen: {error}") from error
+    except TypeError as error:  # an unknown argument
+        raise ValueError(
+            f"the sampler settings of {model_info_path(model.path)}, or those chosen, are invalid: {error}"
+        ) from error
 
 
 def make_preprocessing(model: Model, mode: str | None = None, modalities: Sequence[str] | None = None) -> Compose:
-    """Return the transform by which the images of a model's training were read, to read others alike.
+    """Return the transform that read a model's training images, to read other images in the same way.
 
     Args:
-        model: says size, channels, ``resize_mode`` and ``dicom_modalities``.
-        mode: another way to resize.
-        modalities: other values of Modality that DICOM files may have.
+        model: defines size, channels, ``resize_mode`` and ``dicom_modalities``.
+        mode: another resize mode.
+        modalities: other accepted values of DICOM's Modality.
 
     Raises:
-        ValueError: if the training read its images in a way of its own.
+        ValueError: if the training used custom preprocessing.
     """
     form = model.info.get("image", {})
     if form.get("preprocessing") and mode is None:
         raise ValueError(
-            f"the training of {model.path} read its images in a way of its own ({', '.join(form['preprocessing'])}), "
-            "which weights cannot say: give preprocessing in a config as in the training, or a resize_mode to read "
-            "them in the usual way"
+            f"the training of {model.path} used custom preprocessing ({', '.join(form['preprocessing'])}), which is "
+            "not stored with the weights: give the same preprocessing in a config, or a resize_mode for the usual one"
         )
     mode, modalities = mode or form.get("resize_mode") or "crop", modalities or form.get("dicom_modalities")
     return read_and_resize(model.image_size, model.image_channels, mode, modalities)
 
 
 def save_model(network: Medfusion, path: str | Path, sampler: LatentDiffusionSampler) -> None:
-    """Write weights that did not come from a training of this package, and what they are, as a training would.
+    """Write weights that were not trained with this package, and their description, as a training would.
 
     Args:
         network: both stages, with ``class_names`` and ``image_size``.
@@ -312,7 +313,7 @@ def save_model(network: Medfusion, path: str | Path, sampler: LatentDiffusionSam
         sampler: how the model is sampled by default; its schedule is the one that the UNet was trained with.
 
     Raises:
-        ValueError: if the network does not say its classes or image size.
+        ValueError: if the network has no ``class_names`` or ``image_size``.
 
     Example:
         >>> network = load_published("vae.ckpt", "diffusion.ckpt")  # doctest: +SKIP
@@ -320,7 +321,7 @@ def save_model(network: Medfusion, path: str | Path, sampler: LatentDiffusionSam
         >>> save_model(network, "models/model.pt", LatentDiffusionSampler(NoiseSchedule()))  # doctest: +SKIP
     """
     if not network.class_names or network.image_size is None:
-        raise ValueError("the network does not say what it is of: set its class_names and image_size")
+        raise ValueError("the network has no class_names or no image_size: set both")
     save_weights(network, path)
     write_model_info(path, describe_model(network, sampler.schedule, sampler.settings(), {}, {}))
 

@@ -127,7 +127,7 @@ def test_bundle_folder_and_zip_load_as_well_as_a_file(model, models, tmp_path):
 
 @pytest.mark.parametrize(
     ("label", "words"),
-    [("cardiomegally", "0 no_cardiomegaly, 1 cardiomegaly"), (2, "label 2 is no class"), ([], "no class")],
+    [("cardiomegally", "0 no_cardiomegaly, 1 cardiomegaly"), (2, "label 2 is not a class"), ([], "at least one class")],
 )
 def test_unknown_class_is_refused_with_those_that_there_are(model, label, words):
     with pytest.raises(ValueError, match=words):
@@ -158,7 +158,7 @@ def test_images_of_another_form_are_refused(model, images, words):
 def test_weights_from_elsewhere_can_be_saved_and_loaded(model, tmp_path):
     network = Medfusion(model.network.autoencoder, model.network.unet)
     sampler = LatentDiffusionSampler(NoiseSchedule(prediction_type="v_prediction"), num_inference_steps=2, eta=0.0)
-    with pytest.raises(ValueError, match="set its class_names and image_size"):
+    with pytest.raises(ValueError, match="no class_names or no image_size"):
         save_model(network, tmp_path / "model.pt", sampler)
     network.class_names, network.image_size = ["well", "ill"], [24, 40]
     save_model(network, tmp_path / "model.pt", sampler)

@@ -65,7 +65,7 @@ def test_exchanged_weights_of_an_unzipped_bundle_are_refused(unzipped, name):
     load_weights(tiny(), unzipped / "models" / name)
     other = {"model.pt": "model.safetensors", "model.safetensors": "model.pt"}[name]
     shutil.copy(unzipped / "models" / other, unzipped / "models" / name)
-    with pytest.raises(WeightsError, match=rf"{name} is damaged or was exchanged"):
+    with pytest.raises(WeightsError, match=rf"{name} is damaged or was replaced"):
         load_weights(tiny(), unzipped / "models" / name)
 
 
@@ -80,5 +80,5 @@ def test_bundle_whose_weights_are_not_those_of_its_list_is_not_built(tool, unzip
     content = json.loads((unzipped / "models" / "model.json").read_text())
     (unzipped / "models" / "model.json").write_text(json.dumps(content | {"version": "3"}))
     assert tool.main(["--output", str(tmp_path / "out"), "--bundles", str(unzipped)]) == 2
-    assert "model.json is damaged or was exchanged" in capsys.readouterr().err
+    assert "model.json is damaged or was replaced" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

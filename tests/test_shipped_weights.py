@@ -235,7 +235,7 @@ def test_two_files_of_different_weights_are_refused(bundle, tool):
     other = tiny()
     other.autoencoder.conv_out.weight.data += 1.0
     save_safetensors(other, bundle / "models" / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model\.safetensors beside it hold different weights: keep the one"):
+    with pytest.raises(ValueError, match=r"model\.safetensors beside it contain different weights: keep only the one"):
         tool.parts_of(bundle)
 
 

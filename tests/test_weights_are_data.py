@@ -260,7 +260,7 @@ def test_training_checkpoint(armed, tmp_path, place):
 
 
 def test_weights_within_a_published_checkpoint(armed, target):
-    with pytest.raises(ValueError, match="no tensor|no zip file|not a zip file"):
+    with pytest.raises(ValueError, match="not a tensor|not a zip file"):
         load_published(armed("last.ckpt", state_dict={"inc.weight": Armed(target)}))
 
 

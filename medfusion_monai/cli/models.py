@@ -21,16 +21,22 @@ def add_demo(subparsers: Any) -> None:
 def add_export(subparsers: Any) -> None:
     """Add ``medfusion export``."""
     parser = subparsers.add_parser("export", help="write a trained model as safetensors, ONNX or TorchScript")
-    parser.add_argument("--model-file", required=True, help="weights, or a folder or bundle that holds them")
+    parser.add_argument("--model-file", required=True, help="weights, or a folder or bundle that contains them")
     parser.add_argument("--output", required=True, help="folder for the files")
     parser.add_argument(
         "--format",
         default="onnx",
         help="onnx or torchscript: networks and sampler.json; safetensors: weights, model card and checksums (onnx)",
     )
-    parser.add_argument("--bundle", help="folder of the bundle that the card is about (the one that holds the weights)")
-    parser.add_argument("--report", metavar="FILE", help="report.json of run evaluating, for the card of safetensors")
-    parser.add_argument("--audit", metavar="FILE", help="audit.json of medfusion audit, for the card of safetensors")
+    parser.add_argument(
+        "--bundle", help="folder of the bundle that the card describes (the one that contains the weights)"
+    )
+    parser.add_argument(
+        "--report", metavar="FILE", help="report.json of run evaluating, for the model card (safetensors)"
+    )
+    parser.add_argument(
+        "--audit", metavar="FILE", help="audit.json of medfusion audit, for the model card (safetensors)"
+    )
     parser.set_defaults(handler=_export)
 
 
@@ -49,7 +55,9 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, safetensors, received {arguments.format!r}")
     if arguments.report or arguments.audit:
-        raise ValueError(f"--report and --audit are for the card of safetensors, and {arguments.format} has none")
+        raise ValueError(
+            f"--report and --audit are for the model card: use --format safetensors, received {arguments.format}"
+        )
     return _export_programs(arguments)
 
 

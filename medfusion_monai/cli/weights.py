@@ -1,4 +1,4 @@
-"""The verb ``medfusion weights``: pretrained files of measurements, which come from elsewhere."""
+"""The verb ``medfusion weights``: pretrained files that measurements use."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 
 def add_weights(subparsers: Any) -> None:
-    """Add ``medfusion weights``, with a sub-command per thing to do with the files."""
-    parser = subparsers.add_parser("weights", help="pretrained weight files that measurements use")
+    """Add ``medfusion weights``, with a sub-command per action."""
+    parser = subparsers.add_parser("weights", help="pretrained weights files that measurements use")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="which files there are, and which are on this machine")
+    listing = actions.add_parser("list", help="list the files, and which are on this machine")
     listing.set_defaults(handler=_list)
     verify = actions.add_parser(
-        "verify", help="compare the checksums of the files on this machine; code 2 if one differs"
+        "verify", help="compare the checksums of the files on this machine; exit code 2 if one differs"
     )
     verify.set_defaults(handler=_verify)
-    adding = actions.add_parser("add", help="bring in a file that was fetched elsewhere")
-    adding.add_argument("file", metavar="FILE", help="the file; its checksum says which one it is")
+    adding = actions.add_parser("add", help="add a file that was downloaded elsewhere")
+    adding.add_argument("file", metavar="FILE", help="the file, identified by its checksum")
     adding.set_defaults(handler=_add)
     fetching = actions.add_parser("fetch", help="download a file, on a machine with internet")
-    fetching.add_argument("name", metavar="NAME", help="a name that list shows")
+    fetching.add_argument("name", metavar="NAME", help="a name shown by list")
     fetching.set_defaults(handler=_fetch)
 
 

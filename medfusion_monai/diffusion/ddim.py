@@ -19,7 +19,7 @@ def ddim_coefficients(alpha: float, alpha_next: float, eta: float) -> tuple[floa
 
     Args:
         alpha: cumulative product of the alphas at the present timestep.
-        alpha_next: the same at the timestep that is stepped to.
+        alpha_next: the same at the next timestep.
         eta: 0 for no fresh noise, 1 for as much as in DDPM.
     """
     sigma = eta * math.sqrt((1.0 - alpha_next) / (1.0 - alpha) * (1.0 - alpha / alpha_next))
@@ -35,29 +35,29 @@ def ddim_sample(
     draw_noise: Callable[[], Tensor] | None = None,
     spacing: Spacing = "linspace",
 ) -> Tensor:
-    """Turn noise into clean latents by DDIM, each step to the next timestep that is really used.
+    """Turn noise into clean latents by DDIM, each step to the next timestep in use.
 
     Args:
         denoiser: the network with its condition.
-        latents: (B, C, h, w) of standard normal noise; their type is that of the sampler's arithmetic.
+        latents: (B, C, h, w) of standard normal noise; their dtype is that of the sampler's arithmetic.
         schedule: the schedule that the network was trained with.
         num_inference_steps: from 1 to the schedule's timesteps.
         eta: 0 for the deterministic sampler, 1 for the published stochastic one.
-        draw_noise: gives standard normal noise of the latents' shape, once a step if eta > 0; the global
+        draw_noise: returns standard normal noise of the latents' shape, called once per step if eta > 0; the global
             random state if None.
         spacing: which timesteps are used, see ``schedule_timesteps``; published ``linspace``.
 
     Returns:
-        (B, C, h, w): the clean latents that are predicted at the last timestep that is used.
+        (B, C, h, w): the clean latents predicted at the last timestep.
 
     Raises:
-        ValueError: for a number of steps, a spacing or an eta out of range, or an eta above 0 where the schedule does
-            not keep the variance.
+        ValueError: for a number of steps, a spacing or an eta out of range, or an eta above 0 with a schedule that
+            does not preserve the variance.
     """
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must be between 0 and 1, received {eta}")
     if eta > 0.0 and not schedule.variance_preserving:
-        raise ValueError(f"eta must be 0 with schedule 'flow', whose path has no fresh noise, received {eta}")
+        raise ValueError(f"eta must be 0 with schedule 'flow', which allows no fresh noise, received {eta}")
     timesteps = schedule_timesteps(schedule, num_inference_steps, spacing)
     draw_noise = draw_noise or (lambda: torch.randn_like(latents))
     for timestep, next_timestep in pairwise([*timesteps, -1]):

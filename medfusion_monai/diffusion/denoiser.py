@@ -1,4 +1,4 @@
-"""What samplers are given and ask at every step."""
+"""The denoiser that samplers call, and what follows from its prediction at a timestep."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def estimate(denoiser: Denoiser, latents: Tensor, schedule: NoiseSchedule, timestep: int) -> tuple[Tensor, Tensor]:
-    """Call a denoiser at one timestep; return what it says of the clean latents and of the noise, (B, C, h, w) each.
+    """Call a denoiser at one timestep; return its estimates of the clean latents and of the noise, (B, C, h, w) each.
 
-    Both are of the latents' type, whatever type the network answers in.
+    Both have the latents' dtype, whatever dtype the network returns.
     """
     timesteps = torch.full(latents.shape[:1], timestep, device=latents.device)
     return schedule.clean_and_noise(denoiser(latents, timesteps).to(latents.dtype), latents, timestep)

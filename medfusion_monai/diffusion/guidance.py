@@ -20,15 +20,15 @@ def guided_denoiser(
 ) -> Denoiser:
     """Bind labels to a UNet, with classifier-free guidance in one batched call (Ho and Salimans 2022, equation 6).
 
-    The prediction is ``negative + guidance_scale * (positive - negative)``, computed in the latents' type whatever type
-    the UNet answers in.
+    The prediction is ``negative + guidance_scale * (positive - negative)``, computed in the latents' dtype,
+    whatever dtype the UNet returns.
 
     Args:
         unet: called as ``unet(x, timesteps=..., class_labels=...)``.
         class_labels: (B,) integers.
-        guidance_scale: 1 for the plain conditional prediction (one call of the batch, nothing doubled).
-        negative_label: label to steer away from; none if None.
-        null_label: what stands for 'no label' in the UNet's training.
+        guidance_scale: 1 for the plain conditional prediction (the batch is not doubled).
+        negative_label: label to steer away from; None for the unconditional prediction.
+        null_label: label that stands for 'no label' in the UNet's training.
     """
     negative = torch.full_like(class_labels, null_label if negative_label is None else negative_label)
 

@@ -25,7 +25,7 @@ from medfusion_monai.runtime.values import is_whole
 
 
 class LatentDiffusionSampler(Inferer):
-    """Samples images from a ``Medfusion`` network; an image depends on weights, label, seed and these settings only.
+    """Samples images from a ``Medfusion`` network; an image depends only on weights, label, seed and these settings.
 
     Latents, guidance and the sampler's arithmetic are float32 whatever ``dtype`` the networks compute in.
 
@@ -35,20 +35,20 @@ class LatentDiffusionSampler(Inferer):
         num_inference_steps: calls of the UNet, from 1 to the schedule's timesteps; None for 150 (published) with
             ``ddim`` and 30 with the others, see ``SAMPLERS``.
         guidance_scale: weight of classifier-free guidance; 1 is none.
-        eta: of ``ddim``: 0 for the deterministic sampler, 1 for the published stochastic one. None for 1, and for 0
-            where the sampler or the schedule allows no other.
+        eta: of ``ddim``: 0 for the deterministic sampler, 1 for the published stochastic one. None for 1, or for 0
+            if the sampler or the schedule allows no fresh noise.
         negative_label: label to steer away from; the unconditional prediction if None.
-        null_label: what stands for 'no label' in the UNet's training.
-        sampler: ``ddim``, as published; or, of second order and without fresh noise, ``dpm_solver`` (DPM-Solver++)
-            and ``unipc``.
+        null_label: label that stands for 'no label' in the UNet's training.
+        sampler: a name in ``SAMPLERS``: ``ddim``, as published, or ``dpm_solver`` (DPM-Solver++) or ``unipc``, of
+            second order and without fresh noise.
         spacing: which timesteps are used, see ``schedule_timesteps``; None for ``linspace`` (published) with ``ddim``
             and ``logsnr`` with the others.
-        dtype: of the networks' convolutions and products, by autocast: float32, bfloat16 or float16.
-        decode_batch_size: latents that are decoded together, to bound memory; None for all.
+        dtype: of the networks' convolutions and matrix products, by autocast: float32, bfloat16 or float16.
+        decode_batch_size: latents decoded at a time, to limit memory; None for all.
 
     Raises:
-        ValueError: for a setting out of range, an eta that the sampler cannot have, or a negative label without
-            guidance.
+        ValueError: for a setting out of range, an eta that the sampler does not support, or a negative label
+            without guidance.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class LatentDiffusionSampler(Inferer):
         self.null_label = null_label
         self.dtype = dtype
         self.decode_batch_size = decode_batch_size
-        self.timesteps  # noqa: B018  raises at once
+        self.timesteps  # noqa: B018  raises if out of range
 
     @property
     def timesteps(self) -> list[int]:
-        """The timesteps that the UNet is called at, in this order."""
+        """The timesteps of the UNet's calls, in order."""
         return schedule_timesteps(self.schedule, self.num_inference_steps, self.spacing)
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides on a sample beside weights, label, seed and schedule, as JSON holds it."""
+        """Return the settings that a sample depends on besides weights, label, seed and schedule, as plain data."""
         names = ("sampler", "num_inference_steps", "spacing", "guidance_scale", "eta", "negative_label")
         return {name: getattr(self, name) for name in names}
 
@@ -110,13 +110,13 @@ class LatentDiffusionSampler(Inferer):
         Args:
             inputs: labels (B,), integers.
             network: a ``Medfusion``: ``network.unet`` and ``network.autoencoder``.
-            seeds: one a sample; drawn from the global random state if None.
+            seeds: one per sample; drawn from the global random state if None.
             args: ignored, for the interface of MONAI's inferers.
             kwargs: ignored likewise.
 
         Raises:
-            ValueError: for anything but whole numbers of shape (B,).
-            BatchTooLargeError: if they do not fit into the memory, with the largest number that was measured to.
+            ValueError: for anything but integers of shape (B,).
+            BatchTooLargeError: if they do not fit into memory; states the largest number measured to fit.
         """
         _refuse_images(inputs)
         if seeds is None:
@@ -127,7 +127,7 @@ class LatentDiffusionSampler(Inferer):
             if not is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
-        # Not before the error is gone, which holds all that filled the memory.
+        # Only once the error is released, whose traceback holds the tensors that filled the memory.
         raise self._too_large(inputs, network, seeds, reason)
 
     @torch.no_grad()
@@ -139,13 +139,13 @@ class LatentDiffusionSampler(Inferer):
         return (torch.cat(images) * 0.5 + 0.5).clamp(0.0, 1.0)
 
     def _too_large(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int], reason: str) -> BatchTooLargeError:
-        short = copy.copy(self)  # a step needs as much memory as all of them
+        short = copy.copy(self)  # one step needs as much memory as all of them
         short.sampler, short.eta, short.num_inference_steps = "ddim", 0.0, 1
         fits = largest_that_fits(lambda count: short._sample(inputs[:count], network, seeds[:count]), len(inputs))
         advice = (
             f"{fits} were measured to fit: sample with --batch_size {fits}"
             if fits
-            else "not even one does: free what other programs hold, or make the networks narrower"
+            else "not even one does: free memory used by other programs, or use narrower networks"
         )
         return BatchTooLargeError(
             f"{len(inputs)} images at a time do not fit into the memory of {inputs.device}; {advice} ({reason})"
@@ -156,7 +156,7 @@ class LatentDiffusionSampler(Inferer):
         """Sample unit-variance latents (B, *latent_shape), float32, of labels (B,) and as many seeds.
 
         Raises:
-            ValueError: for anything but whole numbers of shape (B,).
+            ValueError: for anything but integers of shape (B,).
         """
         _refuse_images(inputs)
         sources, shape = generators(seeds), self.latent_shape or network.latent_shape
@@ -175,8 +175,8 @@ class LatentDiffusionSampler(Inferer):
 def _refuse_images(inputs: Tensor) -> None:
     if inputs.ndim != 1 or inputs.is_floating_point():
         raise ValueError(
-            f"this inferer makes images from labels, whole numbers of shape (B,); it received {inputs.dtype} of shape "
-            f"{tuple(inputs.shape)}. To reconstruct images merge configs/image_to_image.yaml after inference.yaml"
+            f"this inferer samples images from labels, integers of shape (B,), but received {inputs.dtype} of shape "
+            f"{tuple(inputs.shape)}. To reconstruct images, merge configs/image_to_image.yaml after inference.yaml"
         )
 
 
@@ -187,11 +187,13 @@ def _checked_eta(eta: float | None, sampler: str, schedule: NoiseSchedule) -> fl
         raise ValueError(f"eta must be between 0 and 1, received {eta!r}")
     if eta > 0.0 and not SAMPLERS[sampler].fresh_noise:
         raise ValueError(
-            f"eta {eta:g} asks for fresh noise, which sampler {sampler!r} has none of: leave eta out (--eta null), "
-            "or choose sampler ddim"
+            f"eta {eta:g} requires fresh noise, which sampler {sampler!r} does not support: leave eta out (--eta "
+            "null), or choose sampler ddim"
         )
     if eta > 0.0 and not schedule.variance_preserving:
-        raise ValueError(f"eta must be 0, or left out, with schedule 'flow', whose path has no fresh noise: {eta:g}")
+        raise ValueError(
+            f"eta must be 0, or left out, with schedule 'flow', which allows no fresh noise, received {eta:g}"
+        )
     return float(eta)
 
 

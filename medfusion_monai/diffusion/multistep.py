@@ -1,4 +1,4 @@
-"""Samplers of second order, without fresh noise, which use the step before: DPM-Solver++ and UniPC."""
+"""Second-order multistep samplers without fresh noise: DPM-Solver++ and UniPC."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def dpm_solver_sample(
 ) -> Tensor:
     """Turn noise into clean latents by DPM-Solver++(2M), without fresh noise (Lu et al. 2022, algorithm 2).
 
-    A step is exact for clean latents that do not change; the second order continues their change since the step
-    before along log(signal / sigma). The first step has no step before, and the last, to no noise at all, is as long
-    as can be: both are of first order. So is the one after a start without any signal.
+    A step is exact for constant clean latents; the second order extrapolates their change over the previous step along
+    log(signal / sigma). The first step has no previous one, and the last, to no noise, is infinitely long: both are of
+    first order. So is the second step after a start without signal.
 
     Args:
         denoiser: the network with its condition.
-        latents: (B, C, h, w) of standard normal noise; their type is that of the sampler's arithmetic.
+        latents: (B, C, h, w) of standard normal noise; their dtype is that of the sampler's arithmetic.
         schedule: the schedule that the network was trained with.
         num_inference_steps: calls of the network, from 1 to the schedule's timesteps.
         spacing: which timesteps are used, see ``schedule_timesteps``.
         order: 2, or 1 for DDIM with eta 0.
 
     Returns:
-        (B, C, h, w): the clean latents that are predicted at the last timestep that is used.
+        (B, C, h, w): the clean latents predicted at the last timestep.
 
     Raises:
         ValueError: for a number of steps, a spacing or an order out of range.
@@ -56,18 +56,18 @@ def unipc_sample(
 ) -> Tensor:
     """Turn noise into clean latents by UniPC-2 (Zhao et al. 2023, data prediction, B2), without fresh noise.
 
-    Its predictor is DPM-Solver++(2M). What the network says at the end of a step is then used to take the step again,
-    before the next: no further calls, and a smaller error.
+    Its predictor is DPM-Solver++(2M). The network's prediction at the end of a step then corrects that step before
+    the next one: a smaller error without further calls.
 
     Args:
-        denoiser: as for ``dpm_solver_sample``, with the other arguments.
+        denoiser: as for ``dpm_solver_sample``.
         latents: likewise.
         schedule: likewise.
         num_inference_steps: likewise.
         spacing: likewise.
 
     Returns:
-        (B, C, h, w): the clean latents that are predicted at the last timestep that is used.
+        (B, C, h, w): the clean latents predicted at the last timestep.
 
     Raises:
         ValueError: for a number of steps or a spacing out of range.
@@ -76,7 +76,7 @@ def unipc_sample(
 
 
 class _Step(NamedTuple):
-    """A step from one timestep to a lower one, as factors of what is known at its start."""
+    """A step from one timestep to a lower one, as factors of the values at its start."""
 
     start: int
     end: int
@@ -121,7 +121,7 @@ def _multistep(
 
 
 def _corrected(steps: Sequence[_Step], noisy: Tensor, cleans: Sequence[Tensor], clean_at_end: Tensor) -> Tensor:
-    """Take the last of one or two steps again, from its noisy latents, with the clean latents at its end known."""
+    """Repeat the last of one or two steps from its noisy latents, given the clean latents at its end."""
     step, clean = steps[-1], cleans[-1]
     change = 0.5 * (clean_at_end - clean)
     if len(steps) == 2:
@@ -131,7 +131,7 @@ def _corrected(steps: Sequence[_Step], noisy: Tensor, cleans: Sequence[Tensor], 
 
 
 def _corrector_factors(width_before: float, width: float) -> tuple[float, float]:
-    """Factors of the change of the clean latents over the step before and over this one (theorem 3.1, order 2)."""
+    """Factors of the change of the clean latents over the previous step and over this one (theorem 3.1, order 2)."""
     first = math.expm1(-width)
     second = -first / width - 1.0
     third = -second / width - 0.5

@@ -1,4 +1,4 @@
-"""The samplers by name: pure functions of a denoiser, noise and a schedule, and what each is good with."""
+"""The samplers by name: pure functions of a denoiser, noise and a schedule, and their defaults."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Sampler(NamedTuple):
 
     Args:
         sample: turns noise into clean latents, ``sample(denoiser, latents, schedule, num_inference_steps,
-            spacing=...)``, and where there is fresh noise also ``eta=`` and ``draw_noise=``, as ``ddim_sample``.
-        num_inference_steps: calls of the UNet.
-        spacing: which timesteps are used.
+            spacing=...)``, and with fresh noise also ``eta=`` and ``draw_noise=``, like ``ddim_sample``.
+        num_inference_steps: default number of UNet calls.
+        spacing: default choice of timesteps.
         fresh_noise: whether it can add noise between steps.
     """
 
@@ -36,4 +36,4 @@ SAMPLERS = {
     "dpm_solver": Sampler(dpm_solver_sample, 30, "logsnr"),
     "unipc": Sampler(unipc_sample, 30, "logsnr"),
 }
-"""By the name that configs, ``model.json`` and manifests know it by. A sampler of one's own is added here."""
+"""By the names used in configs, ``model.json`` and manifests. Add your own here."""

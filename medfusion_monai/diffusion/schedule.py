@@ -1,4 +1,4 @@
-"""The noise schedule: how much of the clean latents is left at each timestep, and what the UNet predicts."""
+"""The noise schedule: how much of the clean latents remains at each timestep, and what the UNet predicts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PredictionType = Literal["epsilon", "sample", "v_prediction", "velocity"]
 
 @describable
 class NoiseSchedule(Described, nn.Module):
-    """Noisy latents are ``signal * latents + sigma * noise``; defaults as published. Holds no weights.
+    """Noisy latents are ``signal * latents + sigma * noise``; defaults as published. Has no weights.
 
-    All schedules but ``flow`` keep the variance: signal^2 + sigma^2 = 1.
+    All schedules but ``flow`` preserve the variance: signal^2 + sigma^2 = 1.
 
     Attributes:
         exact_signal: factor of the clean latents at each timestep, float64 on the host, for samplers.
@@ -36,11 +36,11 @@ class NoiseSchedule(Described, nn.Module):
         prediction_type: what the network estimates: the noise, the clean sample, ``v_prediction`` (Salimans and Ho
             2022, appendix D: signal * noise - sigma * latents), or for ``flow`` and only there the ``velocity`` of
             the path, noise - latents.
-        zero_terminal_snr: stretch signal to be exactly 0 at the last timestep, where sampling starts from pure noise
+        zero_terminal_snr: rescale the signal to exactly 0 at the last timestep, where sampling starts from pure noise
             (Lin et al. 2024, algorithm 1).
 
     Raises:
-        ValueError: for an unknown schedule or prediction type, those that do not go together, or betas outside
+        ValueError: for an unknown schedule or prediction type, an invalid combination of both, or betas outside
             0 < start <= end < 1.
     """
 
@@ -91,7 +91,7 @@ class NoiseSchedule(Described, nn.Module):
         return signal * latents + sigma * noise
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Give what the network should predict, (B, C, h, w), for the schedule's prediction type."""
+        """Return what the network should predict, (B, C, h, w), for the schedule's prediction type."""
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
@@ -102,7 +102,7 @@ class NoiseSchedule(Described, nn.Module):
         return signal * noise - sigma * latents
 
     def clean_and_noise(self, prediction: Tensor, noisy_latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
-        """Turn a prediction at one timestep into estimates of the clean latents and of the noise."""
+        """Convert a prediction at one timestep to estimates of the clean latents and of the noise."""
         signal, sigma = self.exact_signal[timestep], self.exact_sigma[timestep]
         if self.prediction_type == "epsilon":
             return (noisy_latents - sigma * prediction) / signal, prediction
@@ -120,15 +120,15 @@ class NoiseSchedule(Described, nn.Module):
 def _check_combination(schedule: str, prediction_type: str, zero_terminal_snr: bool, timesteps: int) -> None:
     if (schedule == "flow") != (prediction_type == "velocity"):
         raise ValueError(
-            "schedule 'flow' and prediction_type 'velocity' go together only with each other, received schedule "
+            "schedule 'flow' and prediction_type 'velocity' can only be used together, received schedule "
             f"{schedule!r} with prediction_type {prediction_type!r}"
         )
     if not isinstance(zero_terminal_snr, bool):
         raise ValueError(f"zero_terminal_snr must be true or false, received {zero_terminal_snr!r}")
     if zero_terminal_snr and (prediction_type not in ("v_prediction", "sample") or timesteps < 2):
         raise ValueError(
-            "zero_terminal_snr needs prediction_type 'v_prediction' or 'sample', as noise says nothing of the latents "
-            f"where no signal is left, and two timesteps or more; received {prediction_type!r} and {timesteps}"
+            "zero_terminal_snr needs prediction_type 'v_prediction' or 'sample', because noise does not determine the "
+            f"latents where no signal is left, and two timesteps or more; received {prediction_type!r} and {timesteps}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which timesteps a sampler with few steps calls the network at."""
+"""The timesteps at which a sampler with few steps calls the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medfusion_monai.runtime.values import is_whole
 
 Spacing = Literal["linspace", "quadratic", "logsnr", "karras"]
 LEAST_SIGNAL = 0.005
-"""Where a schedule leaves less, ``logsnr`` and ``karras`` count this, so that their curves end."""
+"""Lower bound on the signal for ``logsnr`` and ``karras``, which keeps their curves finite."""
 
 
 def spaced_timesteps(num_inference_steps: int, num_train_timesteps: int = 1000) -> list[int]:
@@ -33,12 +33,12 @@ def spaced_timesteps(num_inference_steps: int, num_train_timesteps: int = 1000) 
 
 
 def schedule_timesteps(schedule: NoiseSchedule, num_inference_steps: int, spacing: Spacing = "linspace") -> list[int]:
-    """Choose timesteps, falling, each once, from the last to 0, both included; a single step starts at the last.
+    """Choose distinct timesteps in descending order from the last to 0, both included; a single step is the last.
 
     Args:
         schedule: the schedule that the network was trained with.
         num_inference_steps: from 1 to the schedule's timesteps.
-        spacing: evenly in the timestep (``linspace``, as published), in its square root (``quadratic``, Song et al.
+        spacing: even in the timestep (``linspace``, as published), in its square root (``quadratic``, Song et al.
             2021), in the logarithm of the signal-to-noise ratio (``logsnr``, Lu et al. 2022), or in the seventh root of
             sigma over signal (``karras``, Karras et al. 2022, equation 5).
 
@@ -62,13 +62,13 @@ def schedule_timesteps(schedule: NoiseSchedule, num_inference_steps: int, spacin
 
 
 def _nearest(values: Sequence[float], wanted: float) -> int:
-    """Index of the value nearest to another, among values that rise."""
+    """Return the index of the value nearest to ``wanted`` among ascending values."""
     after = min(max(bisect_left(values, wanted), 1), len(values) - 1)
     return after - 1 if wanted - values[after - 1] <= values[after] - wanted else after
 
 
 def _each_once(timesteps: list[int], num_train_timesteps: int) -> list[int]:
-    """Move timesteps, which do not rise, as little up, and at the top down, as makes each different."""
+    """Make non-increasing timesteps distinct by moving them as little as possible: up, or at the top down."""
     moved = [max(timestep, len(timesteps) - 1 - place) for place, timestep in enumerate(timesteps)]
     for place in range(len(moved) - 2, -1, -1):
         moved[place] = max(moved[place], moved[place + 1] + 1)

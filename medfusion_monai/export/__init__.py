@@ -1,4 +1,4 @@
-"""Export of trained models: weights with a card, programs that need no part of this package, whole bundles."""
+"""Export of trained models: weights with a card, programs that run without this package, whole bundles."""
 
 from medfusion_monai.export.programs import export_programs
 from medfusion_monai.export.safetensors_folder import export_weights

@@ -1,4 +1,4 @@
-"""The files of a bundle that is given to others: complete in itself, and nothing of a run among them."""
+"""The files of a bundle that is shared: self-contained, and without files of a run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PHASE_ONE = "autoencoder.pt"
 TORCHSCRIPT = "model.ts"
 PACKAGE = "medfusion_monai"
 
-SAME_AS_YAML = "The same as inference.yaml, for programs that read JSON alone, as monai.bundle.load: change both."
+SAME_AS_YAML = "The same as inference.yaml, for programs that only read JSON, such as monai.bundle.load: change both."
 FOR_LOADING = (
-    "For monai.bundle.load, which reads this file alone and takes the network from it. To train, run train.yaml."
+    "For monai.bundle.load, which reads only this file and builds the network from it. To train, run train.yaml."
 )
 TRAIN: dict[str, Any] = {
     "about": FOR_LOADING,
@@ -48,12 +48,12 @@ TRAIN: dict[str, Any] = {
 
 
 class Parts(NamedTuple):
-    """What a bundle is made up of.
+    """The parts of a shared bundle.
 
     Attributes:
         bundle: its folder.
-        weights: files of its ``models`` that go out with it, without their description.
-        facts: about the weights; None where there are none that can be sampled.
+        weights: files of its ``models`` that are shared, without their description.
+        facts: about the weights; None without weights that can be sampled.
     """
 
     bundle: Path
@@ -62,17 +62,16 @@ class Parts(NamedTuple):
 
 
 def parts_of(bundle: str | Path, with_weights: bool = True) -> Parts:
-    """Return the parts of a bundle, after a check of its weights.
+    """Check the weights of a bundle and return its parts.
 
-    Phase one's ``autoencoder.pt`` is part of ``model.pt``, and left out where that is.
+    Phase one's ``autoencoder.pt`` is left out if there is a model, which includes it.
 
     Args:
         bundle: its folder.
-        with_weights: whether weights that are there go out.
+        with_weights: whether to share the weights it contains.
 
     Raises:
-        WeightsError: for weights that nothing describes or that do not fit their description, or two files of
-            different weights.
+        WeightsError: for weights without a description or that do not fit theirs, or two files of different weights.
     """
     bundle = Path(bundle)
     names = (*NAMES, TORCHSCRIPT, PHASE_ONE) if with_weights else ()
@@ -94,13 +93,13 @@ def parts_of(bundle: str | Path, with_weights: bool = True) -> Parts:
 def bundle_files(
     parts: Parts, package: Mapping[str, bytes], requirements: str, fetched: Sequence[str] = ()
 ) -> dict[str, bytes | Path]:
-    """Return the files of a bundle by their places in it: what they hold, or for weights where they are.
+    """Return the files of a bundle by their paths in it: their content, or for weights the path of the source.
 
     Args:
         parts: of the bundle.
-        package: files of ``medfusion_monai`` by their places.
-        requirements: what the package needs, as pip reads it.
-        fetched: names of weights that whoever gets the bundle has to fetch.
+        package: files of ``medfusion_monai`` by their paths.
+        requirements: of the package, in pip's format.
+        fetched: names of weights that users of the bundle have to download.
     """
     bundle, facts = parts.bundle, parts.facts
     kept = [bundle / "LICENSE", *visible(bundle / "configs"), *visible(bundle / "docs")]
@@ -127,7 +126,7 @@ def read_metadata(bundle: Path) -> dict[str, Any]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return the files of a folder, without those that begin with a dot."""
+    """Return the files of a folder that are not hidden."""
     return sorted(path for path in folder.glob("[!.]*") if path.is_file())
 
 
@@ -137,7 +136,7 @@ def _refuse_different(model: Model, others: Sequence[Path]) -> None:
         other = open_model(path).network.state_dict()
         if other.keys() != state.keys() or not all(torch.equal(other[name], value) for name, value in state.items()):
             raise WeightsError(
-                f"{model.path} and {path.name} beside it hold different weights: keep the one that is to be shared"
+                f"{model.path} and {path.name} beside it contain different weights: keep only the one to share"
             )
 
 

@@ -1,4 +1,4 @@
-"""The model card of exported weights, written from what is known of them and nothing else."""
+"""The model card of exported weights, written only from what is recorded about them."""
 
 from __future__ import annotations
 
@@ -19,53 +19,52 @@ from medfusion_monai.report.tables import plain
 from medfusion_monai.weights.model_info import PLACES, found_at
 
 MEASURED = ("features", "fidelity", "reconstructions", "steering")
-"""Parts of a report that go into the card: figures, no pictures, commands, or names of data sets."""
+"""Parts of a report that go into the card: figures, but no pictures, commands or names of data sets."""
 
 PRIVATE = ("Closest pairs",)
-"""Sections of an audit that stay with the hospital: they are about single images."""
+"""Sections of an audit that are left out because they are about single images."""
 
 LIMITS = (
-    "A generative model can reproduce training images, above all if it was trained on few: compare samples with the "
-    "training images before sharing samples or weights. Labels are only as good as those of the training images. "
-    "Images of another size than that of the training look worse."
+    "Generated images are synthetic: anatomy and findings in them can be wrong, and an image need not show its class. "
+    "The model can nevertheless reproduce training images, above all if it was trained on few: audit it before sharing "
+    "samples or weights. Labels are only as good as those of the training images. Images of another size than in "
+    "training look worse."
 )
 TO_COMPLETE = (
-    "No file records whose images these weights were trained on, or under which permission: whoever shares them "
-    "completes this section. The checksums do not cover this card, so it can be edited."
+    "To be completed before sharing: whose images these weights were trained on, and with whose permission. No file "
+    "records this. The checksums do not cover this card, so it can be edited."
 )
 LICENCE = (
-    "The code is under Apache-2.0. The terms of the weights follow from those of the training images: whoever shares "
-    "the weights states both."
+    "The code is licensed under Apache-2.0. The terms for the weights depend on those of the training images: whoever "
+    "shares the weights states both."
 )
-NOT_MEASURED = "Not measured: no report of an evaluation was given when these weights were exported."
+NOT_MEASURED = "Not measured: these weights were exported without an evaluation report."
 NOT_AUDITED = (
-    "Not audited: no audit for memorised training images was given when these weights were exported. Treat them as "
-    "patient data until there is one."
+    "Not audited: these weights were exported without an audit for memorised training images. Treat them as patient "
+    "data until they have been audited."
 )
 UNBOUND = (
-    "The file that was given does not say which weights it is about: whoever exported these vouches that it is about "
-    "them."
+    "The results below do not record which weights they were measured on: whoever exported these weights vouches for "
+    "the match."
 )
-NO_BUNDLE = (
-    "These weights were exported without a bundle, so this card has no description, intended use or references of one."
-)
+NO_BUNDLE = "These weights were exported without a bundle: this card has no description, intended use or references."
 HOW_TO_USE = (
-    "FOLDER is the folder of this card. The weights say which networks, classes, sizes and sampler are theirs, so "
-    "nothing of it has to be given. The wheel is one of the files that make bundles builds in a clone of the project."
+    "FOLDER is the folder of this card. The weights record their own networks, classes, image size and sampler, so "
+    "none of these need to be given. To build the wheel, run make bundles in a clone of the project."
 )
 SHOWN = ("class_names", "image_size", "image_channels")
-"""Names of ``PLACES`` that the section on training data shows."""
+"""Names of ``PLACES`` that are shown under training data instead."""
 
 
 class CardFacts(NamedTuple):
-    """What a card is written from.
+    """The content of a card.
 
     Attributes:
-        metadata: ``metadata.json`` of the bundle, or None where there is none.
-        info: what the weights say about themselves, as in ``model.json``.
-        parameters: number of weights of each network, by name.
-        report: what ``report.json`` of an evaluation holds.
-        audit: what ``audit.json`` holds.
+        metadata: ``metadata.json`` of the bundle, or None without a bundle.
+        info: description of the weights, as in ``model.json``.
+        parameters: number of parameters of each network, by name.
+        report: content of an evaluation's ``report.json``.
+        audit: content of ``audit.json``.
     """
 
     metadata: Mapping[str, Any] | None
@@ -85,7 +84,7 @@ def facts_of(
 
     Args:
         model: with its networks.
-        metadata: of its bundle, in whatever classes and sizes; None where there is none.
+        metadata: of its bundle, which may be about other classes and sizes; None without a bundle.
         report: of an evaluation of the model.
         audit: of the model.
     """
@@ -100,25 +99,25 @@ def facts_of(
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the card as Markdown; every text is escaped, so that it reads as it is.
+    """Return the card as Markdown, with all texts escaped.
 
     Args:
-        facts: what is known.
+        facts: its content.
 
     Raises:
-        ValueError: for a report or an audit that is of another form.
+        ValueError: if the report or the audit has an unexpected form.
     """
     metadata = facts.metadata or {}
     summary = [str(metadata[key]) for key in ("description", "task") if metadata.get(key)]
     sections = [
         Section("Use", _use(facts)),
-        Section("Intended use", [str(metadata.get("intended_use") or "None is stated.")]),
+        Section("Intended use", [str(metadata.get("intended_use") or "Not stated.")]),
         Section("Limits", [LIMITS]),
         Section("Training data", training_data(facts.info, str(metadata.get("image_classes") or ""), TO_COMPLETE)),
         Section("Metrics", _readable("report", _metrics, facts.report)),
         Section("Privacy audit", _readable("audit", _audit, facts.audit)),
         Section("Networks", [_networks(facts)]),
-        Section("References", [str(text) for text in metadata.get("references") or ["None is named."]]),
+        Section("References", [str(text) for text in metadata.get("references") or ["None given."]]),
         Section("Licence", [LICENCE]),
     ]
     title = f"{plain(metadata.get('name') or 'Medfusion')}: weights"
@@ -126,54 +125,54 @@ def model_card(facts: CardFacts) -> str:
 
 
 def sample_command(label: str, more: str = "", bundle: str = "") -> str:
-    """Return the line of a shell that samples a class.
+    """Return the shell command that samples a class.
 
     Args:
         label: name of the class.
         more: further arguments.
-        bundle: folder of the bundle with a slash at its end; empty where it is the working directory.
+        bundle: folder of the bundle with a trailing slash; empty for the working directory.
     """
     words = ["python -m monai.bundle run inference --config_file", f"{bundle}configs/inference.yaml", more]
     return " ".join([*filter(None, words), "--label", _in_shell(plain(label)), "--num_samples 64"])
 
 
 def sample_lines(label: str, place: str) -> list[str]:
-    """Return the lines of Python that sample a class of the model at a place."""
+    """Return the Python lines that sample a class of the model at a path."""
     text = json.dumps(plain(label), ensure_ascii=False)
     return ["import medfusion_monai as mf", f'images = mf.load("{place}").sample({text}, n=4)']
 
 
 def training_data(info: Mapping[str, Any], images: str, to_complete: str) -> list[Block]:
-    """Return what is known of the images that a model was trained on.
+    """Return what is known about the images that a model was trained on.
 
     Args:
-        info: what the weights say about themselves.
-        images: what metadata says about their form; empty for what the weights say.
-        to_complete: a sentence about what no file says.
+        info: description of the weights.
+        images: form of the images according to the metadata; empty for the form that the weights record.
+        to_complete: a sentence about what no file records.
     """
     names, form = info["class_names"], info["image"]
     shares = info.get("class_shares") or [None] * len(names)
     rows = [
-        [Cell(str(index)), Cell(plain(name)), Cell("not known" if share is None else f"{share:.1%}")]
+        [Cell(str(index)), Cell(plain(name)), Cell("unknown" if share is None else f"{share:.1%}")]
         for index, (name, share) in enumerate(zip(names, shares, strict=False))
     ]
     columns = [Column("Label"), Column("Class"), Column("Share of the training images", kind="number")]
     count = (info.get("training") or {}).get("image_count")
-    trained_on = "Number of training images: " + ("not known." if count is None else f"{count:,}.")
+    trained_on = "Number of training images: " + ("unknown." if count is None else f"{count:,}.")
     form_text = images or image_text("", "images", form["channels"], form["size"])
-    return [to_complete, f"{trained_on} Form: {plain(form_text)}.", Table("Classes", columns, [Group("", rows)], [])]
+    return [to_complete, f"{trained_on} Images: {plain(form_text)}.", Table("Classes", columns, [Group("", rows)], [])]
 
 
 def network_rows(info: Mapping[str, Any], parameters: Mapping[str, int]) -> list[list[Cell]]:
-    """Return rows of a table about networks, noise, sampler and training: what, and its value."""
-    rows: list[tuple[str, Any]] = [(f"weights of {name}", f"{count:,}") for name, count in parameters.items()]
-    rows += [(f"class of {name}", part.get("type")) for name, part in (info.get("networks") or {}).items()]
+    """Return the rows of a table of settings of networks, noise, sampler and training."""
+    rows: list[tuple[str, Any]] = [(f"parameters of {name}", f"{count:,}") for name, count in parameters.items()]
+    rows += [(f"type of {name}", part.get("type")) for name, part in (info.get("networks") or {}).items()]
     rows += [(name, found_at(info, name)) for name in PLACES if name not in SHOWN]
     rows += list((info.get("sampler") or {}).items())
     training = info.get("training") or {}
     rows += [("steps of phase two", training.get("steps")), ("images per step", training.get("images_per_step"))]
     known = [[Cell(name), Cell(plain(_as_yaml(value)))] for name, value in rows if value is not None]
-    return [*known, [Cell("trained by medfusion_monai"), Cell(plain(info.get("version") or "not known"))]]
+    return [*known, [Cell("trained with medfusion_monai"), Cell(plain(info.get("version") or "unknown"))]]
 
 
 def _use(facts: CardFacts) -> list[Block]:
@@ -182,7 +181,7 @@ def _use(facts: CardFacts) -> list[Block]:
     return [
         f"{bundle if metadata else ''}{HOW_TO_USE}",
         Commands(
-            "Check the files, install, sample in the folder of a bundle",
+            "Check the files, install, and sample in the folder of a bundle",
             [
                 "(cd FOLDER && sha256sum --check checksums.sha256)",
                 f"pip install medfusion_monai-{medfusion_monai.__version__}-py3-none-any.whl",
@@ -200,8 +199,8 @@ def _readable(
         return render(measured)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"the {name} for the card is of another form ({type(error).__name__}: {error}): give the {name}.json that "
-            "this version of medfusion writes"
+            f"the {name} for the card has an unexpected form ({type(error).__name__}: {error}): give a {name}.json "
+            "written by this version of medfusion"
         ) from error
 
 
@@ -222,7 +221,7 @@ def _audit(audit: Mapping[str, Any] | None) -> list[Block]:
 
 
 def _blocks(found: Document, measured: Mapping[str, Any]) -> list[Block]:
-    """Return warnings, sentences, tables and callouts of a report, without headings, pictures and commands."""
+    """Return the warnings, sentences, tables and callouts of a report, without headings, pictures and commands."""
     unbound: list[Block] = [] if measured_weights(measured) else [Callout(UNBOUND)]
     parts = [block for section in found.sections for block in section.blocks]
     kept = [block for block in parts if isinstance(block, str | Callout | Table)]
@@ -231,13 +230,11 @@ def _blocks(found: Document, measured: Mapping[str, Any]) -> list[Block]:
 
 def _networks(facts: CardFacts) -> Table:
     rows = network_rows(facts.info, facts.parameters)
-    return Table(
-        "Weights are averaged over the training, in float32", [Column("What"), Column("Value")], [Group("", rows)], []
-    )
+    return Table("Networks, sampler and training", [Column("Setting"), Column("Value")], [Group("", rows)], [])
 
 
 def _in_shell(text: str) -> str:
-    """Quote a word for a shell, where it can be by double quotes, which read better around single ones."""
+    """Quote a word for a shell, by double quotes around single ones where possible, as they read better."""
     return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)
 
 

@@ -1,4 +1,4 @@
-"""Writing a part to a file of each format, and running that file."""
+"""The export formats: writing a part to a file, and running that file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from medfusion_monai.export.parts import Part, Port, multiple
 
 OPSET = 18
 ONE_FILE_BYTES = 1_900_000_000
-"""Weights above this go into a second file beside the ONNX file, which can hold 2 GiB."""
+"""Weights above this go into a second file beside the ONNX file, which is limited to 2 GiB."""
 
 
 def write_onnx(part: Part, example: tuple[Tensor, ...], path: Path) -> None:
-    """Write a part as ONNX; batch, height and width stay free."""
+    """Write a part as ONNX, with dynamic batch, height and width."""
     import onnx_ir
 
     sides = {name: torch.export.Dim(name) for name in ("batch", "height", "width")}
@@ -36,15 +36,15 @@ def write_onnx(part: Part, example: tuple[Tensor, ...], path: Path) -> None:
             verbose=False,
         )
     if program is None:
-        raise AssertionError("unreachable: without a file name the exporter gives a program")
+        raise AssertionError("unreachable: without a file name the exporter returns a program")
     for value, port in zip(program.model.graph.outputs, part.outputs, strict=True):
-        value.shape = onnx_ir.Shape(port.shape)  # the exporter names outputs' sides by formulas
+        value.shape = onnx_ir.Shape(port.shape)  # the exporter names the outputs' dimensions by formulas
     weights = sum(tensor.nbytes for tensor in part.module.state_dict().values())
     program.save(path, external_data=weights > ONE_FILE_BYTES)
 
 
 def run_onnx(part: Part, path: Path, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """Run an ONNX file on the CPU by ONNX Runtime."""
+    """Run an ONNX file on the CPU with ONNX Runtime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -53,7 +53,7 @@ def run_onnx(part: Part, path: Path, inputs: tuple[Tensor, ...]) -> list[Tensor]
 
 
 def write_torchscript(part: Part, example: tuple[Tensor, ...], path: Path) -> None:
-    """Write a part as a trace; frozen, so that no tensor of it stays on the CPU when it is loaded to another device."""
+    """Write a part as a trace, frozen so that no tensor stays on the CPU when it is loaded to another device."""
     with _quiet():
         traced = torch.jit.trace(part.module, example, check_trace=False)
         torch.jit.freeze(traced).save(str(path))
@@ -67,7 +67,7 @@ def run_torchscript(part: Part, path: Path, inputs: tuple[Tensor, ...]) -> list[
 
 
 class Format(NamedTuple):
-    """How files of a format are named, written and run, and which packages that takes beside PyTorch."""
+    """How files of a format are named, written and run, and the packages that this needs besides PyTorch."""
 
     suffix: str
     write: Callable[[Part, tuple[Tensor, ...], Path], None]
@@ -85,14 +85,14 @@ def format_named(name: str) -> Format:
     """Return a format by its name.
 
     Raises:
-        ValueError: for another name, and where a package that it takes is not installed.
+        ValueError: for an unknown name, or if a required package is not installed.
     """
     if name not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, received {name!r}")
     missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(
-            f"export to {name} takes {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
+            f"export to {name} needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
         )
     return FORMATS[name]
 
@@ -104,7 +104,7 @@ def _dynamic(port: Port, sides: dict[str, Any]) -> dict[int, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings of exporters; what they warn of is checked by running the file."""
+    """Silence warnings of exporters; the file is checked by running it."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What ``metadata.json`` of a bundle says, brought in line with the weights that lie in it."""
+"""A bundle's ``metadata.json``, adapted to the weights that it contains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = {"0": "red", "1": "green", "2": "blue"}
 
 
 def metadata_of(metadata: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """Return a bundle's metadata with classes, channels and sizes of a model; all else, and what fits, stays.
+    """Return a bundle's metadata with classes, channels and sizes of a model; all that fits is kept.
 
     Args:
         metadata: of the bundle.
@@ -41,7 +41,7 @@ def metadata_of(metadata: Mapping[str, Any], model: Model) -> dict[str, Any]:
 
 
 def names_classes(text: str, names: Sequence[str]) -> bool:
-    """Whether a text as ``0 no cardiomegaly, 1 cardiomegaly`` is about these classes, words for underscores."""
+    """Return whether a text like ``0 no cardiomegaly, 1 cardiomegaly`` lists these classes, underscores as spaces."""
     found = dict(re.findall(r"(?:^|, )(\d+) ([^,]*)", text))
     words = [re.escape(_words(name)) for name in names]
     return len(found) == len(names) and all(
@@ -50,12 +50,12 @@ def names_classes(text: str, names: Sequence[str]) -> bool:
 
 
 def image_text(text: str, subject: str, channels: int, image_size: Sequence[int]) -> str:
-    """Return a sentence about images: channels, what they show, values and size.
+    """Return a description of images: channels, content, value range and size.
 
     Args:
-        text: what the bundle says, as ``one channel, frontal chest X-rays in [0, 1]``; it is kept where the channels
-            are these.
-        subject: what the images show where it is not.
+        text: of the bundle, such as ``one channel, frontal chest X-rays in [0, 1]``; it is kept if it has these
+            channels.
+        subject: content of the images otherwise.
         channels: of the images.
         image_size: height and width.
     """

@@ -1,4 +1,4 @@
-"""The three networks that are exported, each with the names, shapes and values of what goes in and comes out."""
+"""The three exported networks, each with names, shapes and value ranges of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Port:
         name: of the tensor.
         shape: numbers, or ``batch``, ``height`` and ``width`` (of the latents) and whole multiples: ``8*height``.
         dtype: ``float32`` or ``int64``.
-        value_range: smallest and largest value; None where there are no bounds.
+        value_range: smallest and largest value; None if unbounded.
     """
 
     name: str
@@ -68,11 +68,11 @@ class Port:
     value_range: tuple[int, int] | None = None
 
     def size(self, sides: dict[str, int]) -> list[int]:
-        """Return the shape in numbers, for the sizes of ``batch``, ``height`` and ``width``."""
+        """Return the shape in numbers, given the sizes of ``batch``, ``height`` and ``width``."""
         return [side if isinstance(side, int) else multiple(side)[0] * sides[multiple(side)[1]] for side in self.shape]
 
     def draw(self, sides: dict[str, int], source: torch.Generator) -> Tensor:
-        """Draw values for a test of the network, standard normal ones where there are no bounds."""
+        """Draw values to test the network with, standard normal if unbounded."""
         size = self.size(sides)
         if self.value_range is None:
             return torch.randn(size, generator=source)
@@ -84,7 +84,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Part:
-    """A network that is exported by itself, to a file of this name."""
+    """A network that is exported to its own file, with this name."""
 
     name: str
     module: nn.Module
@@ -98,7 +98,7 @@ class Part:
 
     @torch.no_grad()
     def run(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        """Return the network's outputs by PyTorch."""
+        """Return the network's outputs in PyTorch."""
         outputs = self.module(*inputs)
         return list(outputs) if isinstance(outputs, tuple) else [outputs]
 

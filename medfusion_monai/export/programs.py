@@ -1,4 +1,4 @@
-"""Export of a trained model as programs: a file per network, and a file of facts to sample with them."""
+"""Export of a trained model as programs: a file per network, and the facts needed to sample with them."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from medfusion_monai.runtime.files import file_sha256, make_folders
 
 FACTS = "sampler.json"
 TOLERANCE = 1.0e-4
-"""Largest difference from PyTorch, relative to the largest value that PyTorch gives or to 1, whichever is more."""
+"""Largest allowed difference from PyTorch, relative to PyTorch's largest value or to 1, whichever is larger."""
 
 
 def export_programs(model_file: str | Path, output: str | Path, file_format: str = "onnx") -> dict[str, Any]:
     """Write encoder, decoder and UNet of a trained model, each checked against PyTorch, and ``sampler.json``.
 
-    Images are in [0, 1] and latents have unit variance; batch, height and width are free. Files appear in ``output``
-    only when all of them give PyTorch's values.
+    Images are in [0, 1] and latents have unit variance; batch, height and width are dynamic. Files appear in ``output``
+    only if all of them reproduce PyTorch's values.
 
     Args:
-        model_file: weights, or a folder or bundle that holds them.
+        model_file: weights, or a folder or bundle that contains them.
         output: folder of the files.
         file_format: ``onnx`` or ``torchscript``.
 
     Returns:
-        What ``sampler.json`` holds.
+        The content of ``sampler.json``.
 
     Raises:
-        ValueError: for weights that cannot be loaded, packages that are missing, a network that the format cannot
-            hold, and for a file whose values differ from PyTorch's.
+        ValueError: for weights that cannot be loaded, missing packages, a network that the format does not support, or
+            a file whose values differ from PyTorch's.
     """
     writer = format_named(file_format)
     model = open_model(model_file)
@@ -67,9 +67,9 @@ def export_programs(model_file: str | Path, output: str | Path, file_format: str
 
 
 def sampling_facts(sampler: LatentDiffusionSampler) -> dict[str, Any]:
-    """Return what a program needs to run a sampler by itself, all of it as JSON holds it.
+    """Return what a program needs to run a sampler by itself, as JSON-compatible data.
 
-    Noisy latents are ``signal * latents + sigma * noise``; both are there for each of the timesteps that are used.
+    Noisy latents are ``signal * latents + sigma * noise``; both factors are listed for each timestep in use.
 
     Args:
         sampler: of a model, with the shape of its latents.
@@ -91,9 +91,9 @@ def sampling_facts(sampler: LatentDiffusionSampler) -> dict[str, Any]:
 
 
 def largest_difference(part: Part, writer: Format, path: Path, latent_shape: Sequence[int]) -> float:
-    """Return the largest difference of a file and PyTorch on the same inputs, as ``TOLERANCE`` measures it.
+    """Return the largest difference between a file and PyTorch, as defined for ``TOLERANCE``.
 
-    They are one image of the model's size, and a batch of three of another size.
+    The inputs are one image of the model's size, and a batch of three of another size.
     """
     _, height, width = latent_shape
     differences = []
@@ -109,10 +109,10 @@ def _write(part: Part, writer: Format, folder: Path, latent_shape: Sequence[int]
     try:
         writer.write(part, part.draw(2, height, width), path)
         difference = largest_difference(part, writer, path, latent_shape)
-    except Exception as error:  # exporters and runtimes have errors of their own
+    except Exception as error:  # exporters and runtimes have their own error types
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"{path.name} cannot be made for any batch and size: {reason}. Nothing was written; try another format"
+            f"{path.name} cannot be exported for any batch and size: {reason}. Nothing was written; try another format"
         ) from error
     if not difference <= TOLERANCE:  # written so that 'not a number' is refused
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A trained model that is about to leave the house: opened on the CPU, and described by known keys alone."""
+"""A trained model that is about to be shared: opened on the CPU, and described only by known keys."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def open_model(model_file: str | Path) -> Model:
     """Load a trained model on the CPU; its ``path`` is that of its weights.
 
     Args:
-        model_file: weights, or a folder or bundle that holds them.
+        model_file: weights, or a folder or bundle that contains them.
 
     Raises:
-        WeightsError: if there are none, nothing describes them, or they do not fit.
+        WeightsError: if there are none, they have no description, or they do not fit it.
     """
     path = find_weights(model_file)
     if path.suffix == ".zip":
-        raise WeightsError(f"{path} is a zip: unzip it, and name the weights in the folder models of the bundle")
+        raise WeightsError(f"{path} is a zip: unzip it, and give the weights in the folder models of the bundle")
     return load(path, "cpu")
 
 
 def public_info(model: Model) -> dict[str, Any]:
-    """Return what ``model.json`` says of a model, known keys alone: nothing else of a hospital's file goes out.
+    """Return the description of a model with only known keys: nothing else in a hospital's file is shared.
 
-    Networks and schedule are described as they were built, so that only their own arguments are in it.
+    Networks and schedule are described as they were built, with only their own arguments.
 
     Args:
         model: with its networks.

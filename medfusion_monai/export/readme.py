@@ -1,4 +1,4 @@
-"""The README of a bundle that is given to others: how it is installed and what its weights are."""
+"""The README of a bundle that is shared: how to install it, and what its weights are."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from medfusion_monai.report.render import as_markdown
 from medfusion_monai.report.tables import plain
 
 INSTALL, WEIGHTS = "Install", "Weights"
-"""Sections of a bundle's README that are written anew for whom it is given to."""
+"""Sections of a bundle's README that are replaced in the shared copy."""
 
 REQUIREMENTS = "requirements.txt"
 TO_COMPLETE = (
-    "No file records whose images these weights were trained on, or under which permission: whoever shares them says "
-    "so in the section on training data."
+    "To be completed before sharing, in the section on training data: whose images these weights were trained on, and "
+    "with whose permission. No file records this."
 )
 
 
 def shipped_readme(text: str, name: str, facts: CardFacts | None, fetched: Sequence[str] = ()) -> str:
-    """Return the README of a bundle that holds the package, and weights if there are facts about them.
+    """Return the README of a bundle that contains the package, and weights if there are facts about them.
 
     Args:
         text: the bundle's own; its sections ``Install`` and, where there are weights, ``Weights`` are replaced.
         name: of the bundle's folder.
-        facts: about the weights; None where there are none.
-        fetched: files of the weights that are not in the bundle and have to be fetched first.
+        facts: about the weights; None without weights.
+        fetched: weights files that are not in the bundle and have to be fetched first.
     """
     text = _replace(text, Section(INSTALL, _install(name)))
     return text if facts is None else _replace(text, Section(WEIGHTS, _weights(name, facts, fetched)))
 
 
 def has_section(text: str, title: str) -> bool:
-    """Whether a Markdown text has a section of the second level."""
+    """Return whether a Markdown text has a section of the second level."""
     return f"## {title}" in text.splitlines()
 
 
@@ -42,28 +42,28 @@ def _install(name: str) -> list[Block]:
     version = medfusion_monai.__version__
     command = f"PYTHONPATH={name} python -m monai.bundle run training --config_file {name}/configs/train.yaml"
     return [
-        f"The folder medfusion_monai in this bundle is the package that its configs use, version {version}. So only "
-        "what the package needs is to be installed, with Python 3.10 or newer:",
+        f"This bundle contains the package that its configs use, medfusion_monai {version}. Only the package's "
+        "requirements have to be installed, with Python 3.10 or newer:",
         Commands("In the folder of this bundle", [f"python -m pip install -r {REQUIREMENTS}"]),
-        "Run the commands below in the folder of this bundle. From another folder, put the bundle on Python's path, "
-        "and say where its configs are:",
+        "Run the commands below in the folder of this bundle. From another folder, put the bundle on Python's path "
+        "and give the path of the config:",
         Commands("From the folder that holds this bundle", [command]),
-        "The medfusion command, which prepares data and audits models, comes with the wheel that make bundles builds "
-        "in a clone of the project; the wheel brings all that the package needs:",
+        "The medfusion command, which prepares data and audits models, comes with the wheel, which also installs all "
+        "requirements. To build the wheel, run make bundles in a clone of the project.",
         Commands("Or install the wheel", [f"pip install medfusion_monai-{version}-py3-none-any.whl"]),
     ]
 
 
 def _weights(name: str, facts: CardFacts, fetched: Sequence[str]) -> list[Block]:
     label = facts.info["class_names"][-1]
-    columns, rows = [Column("What"), Column("Value")], network_rows(facts.info, facts.parameters)
+    columns, rows = [Column("Setting"), Column("Value")], network_rows(facts.info, facts.parameters)
     fetch = f"python -m monai.bundle download_large_files --bundle_path {name}"
     large = Commands(f"Fetch {', '.join(fetched)} first, from the folder that holds this bundle", [fetch])
     elsewhere = f"PYTHONPATH={name} {sample_command(label, bundle=f'{name}/')}"
     images = str((facts.metadata or {}).get("image_classes", ""))
     return [
-        "The weights say which networks, classes, sizes and sampler are theirs (models/model.json), so nothing of it "
-        "has to be given.",
+        "The weights record their own networks, classes, image size and sampler (models/model.json), so none of these "
+        "need to be given.",
         *([large] if fetched else []),
         Commands("Sample, in the folder of this bundle", [sample_command(label)]),
         Commands("Sample, from the folder that holds this bundle", [elsewhere]),
@@ -74,7 +74,7 @@ def _weights(name: str, facts: CardFacts, fetched: Sequence[str]) -> list[Block]
 
 
 def _replace(text: str, section: Section) -> str:
-    """Return a Markdown text with a section of the second level in the place of the one of its title."""
+    """Return a Markdown text with the section of the second level that has this title replaced."""
     heading = f"## {plain(section.title)}"
     lines = text.splitlines()
     start = lines.index(heading)

@@ -31,12 +31,12 @@ def export_weights(
 ) -> list[Path]:
     """Write ``model.safetensors``, ``model.json``, the card ``README.md`` and ``checksums.sha256`` into a folder.
 
-    The same model and reports give the same bytes. Nothing in them names a file's place.
+    The same model and reports give the same bytes, and no path is in them.
 
     Args:
-        model_file: weights, or a folder or bundle that holds them.
+        model_file: weights, or a folder or bundle that contains them.
         output: folder of the files.
-        bundle: folder of the bundle that the card is about; None takes the one whose ``models`` holds the weights.
+        bundle: folder of the bundle that the card describes; None for the one whose ``models`` contains the weights.
         report: ``report.json`` of ``run evaluating``, for the card.
         audit: ``audit.json`` of ``medfusion audit``, for the card.
 
@@ -63,9 +63,9 @@ def export_weights(
         save_safetensors(model.network, folder / WEIGHTS, _header(facts.info, facts.metadata or {}))
         write_model_info(folder / WEIGHTS, facts.info)
         (folder / CARD).write_text(card, encoding="utf-8")
-        listed = checksums_text(path for path in folder.iterdir() if path.name != CARD)  # which is there to be edited
+        listed = checksums_text(path for path in folder.iterdir() if path.name != CARD)  # which may be edited
         (folder / CHECKSUMS).write_text(listed, encoding="utf-8")
-        (output / CHECKSUMS).unlink(missing_ok=True)  # or a kill in between would leave files that it refuses
+        (output / CHECKSUMS).unlink(missing_ok=True)  # or a kill in between would leave files that the old list refuses
         names = [WEIGHTS, model_info_path(WEIGHTS).name, CARD, CHECKSUMS]
         for name in names:
             os.replace(folder / name, output / name)
@@ -73,7 +73,7 @@ def export_weights(
 
 
 def _metadata(weights: Path, bundle: str | Path | None) -> dict[str, Any] | None:
-    """Read ``metadata.json`` of a bundle, or of the one that the weights lie in; None if they lie in none."""
+    """Read ``metadata.json`` of a bundle, by default of the one that contains the weights; None without a bundle."""
     inner = Path("configs", "metadata.json")
     if bundle is not None:
         return read_object(Path(bundle) / inner)

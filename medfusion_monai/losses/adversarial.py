@@ -26,7 +26,7 @@ class AdversarialLoss(Described, nn.Module):
 
     Args:
         discriminators: one for the full resolution, and one for the half resolution if that has an output.
-        start_step: iterations of the autoencoder before the discriminators start, published 50,000; None for never.
+        start_step: iterations of the autoencoder before the discriminators take part, published 50,000; None for never.
         weight: factor on the adaptive weights.
     """
 
@@ -40,7 +40,7 @@ class AdversarialLoss(Described, nn.Module):
         self.weight = weight
 
     def active(self, iteration: int) -> bool:
-        """Whether the discriminators take part in an iteration, counted from 1."""
+        """Return whether the discriminators take part in an iteration, counted from 1."""
         return self.start_step is not None and iteration > self.start_step
 
     def generator_loss(

@@ -1,4 +1,4 @@
-"""The loss of phase two: how far predictions are from their targets, weighted by timestep if wished."""
+"""The loss of phase two: how far predictions are from their targets, optionally weighted by timestep."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Weighting = Literal["none", "min_snr"]
 
 @describable
 class DiffusionLoss(Described, nn.Module):
-    """Mean distance of predictions and targets; the defaults are PyTorch's ``L1Loss``, as published. No weights.
+    """Mean distance between predictions and targets; by default PyTorch's ``L1Loss``, as published.
 
-    ``min_snr`` weighs each sample by its timestep's signal-to-noise ratio cut off at ``gamma``, so that timesteps
+    ``min_snr`` weights each sample by its timestep's signal-to-noise ratio clipped at ``gamma``, so that timesteps
     with little noise do not outweigh the others (Hang et al. 2023): min(SNR, gamma) times 1 / SNR for
-    ``epsilon``, 1 / (SNR + 1) for ``v_prediction``, 1 for ``sample``. The paper has it for ``l2``.
+    ``epsilon``, 1 / (SNR + 1) for ``v_prediction``, 1 for ``sample``. The paper uses ``l2``.
 
     Args:
-        schedule: the schedule that noise is added by; also tells the prediction type.
+        schedule: the schedule by which noise is added, with its prediction type.
         loss: ``l1`` or ``l2`` (mean squared error).
         weighting: ``none`` or ``min_snr``.
-        gamma: where the ratio is cut off; the paper's 5.
+        gamma: upper limit of the ratio; 5 as in the paper.
 
     Raises:
         ValueError: for an unknown loss or weighting, a gamma that is not positive, or ``min_snr`` with a schedule
-            that it is not defined for (``flow``) or that gives the timestep where sampling starts no weight
+            for which it is undefined (``flow``) or gives no weight to the timestep where sampling starts
             (``zero_terminal_snr``).
     """
 
@@ -56,8 +56,8 @@ class DiffusionLoss(Described, nn.Module):
 
         Args:
             prediction: of the network.
-            target: what the schedule says that it should be.
-            timesteps: (B,) integers, for the weights; without them all samples weigh 1.
+            target: of ``NoiseSchedule.target``.
+            timesteps: (B,) integers, for the weights; without them all samples have weight 1.
 
         Returns:
             A scalar, the mean over all values.
@@ -73,7 +73,7 @@ def _min_snr_weights(schedule: NoiseSchedule, gamma: float) -> Tensor:
         raise ValueError(f"gamma must be a positive number, received {gamma!r}")
     if not schedule.variance_preserving or schedule.zero_terminal_snr:
         raise ValueError(
-            "weighting 'min_snr' is for variance-preserving schedules that leave some signal at the last timestep: "
+            "weighting 'min_snr' requires a variance-preserving schedule with some signal left at the last timestep: "
             "with schedule 'flow' or zero_terminal_snr use weighting 'none'"
         )
     alphas = torch.tensor(schedule.exact_alphas_cumprod, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""LPIPS whose backbone comes from a local file; nothing is downloaded."""
+"""LPIPS with a backbone from a local file; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -17,48 +17,49 @@ VGG16_FILE = KNOWN["vgg16"].file
 
 
 def load_perceptual_loss(path: str | Path) -> nn.Module:
-    """Make LPIPS on VGG-16 without linear calibration, as published, from torchvision's weights.
+    """Build LPIPS on VGG-16 without linear calibration, as published, from torchvision's weights.
 
-    ``medfusion weights fetch vgg16`` fetches the file ``vgg16-397923af.pth`` (528 MiB) on a machine with internet,
-    ``medfusion weights list`` says from where.
+    ``medfusion weights fetch vgg16`` fetches the file ``vgg16-397923af.pth`` (528 MiB) on a machine with internet;
+    ``medfusion weights list`` prints its address.
 
     Args:
-        path: that file. Its tensors are read, nothing in it is executed.
+        path: that file. Only its tensors are read, nothing in it is executed.
 
     Returns:
         A frozen module that maps two batches (B, 3, H, W) in [-1, 1] to distances (B, 1, 1, 1).
 
     Raises:
-        ValueError: if the file is missing or holds other weights.
+        ValueError: if the file is missing or contains other weights.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"perceptual_weights_file {path} does not exist. Name torchvision's {VGG16_FILE}, or leave the option "
-            f"empty to train without. {how_to_get('vgg16')}"
+            f"perceptual_weights_file {path} does not exist. Give torchvision's {VGG16_FILE}, or leave the option "
+            f"empty to train without it. {how_to_get('vgg16')}"
         )
     try:
         return build_lpips("vgg", path, calibrated=False)
     except Exception as error:
-        raise ValueError(f"perceptual_weights_file {path} holds no VGG-16 weights of torchvision: {error}") from error
+        raise ValueError(
+            f"perceptual_weights_file {path} does not contain the VGG-16 weights of torchvision: {error}"
+        ) from error
 
 
 def build_lpips(net: Literal["alex", "vgg"], path: str | Path, calibrated: bool) -> nn.Module:
-    """Make LPIPS (Zhang et al. 2018) on a backbone whose weights are those of torchvision's classifier in a file.
+    """Build LPIPS (Zhang et al. 2018) on a backbone whose weights are those of torchvision's classifier in a file.
 
     Args:
         net: ``alex`` for AlexNet, ``vgg`` for VGG-16.
-        path: the file; its classifier is not looked at, nothing in it is executed.
-        calibrated: weigh the channels by the linear heads that the lpips library brings with it; otherwise they count
-            the same.
+        path: the file; its classifier is not used, nothing in it is executed.
+        calibrated: weight the channels by the linear heads of the lpips library; otherwise they count the same.
 
     Returns:
         A frozen module that maps two batches (B, 3, H, W) in [-1, 1] to distances (B, 1, 1, 1).
 
     Raises:
-        Exception: the file cannot be read, or holds other weights.
+        Exception: the file cannot be read, or contains other weights.
     """
-    with warnings.catch_warnings():  # lpips asks torchvision in a way that it warns of
+    with warnings.catch_warnings():  # lpips calls torchvision in a deprecated way
         warnings.simplefilter("ignore", UserWarning)
         network = lpips.LPIPS(net=net, lpips=calibrated, pretrained=calibrated, pnet_rand=True, verbose=False)
     state = torch.load(path, map_location="cpu", weights_only=True)

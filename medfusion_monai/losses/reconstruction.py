@@ -23,8 +23,9 @@ class ReconstructionLoss(Described, nn.Module):
     """Pixel, perceptual and structural distance at full and at half resolution, plus KL, as published.
 
     The published loss adds the per-image perceptual and structural distances to every pixel's distance, sums over
-    pixels and divides by the batch size; ``reduction="sum"`` gives that number. ``"mean"`` divides it, KL
-    included, by the values of an image, so that gradients do not grow with the image; Adam's steps are the same.
+    pixels and divides by the batch size; ``reduction="sum"`` returns that number. ``"mean"`` divides it, KL
+    included, by the number of values per image, so that gradients do not grow with image size; Adam's steps are the
+    same.
 
     Args:
         pixel_loss: ``l1`` (published for fundus and histology) or ``mse`` (published for chest).
@@ -70,8 +71,8 @@ class ReconstructionLoss(Described, nn.Module):
             self.perceptual = load_perceptual_loss(perceptual_weights_file)
         elif perceptual_weight:
             logger.warning(
-                "perceptual term (LPIPS) is OFF: perceptual_weights_file names no VGG-16 weights. Reconstructions "
-                "will be softer than the published ones; see load_perceptual_loss for the file."
+                "perceptual term (LPIPS) is OFF: perceptual_weights_file is not set. Reconstructions will be softer "
+                "than the published ones; medfusion weights fetch vgg16 downloads the file."
             )
 
     def forward(self, output: AutoencoderOutput, image: Tensor) -> dict[str, Tensor]:
@@ -79,7 +80,7 @@ class ReconstructionLoss(Described, nn.Module):
 
         Returns:
             Scalars: ``loss`` (the weighted sum) and each weighted term by its name, those of the half
-            resolution with the ending ``_low``.
+            resolution with the suffix ``_low``.
         """
         batch_size = image.shape[0]
         terms = self._distances(output.reconstruction, image)
@@ -94,7 +95,7 @@ class ReconstructionLoss(Described, nn.Module):
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
     def scale(self, image: Tensor) -> float:
-        """Give what the loss of these images (B, C, H, W) is divided by after summing over pixels."""
+        """Return the divisor of the loss of images (B, C, H, W) after summing over pixels."""
         return float(image[0].numel()) if self.reduction == "mean" else 1.0
 
     def _distances(self, prediction: Tensor, image: Tensor) -> dict[str, Tensor]:
@@ -112,14 +113,14 @@ class ReconstructionLoss(Described, nn.Module):
 
 
 def to_unit(image: Tensor) -> Tensor:
-    """Bring images from about [-1, 1] to [0, 1], values outside cut off."""
+    """Map images from about [-1, 1] to [0, 1], clipping values outside."""
     return (image * 0.5 + 0.5).clamp(0.0, 1.0)
 
 
 def structural_similarity(prediction: Tensor, image: Tensor, window: int = 11) -> Tensor:
-    """SSIM of images (B, C, H, W) in [0, 1], one value an image (B,), by a Gaussian window of sigma 1.5.
+    """SSIM of images (B, C, H, W) in [0, 1], one value per image (B,), with a Gaussian window of sigma 1.5.
 
-    A channel counts as at least 0, as in the published loss.
+    Negative values of a channel count as 0, as in the published loss.
 
     Raises:
         ValueError: if the window is larger than the images.

@@ -1,4 +1,4 @@
-"""The first stage: an autoencoder that makes an image 8 times smaller and gives a Gaussian of latents."""
+"""The first stage: an autoencoder that reduces height and width 8 times, to a Gaussian of latents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DiagonalGaussian:
         self.logvar = logvar.clamp(-30.0, 20.0)
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
-        """Draw latents (B, C, H, W), by the given standard normal noise of that shape or by fresh one."""
+        """Draw latents (B, C, H, W), from the given standard normal noise of that shape or from fresh noise."""
         noise = torch.randn_like(self.mean) if noise is None else noise
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
@@ -41,7 +41,7 @@ class DiagonalGaussian:
 
 
 class AutoencoderOutput(NamedTuple):
-    """What the autoencoder gives in training.
+    """Output of the autoencoder in training.
 
     Attributes:
         reconstruction: (B, channels, H, W) in about [-1, 1].
@@ -55,17 +55,17 @@ class AutoencoderOutput(NamedTuple):
 
 
 class LatentAutoencoder(Described, nn.Module, ABC):
-    """What both phases need of a first stage: a Gaussian of latents, images from latents, statistics of the latents.
+    """Interface of a first stage: a Gaussian of latents, images from latents, statistics of the latents.
 
     Images enter and leave in [-1, 1]. ``encode`` and ``decode`` work on raw latents, as published.
     ``encode_stage_2_inputs`` and ``decode_stage_2_outputs`` (MONAI's names) work on latents that
     ``latent_mean`` and ``latent_std`` bring to zero mean and unit variance; these buffers are measured on the
-    training set after phase one and travel with the weights.
+    training set after phase one and saved with the weights.
 
     Args:
         in_channels: image channels, 1 (gray) or 3 (RGB).
         latent_channels: channels of the latents.
-        downsampling_factor: how many times smaller than images latents are.
+        downsampling_factor: ratio of image height and width to those of latents.
     """
 
     def __init__(self, in_channels: int, latent_channels: int, downsampling_factor: int) -> None:
@@ -79,7 +79,7 @@ class LatentAutoencoder(Described, nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor) -> DiagonalGaussian:
-        """Give the posterior of the raw latents, (B, latent_channels, h, w), of images (B, C, H, W) in [-1, 1].
+        """Return the posterior of the raw latents, (B, latent_channels, h, w), of images (B, C, H, W) in [-1, 1].
 
         Raises:
             ValueError: if the channels or the size do not fit.
@@ -90,7 +90,7 @@ class LatentAutoencoder(Described, nn.Module, ABC):
         """Map raw latents (B, latent_channels, h, w) to images (B, C, H, W) in about [-1, 1]."""
 
     def decode_with_low(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Like ``decode``, and the image at half resolution (None without deep supervision)."""
+        """Like ``decode``, with the image at half resolution as well (None without deep supervision)."""
         return self.decode(latents), None
 
     @property
@@ -107,7 +107,9 @@ class LatentAutoencoder(Described, nn.Module, ABC):
         """Raise a ValueError if the channels or the size of images (B, C, H, W) do not fit."""
         factor = self.downsampling_factor
         if image.shape[1] != self.in_channels:
-            raise ValueError(f"image has {image.shape[1]} channels, the autoencoder was built for {self.in_channels}")
+            raise ValueError(
+                f"image has {image.shape[1]} channels, but the autoencoder was built for {self.in_channels}"
+            )
         if image.shape[-1] % factor or image.shape[-2] % factor:
             raise ValueError(f"image size {tuple(image.shape[-2:])} is not divisible by {factor}: resize or pad it")
 
@@ -141,7 +143,7 @@ class LatentAutoencoder(Described, nn.Module, ABC):
 
         Args:
             image: (B, C, H, W) in [-1, 1].
-            noise: standard normal values of the latents' shape that draw them; fresh ones if None.
+            noise: standard normal values of the latents' shape to draw them from; fresh ones if None.
         """
         posterior = self.encode(image)
         return AutoencoderOutput(*self.decode_with_low(posterior.sample(noise)), posterior)
@@ -189,7 +191,7 @@ class Autoencoder(LatentAutoencoder):
         self.conv_out_low = zero_init(nn.Conv2d(channels[1], in_channels, 1)) if deep_supervision else None
 
     def encode(self, image: Tensor) -> DiagonalGaussian:
-        """Give the posterior of the raw latents, (B, latent_channels, H/8, W/8), of images (B, C, H, W) in [-1, 1].
+        """Return the posterior of the raw latents, (B, latent_channels, H/8, W/8), of images (B, C, H, W) in [-1, 1].
 
         Raises:
             ValueError: if the channels or the size do not fit.
@@ -205,7 +207,7 @@ class Autoencoder(LatentAutoencoder):
         return self.decode_with_low(latents)[0]
 
     def decode_with_low(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Like ``decode``, and the image at half resolution (None without deep supervision)."""
+        """Like ``decode``, with the image at half resolution as well (None without deep supervision)."""
         x = self.from_latents(latents)
         low = None
         for index, level in enumerate(self.decoder):
@@ -222,9 +224,11 @@ class Autoencoder(LatentAutoencoder):
 
 
 def check_widths(channels: Sequence[int], norm_groups: int) -> None:
-    """Raise a ValueError if ``norm_groups`` does not divide each of ``channels`` or fewer than two levels are given."""
+    """Raise a ValueError if ``norm_groups`` does not divide all ``channels``, or for fewer than two levels."""
     if len(channels) < 2:
         raise ValueError(f"channels must name at least two levels, received {list(channels)}")
     wrong = [width for width in channels if width <= 0 or width % norm_groups]
     if wrong:
-        raise ValueError(f"channels {wrong} cannot be normalised in norm_groups={norm_groups}: use multiples of it")
+        raise ValueError(
+            f"channels {wrong} are not positive multiples of norm_groups={norm_groups}: change channels or norm_groups"
+        )

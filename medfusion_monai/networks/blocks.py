@@ -1,4 +1,4 @@
-"""The residual block that autoencoder and UNet are made of, and the operations between levels."""
+"""Building blocks of autoencoder and UNet: residual block, attention, and resampling between levels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def zero_init(module: nn.Module) -> nn.Module:
-    """Set all parameters of a module to zero, so that its branch starts as nothing, and return it."""
+    """Set all parameters of a module to zero, so that its branch initially adds nothing, and return it."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -16,7 +16,7 @@ def zero_init(module: nn.Module) -> nn.Module:
 class SubBlock(nn.Module):
     """Convolution, group norm, SiLU, plus a skip around all three.
 
-    The skip is the identity, or a 1x1 convolution where the channels differ.
+    The skip is the identity, or a 1x1 convolution if the channels differ.
 
     Args:
         in_channels: channels of the input.
@@ -40,7 +40,7 @@ class SubBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two sub-blocks; an embedding, if there is one, is added between them.
+    """Two sub-blocks; an embedding, if given, is added between them.
 
     Args:
         in_channels: channels of the input.
@@ -68,13 +68,13 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over the positions of a feature map (Vaswani et al. 2017, section 3.2), with a skip around it.
+    """Self-attention over the positions of a feature map (Vaswani et al. 2017, section 3.2), with a skip connection.
 
-    The output projection starts at zero, so that a network with it starts as the one without.
+    The output projection starts at zero: a new network computes the same with and without attention.
 
     Args:
-        channels: channels of input and output; a head has the largest share of them that is at most 64 wide.
-        norm_groups: groups of the normalisation before it; must divide ``channels``.
+        channels: channels of input and output; heads have the largest width up to 64 that divides them.
+        norm_groups: groups of the preceding normalisation; must divide ``channels``.
     """
 
     def __init__(self, channels: int, norm_groups: int = 8) -> None:
@@ -94,14 +94,14 @@ class SelfAttention(nn.Module):
 
 
 class Downsample(nn.Conv2d):
-    """Halve height and width by a strided 3x3 convolution that may change the width."""
+    """Halve height and width by a strided 3x3 convolution that may change the channels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
 
 
 class Upsample(nn.Module):
-    """Double height and width by nearest neighbours, then a 3x3 convolution that may change the width."""
+    """Double height and width by nearest neighbours, then a 3x3 convolution that may change the channels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

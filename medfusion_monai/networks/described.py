@@ -1,4 +1,4 @@
-"""Modules that know the arguments they were built with, so that weights can say which network they are of."""
+"""Modules that record their constructor arguments, so that weights files can describe their network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 TYPE = "type"
-"""Key of a description that holds the name of the class; the others are its arguments."""
+"""Key of the class name in a description; the other keys are its arguments."""
 
 
 class DescriptionError(ValueError):
@@ -18,7 +18,7 @@ class DescriptionError(ValueError):
 
 
 class Described:
-    """Mixin, before ``nn.Module`` among the bases: remembers the arguments of the constructor, defaults included.
+    """Mixin that records the constructor's arguments, including defaults; list it before ``nn.Module``.
 
     A class that mixes this in can be described by :func:`describe` and, if it is :func:`describable`, built again by
     :func:`build`. Every argument that changes what the module computes is part of the description.
@@ -32,30 +32,30 @@ class Described:
     not_described: tuple[str, ...] = ()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Note the arguments; a copy is made without any and gets those of its original with the rest of its state."""
+        """Record the arguments; a copy is created without any and gets those of the original with its state."""
         module = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
         bound = signature.bind_partial(module, *args, **kwargs)
         bound.apply_defaults()
         arguments = dict(list(bound.arguments.items())[1:])
-        module.__dict__["built_with"] = arguments  # past nn.Module, which would register a network among them
+        module.__dict__["built_with"] = arguments  # bypasses nn.Module, which would register networks among them
         return module
 
 
 KINDS: dict[str, type] = {}
-"""Classes that a description may name. Weights are data: a name that is not here is never imported."""
+"""Classes that a description may name. Weights are data: no other name is ever imported."""
 
 
 def describable(kind: type) -> type:
-    """Let descriptions name a class; a decorator."""
+    """Register a class for descriptions; a decorator."""
     KINDS[kind.__name__] = kind
     return kind
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
-    """Return a module's class and arguments as plain data that JSON can hold; modules within it likewise.
+    """Return a module's class and arguments, modules among them included, as JSON-compatible data.
 
-    A module of another class is described by its name alone, and :func:`build` refuses it.
+    An unregistered class is described only by its name, and :func:`build` refuses it.
     """
     if KINDS.get(type(module).__name__) is not type(module) or not isinstance(module, Described):
         return {TYPE: f"{type(module).__module__}.{type(module).__qualname__}"}
@@ -67,13 +67,13 @@ def build(description: Mapping[str, Any]) -> Any:
     """Build the module that a description names, with random weights.
 
     Raises:
-        DescriptionError: for a class that is not known here, or arguments that it does not take.
+        DescriptionError: for an unregistered class, or arguments that it does not accept.
     """
     name = description.get(TYPE)
     if name not in KINDS:
         raise DescriptionError(
-            f"{name!r} is a network of its user's own, which cannot be built from a description: give network_def in a "
-            "config (or network= in Python)"
+            f"{name!r} is a custom network, which cannot be built from a description: give network_def in a config "
+            "(or network= in Python)"
         )
     arguments = {key: build(value) if _is_description(value) else value for key, value in description.items()}
     del arguments[TYPE]

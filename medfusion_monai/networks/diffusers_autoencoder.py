@@ -1,4 +1,4 @@
-"""First stages of other projects, as the VAE of Stable Diffusion, from folders in diffusers' format."""
+"""First stages of other projects, such as the VAE of Stable Diffusion, from folders in diffusers' format."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ KIND = "AutoencoderKL"
 
 
 class DiffusersAutoencoder(nn.Module):
-    """An ``AutoencoderKL`` of diffusers that reconstructs images as ours does; it is not trained here.
+    """An ``AutoencoderKL`` of diffusers with the ``reconstruct`` of our autoencoders; it is not trained here.
 
-    Nothing is fetched, and only safetensors are read, which hold no code.
+    Nothing is downloaded, and only safetensors are read, which contain no code.
 
     Args:
-        folder: holds ``config.json`` and ``diffusion_pytorch_model.safetensors``, as the folder ``vae`` of a Stable
+        folder: with ``config.json`` and ``diffusion_pytorch_model.safetensors``, like the folder ``vae`` of a Stable
             Diffusion model.
 
     Attributes:
         name: the folder's name.
         sha256: of its weights file.
-        downsampling_factor: how many times smaller than images its latents are.
+        downsampling_factor: ratio of image height and width to those of latents.
 
     Raises:
         ValueError: if diffusers is not installed.
@@ -52,8 +52,8 @@ class DiffusersAutoencoder(nn.Module):
         """Encode and decode images by the most likely latents, without randomness.
 
         Args:
-            image: (B, C, H, W) in [-1, 1]. One channel is repeated to three for a network of RGB, and the three of the
-                reconstruction are averaged.
+            image: (B, C, H, W) in [-1, 1]. For an RGB network, a single channel is repeated to three, and the three
+                channels of the reconstruction are averaged.
 
         Returns:
             (B, C, H, W) in about [-1, 1].
@@ -68,25 +68,25 @@ class DiffusersAutoencoder(nn.Module):
         return reconstruction.mean(dim=1, keepdim=True) if gray else reconstruction
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give ``reconstruct(image)``."""
+        """Return ``reconstruct(image)``."""
         return self.reconstruct(image)
 
     def check_image(self, image: Tensor) -> None:
         """Raise a ValueError if images of this shape do not fit."""
         factor, channels = self.downsampling_factor, image.shape[1]
         if channels != self.in_channels and (channels, self.in_channels) != (1, 3):
-            raise ValueError(f"image has {channels} channels, the autoencoder {self.name} takes {self.in_channels}")
+            raise ValueError(f"image has {channels} channels, but autoencoder {self.name} expects {self.in_channels}")
         if image.shape[-1] % factor or image.shape[-2] % factor:
             raise ValueError(
-                f"image size {tuple(image.shape[-2:])} is not divisible by {factor}, as the autoencoder {self.name} "
-                "needs it: resize or pad the images"
+                f"image size {tuple(image.shape[-2:])} is not divisible by {factor}, which autoencoder {self.name} "
+                "requires: resize or pad the images"
             )
 
 
 def _check_files(folder: Path) -> None:
-    """Raise a WeightsError that says which file is missing, or what else the folder holds."""
+    """Raise a WeightsError if a file is missing, with what the folder contains instead."""
     if not folder.is_dir():
-        raise WeightsError(f"first stage {folder} is no folder: give one with {CONFIG} and {WEIGHTS}")
+        raise WeightsError(f"first stage {folder} is not a folder: give one with {CONFIG} and {WEIGHTS}")
     if not (folder / CONFIG).is_file():
         inner = folder / "vae"
         hint = f"give its folder {inner}" if (inner / CONFIG).is_file() else "give the folder of one autoencoder"
@@ -96,20 +96,20 @@ def _check_files(folder: Path) -> None:
     except (ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / CONFIG} cannot be read as JSON: fetch it again") from error
     if kind != KIND:
-        raise WeightsError(f"first stage {folder} is of the kind {kind}: only an {KIND} of diffusers can be used")
+        raise WeightsError(f"first stage {folder} is a {kind}: only {KIND} of diffusers is supported")
     if not (folder / WEIGHTS).is_file():
         others = sorted(
             path.name for path in folder.iterdir() if path.suffix in (".bin", ".ckpt", ".pt", ".safetensors")
         )
         found = f" (found {', '.join(others)})" if others else ""
         raise WeightsError(
-            f"first stage {folder} has no {WEIGHTS}{found}: pickles can run code and are not read. Fetch the "
-            "safetensors file of the same model and put it there by this name"
+            f"first stage {folder} has no {WEIGHTS}{found}: pickles can run code and are not read. Download "
+            "the safetensors file of the same model and save it there under this name"
         )
 
 
 def _load(folder: Path) -> Any:
-    """Load the network by diffusers, all weights or an error."""
+    """Load the network with diffusers; raise a WeightsError unless all weights fit."""
     try:
         from diffusers import AutoencoderKL
         from diffusers.utils import logging
@@ -118,7 +118,7 @@ def _load(folder: Path) -> Any:
             f"first stage {folder} needs diffusers, which is not installed: pip install diffusers"
         ) from error
     level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # what matters is raised below
+    logging.set_verbosity(logging.CRITICAL)  # problems are raised below
     try:
         network, report = AutoencoderKL.from_pretrained(
             folder,
@@ -130,7 +130,7 @@ def _load(folder: Path) -> Any:
         )
     except Exception as error:
         raise WeightsError(
-            f"first stage {folder} cannot be loaded, {WEIGHTS} is damaged or does not fit {CONFIG}: {error}"
+            f"first stage {folder} cannot be loaded: {WEIGHTS} is damaged or does not fit {CONFIG}: {error}"
         ) from error
     finally:
         logging.set_verbosity(level)
@@ -138,10 +138,12 @@ def _load(folder: Path) -> Any:
     settings = network.config
     if settings.in_channels != settings.out_channels:
         raise WeightsError(
-            f"first stage {folder} takes {settings.in_channels} channels and gives {settings.out_channels}: give one "
-            "that reconstructs what it takes"
+            f"first stage {folder} has {settings.in_channels} input and {settings.out_channels} output channels: "
+            "give one with as many of both"
         )
-    if wrong:  # diffusers would leave missing weights as random as they were made
-        told = "; ".join(f"{len(names)} {kind} ({', '.join(sorted(names)[:3])})" for kind, names in wrong.items())
-        raise WeightsError(f"first stage {folder}: weights do not fit {CONFIG}: {told}. Fetch both files of one model")
+    if wrong:  # diffusers would leave missing weights randomly initialised
+        misfits = "; ".join(f"{len(names)} {kind} ({', '.join(sorted(names)[:3])})" for kind, names in wrong.items())
+        raise WeightsError(
+            f"first stage {folder}: weights do not fit {CONFIG}: {misfits}. Fetch both files of one model"
+        )
     return network

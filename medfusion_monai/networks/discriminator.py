@@ -14,7 +14,7 @@ from medfusion_monai.networks.described import Described, describable
 
 @describable
 class PatchDiscriminator(Described, nn.Module):
-    """Judges patches of an image: convolution, group norm and SiLU per level, then a zero-started 3x3 convolution.
+    """Classifies patches of an image: convolution, group norm and SiLU per level, then a zero-initialised convolution.
 
     Args:
         in_channels: image channels.
@@ -36,7 +36,7 @@ class PatchDiscriminator(Described, nn.Module):
         self.conv_out = zero_init(nn.Conv2d(channels[-1], 1, 3, padding=1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give logits (B, 1, H/8, W/8), high where a patch looks real, of images (B, C, H, W) in [-1, 1]."""
+        """Return logits (B, 1, H/8, W/8), high where a patch looks real, for images (B, C, H, W) in [-1, 1]."""
         return self.conv_out(self.levels(image))
 
 

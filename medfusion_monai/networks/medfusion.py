@@ -1,4 +1,4 @@
-"""Both stages in one module, as the bundle's ``network_def``."""
+"""Both stages in one module, the bundle's ``network_def``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Medfusion(nn.Module):
     Args:
         autoencoder: the first stage, a ``LatentAutoencoder``: ``Autoencoder``, or ``MonaiAutoencoder`` around another.
         unet: the second stage, ``UNet``, or ``MonaiUNet`` around another.
-        class_names: of the labels that the UNet was trained with, in their order.
-        image_size: height and width of the images that both were trained with.
+        class_names: of the UNet's labels, in label order.
+        image_size: height and width of the training images.
     """
 
     autoencoder: Any
@@ -41,7 +41,7 @@ class Medfusion(nn.Module):
         """Channels, height and width of the latents of an image of ``image_size``.
 
         Raises:
-            ValueError: if ``image_size`` is not known.
+            ValueError: if ``image_size`` is unknown.
         """
         if self.image_size is None:
             raise ValueError("the network was built without image_size: give it, or the sampler's latent_shape")
@@ -52,9 +52,9 @@ class Medfusion(nn.Module):
         return self.autoencoder.reconstruct(image)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Return what ``torch.jit.script`` is to compile: a trace of ``forward``, which needs the autoencoder alone.
+        """Return what ``torch.jit.script`` compiles: a trace of ``forward``, which only needs the autoencoder.
 
-        So MONAI's ``ckpt_export`` works with its defaults, and the file is not padded with a UNet that it never runs.
+        This makes MONAI's ``ckpt_export`` work with its defaults, and keeps the unused UNet out of the file.
         """
         autoencoder = copy.deepcopy(self.autoencoder).eval()
         side = 8 * autoencoder.downsampling_factor
@@ -65,7 +65,7 @@ class Medfusion(nn.Module):
 
 
 class _Traced(nn.Module):
-    """Calls ``reconstruct`` of a traced autoencoder; small enough for ``torch.jit.script`` to read."""
+    """Calls ``reconstruct`` of a traced autoencoder; simple enough for ``torch.jit.script``."""
 
     def __init__(self, autoencoder: nn.Module) -> None:
         super().__init__()

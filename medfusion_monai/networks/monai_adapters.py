@@ -1,4 +1,4 @@
-"""Networks with MONAI's interface (``AutoencoderKL``, ``DiffusionModelUNet``) in the place of ours."""
+"""Networks with MONAI's interface (``AutoencoderKL``, ``DiffusionModelUNet``) in place of ours."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.nn import functional as F
 from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
 from medfusion_monai.networks.described import Described, describable
 
-SMALLEST_STD = 3.1e-7  # exp(-15), what AutoencoderKL cuts off at too
+SMALLEST_STD = 3.1e-7  # exp(-15), the lower limit in AutoencoderKL as well
 
 
 @describable
 class AutoencoderKL(Described, _AutoencoderKL):
-    """MONAI's ``AutoencoderKL``, whose weights can say how it was built."""
+    """MONAI's ``AutoencoderKL``, with its constructor arguments recorded."""
 
 
 @describable
 class DiffusionModelUNet(Described, _DiffusionModelUNet):
-    """MONAI's ``DiffusionModelUNet``, whose weights can say how it was built."""
+    """MONAI's ``DiffusionModelUNet``, with its constructor arguments recorded."""
 
 
 @describable
@@ -31,15 +31,15 @@ class MonaiAutoencoder(LatentAutoencoder):
     """A first stage of MONAI with the latent statistics that both phases need; no half-resolution output.
 
     Args:
-        network: has ``encode``, which gives mean and standard deviation of the latents, ``decode`` and ``decoder``, as
-            ``monai.networks.nets.AutoencoderKL``.
+        network: with ``encode``, which returns mean and standard deviation of the latents, ``decode`` and ``decoder``,
+            like ``monai.networks.nets.AutoencoderKL``.
         in_channels: image channels of the network, in and out.
         latent_channels: latent channels of the network.
-        downsampling_factor: how many times smaller than images its latents are; each level of an ``AutoencoderKL``
-            after the first halves them.
+        downsampling_factor: ratio of image height and width to those of latents; each level of an ``AutoencoderKL``
+            after the first doubles it.
 
     Raises:
-        ValueError: if the network has another interface, or other channels or sizes than are said.
+        ValueError: if the network has another interface, or its channels or sizes differ from the arguments.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class MonaiAutoencoder(LatentAutoencoder):
         if missing:
             raise ValueError(f"network {name} has no {', '.join(missing)}: give one like MONAI's AutoencoderKL")
         if not any(isinstance(module, nn.Conv2d) for module in self.network.decoder.modules()):
-            raise ValueError(f"the decoder of network {name} has no 2D convolution: give it spatial_dims=2")
+            raise ValueError(f"the decoder of network {name} has no 2D convolution: build it with spatial_dims=2")
 
     @torch.no_grad()
     def _check_shapes(self) -> None:
@@ -87,30 +87,30 @@ class MonaiAutoencoder(LatentAutoencoder):
             raise ValueError(f"network cannot encode images of in_channels={self.in_channels}: {error}") from error
         if not isinstance(moments, tuple) or len(moments) != 2:
             raise ValueError(
-                "network.encode gives no mean and standard deviation: a network without a Gaussian of "
-                "latents, as a VQVAE, cannot be the first stage; use AutoencoderKL"
+                "network.encode does not return mean and standard deviation: a network without a Gaussian of "
+                "latents, such as a VQVAE, cannot be the first stage; use AutoencoderKL"
             )
         found, expected = tuple(moments[0].shape[1:]), (self.latent_channels, 2, 2)
         if found != expected:
             raise ValueError(
-                f"network makes latents {found} of an image of {side}x{side} pixels; latent_channels="
-                f"{self.latent_channels} and downsampling_factor={self.downsampling_factor} say {expected}: make them "
-                "agree"
+                f"network encodes an image of {side}x{side} pixels to latents {found}, but latent_channels="
+                f"{self.latent_channels} and downsampling_factor={self.downsampling_factor} imply {expected}: make "
+                "them agree"
             )
         channels = self.network.decode(moments[0]).shape[1]
         if channels != self.in_channels:
-            raise ValueError(f"network has out_channels={channels}: give it in_channels={self.in_channels} as well")
+            raise ValueError(f"network has in_channels={self.in_channels} but out_channels={channels}: make them equal")
 
 
 @describable
 class MonaiUNet(Described, nn.Module):
-    """A UNet of MONAI that is called like ours: a label of -1 is 'no label', which is a learned class of its own here.
+    """A UNet of MONAI with the interface of ours: a label of -1 means 'no label', here a learned class of its own.
 
-    Latents whose sides the network cannot halve are padded by their edge, and the estimate is cut to size.
+    Latents whose sides the network cannot halve are padded by replication, and the estimate is cropped to size.
 
     Args:
-        network: is called as ``monai.networks.nets.DiffusionModelUNet``, built with ``num_class_embeds`` one more than
-            ``num_classes`` (the last one is 'no label').
+        network: called like ``monai.networks.nets.DiffusionModelUNet``, and built with ``num_class_embeds`` one more
+            than ``num_classes`` (the last one is 'no label').
         num_classes: number of labels, or None for an unconditional network.
 
     Raises:
@@ -123,8 +123,8 @@ class MonaiUNet(Described, nn.Module):
         found = getattr(network, "num_class_embeds", None)
         if found != expected:
             raise ValueError(
-                f"network has num_class_embeds={found}, num_classes={num_classes} needs {expected}: one for each label "
-                "and one for 'no label'"
+                f"network has num_class_embeds={found}, but num_classes={num_classes} requires {expected}: one per "
+                "label and one for 'no label'"
             )
         self.network, self.num_classes = network, num_classes
         self.size_factor = 2 ** (len(getattr(network, "down_blocks", [None])) - 1)
@@ -132,13 +132,13 @@ class MonaiUNet(Described, nn.Module):
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
     ) -> Tensor:
-        """Estimate noise (or what the schedule's prediction type names) in noisy latents.
+        """Predict the noise in noisy latents, or whatever the schedule's prediction type is.
 
         Args:
             x: noisy latents (B, in_channels, h, w).
             timesteps: (B,), or (1,) for all.
-            context: for the network's cross-attention, if it has any.
-            class_labels: (B,) integers, ``NO_LABEL`` (or any negative) where there is none; None for no label at all.
+            context: for the network's cross-attention, if any.
+            class_labels: (B,) integers, ``NO_LABEL`` (or any negative) for a sample without one; None for no labels.
 
         Returns:
             (B, out_channels, h, w).

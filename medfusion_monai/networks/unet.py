@@ -40,9 +40,9 @@ class UNet(Described, nn.Module):
         num_classes: number of labels, or None for an unconditional network.
         embedding_channels: size of the vector that carries timestep and label.
         norm_groups: groups of the normalisations.
-        attention: let the positions of the lowest resolution see each other, between the two middle blocks.
-        gradient_checkpointing: keep only the inputs of residual blocks while training, and compute what is inside
-            again in the backward pass: less memory for about a third more time, the same gradients.
+        attention: self-attention at the lowest resolution, between the two middle blocks.
+        gradient_checkpointing: in training, keep only the inputs of residual blocks and recompute the rest in the
+            backward pass: less memory for about a third more time, the same gradients.
 
     Raises:
         ValueError: if ``norm_groups`` does not divide a width, ``embedding_channels`` is not a multiple of 8, or a
@@ -102,19 +102,19 @@ class UNet(Described, nn.Module):
             if level > 1:
                 self.up_blocks.append(Upsample(width, width))
         self.conv_out = zero_init(nn.Conv2d(width, out_channels or in_channels, 1))
-        # Made last, so that a seed gives all other weights the same start with and without it.
+        # Created last, so that a seed initialises all other weights alike with and without it.
         self.attention = SelfAttention(channels[-1], norm_groups) if attention else None
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
     ) -> Tensor:
-        """Estimate noise (or what the schedule's prediction type names) in noisy latents.
+        """Predict the noise in noisy latents, or whatever the schedule's prediction type is.
 
         Args:
             x: noisy latents (B, in_channels, h, w).
             timesteps: (B,).
-            context: not supported, for MONAI's order of arguments; must be None.
-            class_labels: (B,) integers, ``NO_LABEL`` (or any negative) where there is none; None for no label at all.
+            context: unsupported, for MONAI's order of arguments; must be None.
+            class_labels: (B,) integers, ``NO_LABEL`` (or any negative) for a sample without one; None for no labels.
 
         Returns:
             (B, out_channels, h, w).
@@ -149,7 +149,7 @@ class UNet(Described, nn.Module):
         return block(*inputs)
 
     def embed(self, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
-        """Give the conditioning vectors (B, embedding_channels) of timesteps (B,) and labels (B,)."""
+        """Return the conditioning vectors (B, embedding_channels) of timesteps (B,) and labels (B,)."""
         sinusoids = timestep_embedding(timesteps, self.time_channels)
         embedding = self.time_embedding(sinusoids.to(self.conv_in.weight.dtype))
         if class_labels is None:

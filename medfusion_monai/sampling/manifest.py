@@ -1,4 +1,4 @@
-"""Lists of files that grow while a run goes on, as CSV: of several processes each writes its own, and one is left."""
+"""CSV lists of files that grow during a run: each process writes its own, and at the end one is left."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class RowList:
     """A list of rows in a folder. The first process writes ``NAME.csv``, the others ``NAME.RANK.csv``.
 
     Args:
-        folder: where it is.
-        name: of the list, with ``.csv``.
+        folder: of the list.
+        name: of the file, with ``.csv``.
         rank: number of this process.
     """
 
@@ -30,23 +30,23 @@ class RowList:
         self._ends_whole = False
 
     def paths(self) -> list[Path]:
-        """The list and those that other processes left, whether they are there or not."""
+        """Return the path of the list, even if it does not exist, and of those that other processes left."""
         parts = self.main.parent.glob(self._beside("*").name)
         return [self.main, *sorted(path for path in parts if path.name.split(".")[1].isdecimal())]
 
     @staticmethod
     def read(path: Path) -> Rows:
-        """Give the rows of a file, none if it is not there, without a line that a kill cut off."""
+        """Return the rows of a file, without a line that a kill cut off; none if the file does not exist."""
         if not path.is_file():
             return {}
         whole = _whole_lines(path.read_bytes())
         return {row["file"]: row for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))}
 
     def append(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-        """Add rows to the list of this process, in a long run in as little time as in a short one.
+        """Append rows to the list of this process, as fast in a long run as in a short one.
 
         Raises:
-            DiskFullError: if there is no room.
+            DiskFullError: if the disk is full.
         """
         with reported_when_full(self.path):
             if not self._ends_whole and self.path.is_file():
@@ -57,7 +57,7 @@ class RowList:
                 _write(file, rows, columns, header=is_new)
 
     def make_one(self, rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> None:
-        """Write the list anew, in order of the files, each once, and remove those of other processes."""
+        """Rewrite the list, each file once and sorted, and remove the lists of other processes."""
         with renamed_when_whole(self.main) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             _write(file, [rows[name] for name in sorted(rows)], columns, header=True)
         for path in self.paths()[1:]:

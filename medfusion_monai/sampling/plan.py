@@ -12,34 +12,34 @@ from medfusion_monai.runtime.values import check_counts, is_whole
 
 Label = int | str
 MANIFEST = "manifest.csv"
-"""The file in which a run lists what it wrote."""
+"""The file in which a run lists its images."""
 
 
 def parse_labels(label: Label | Sequence[Label] | None, class_names: Sequence[str]) -> list[int]:
-    """Turn labels or class names, one or several, into labels; None means every class.
+    """Convert labels or class names, one or several, to labels; None means every class.
 
     Raises:
-        ValueError: for a name or number that is no class, for no class, or for one twice.
+        ValueError: for an unknown name or number, an empty list, or a class given twice.
     """
     if label is None:
         return list(range(len(class_names)))
     entries = list(label) if isinstance(label, list | tuple) else [label]
     labels = [parse_label(entry, class_names) for entry in entries]
     if len(set(labels)) != len(labels) or not labels:
-        raise ValueError(f"label names no class, or one twice: {label!r}. Name each class once")
+        raise ValueError(f"label must name at least one class and none twice, received {label!r}")
     return labels
 
 
 def parse_label(label: Any, class_names: Sequence[str], argument: str = "label") -> int:
-    """Turn one label or class name into a label.
+    """Convert one label or class name to a label.
 
     Args:
-        label: what the user gave.
+        label: as given by the user.
         class_names: the bundle's classes, in label order.
-        argument: its name, for the message.
+        argument: name of the argument, for the error text.
 
     Raises:
-        ValueError: for what is neither.
+        ValueError: if it is neither.
     """
     if isinstance(label, str) and label in class_names:
         return list(class_names).index(label)
@@ -47,7 +47,8 @@ def parse_label(label: Any, class_names: Sequence[str], argument: str = "label")
     if not is_number or not 0 <= int(label) < len(class_names):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(class_names))
         raise ValueError(
-            f"{argument} {label!r} is no class of this bundle: give number or name of one of its classes, {known}"
+            f"{argument} {label!r} is not a class of this bundle: give the number or name of one of its classes, "
+            f"{known}"
         )
     return int(label)
 
@@ -62,17 +63,17 @@ def sampling_plan(
     class_shares: str | Sequence[float] | None = None,
     real_shares: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """List the images of a run; image k of a label is the same however many others are asked for.
+    """List the images of a run; image k of a label is the same however many others are requested.
 
     Args:
         class_names: the bundle's classes, in label order.
         label: label or class name, or a list of them; None for all classes.
-        num_samples: images of each label, or a list with one count a label; with ``class_shares`` images in all.
+        num_samples: images per label, or a list with one count per label; with ``class_shares``, images in total.
         seed: of the run; each image has its own seed, derived from it, its label and its number.
-        image_seeds: seeds of the images instead, e.g. from a manifest, to make these images again.
+        image_seeds: explicit seeds of the images instead, e.g. from a manifest, to sample these images again.
         suffix: of the file names.
-        class_shares: None for ``num_samples`` of each label; ``real`` shares them out as the training data has the
-            classes; or a list of shares, one for each label.
+        class_shares: None for ``num_samples`` per label; ``real`` for the shares of the training data; or a list of
+            shares, one per label.
         real_shares: of all classes in the training data, in label order; for ``real``.
 
     Returns:
@@ -80,14 +81,14 @@ def sampling_plan(
 
     Raises:
         ValueError: for an unknown class, a count below 1, a seed below 0, lists of different lengths, or shares that
-            are unknown or go with ``image_seeds`` or several counts.
+            are unknown or combined with ``image_seeds`` or several counts.
     """
     check_counts(0, seed=seed)
     labels = parse_labels(label, class_names)
     seeds = None if image_seeds is None else _checked_seeds(image_seeds)
     shares = _checked_shares(class_shares, labels, real_shares)
     if seeds and shares:
-        raise ValueError("image_seeds says which images to make, and so does class_shares: give one of them")
+        raise ValueError("image_seeds and class_shares both determine which images to sample: give only one of them")
     if shares:
         counts = apportion(_checked_total(num_samples), shares)
     else:
@@ -97,7 +98,7 @@ def sampling_plan(
         name = class_names[number]
         own_seeds = seeds or [derive_seed("image", seed, number, index) for index in range(count)]
         for index, image_seed in enumerate(own_seeds):
-            # The number keeps classes apart whose names differ only in signs that files cannot have.
+            # The number distinguishes classes whose names differ only in characters that are replaced.
             file = f"{number}_{_file_name(name)}_{index:06d}{suffix}"
             plan.append({"file": file, "label": number, "class_name": name, "seed": image_seed})
     return plan
@@ -109,7 +110,7 @@ def _checked_counts(num_samples: Any, num_labels: int) -> list[int]:
         raise ValueError(f"num_samples must be whole numbers of at least 1, received {num_samples!r}")
     if len(counts) != num_labels:
         raise ValueError(
-            f"num_samples has {len(counts)} counts for {num_labels} labels: give one count, or one a label"
+            f"num_samples has {len(counts)} counts for {num_labels} labels: give one count, or one per label"
         )
     return counts
 
@@ -132,7 +133,7 @@ def _checked_shares(
 def _checked_total(num_samples: Any) -> int:
     if not is_whole(num_samples) or num_samples < 1:
         raise ValueError(
-            "with class_shares num_samples is the number of images in all, a whole number of at least 1, received "
+            "with class_shares, num_samples is the total number of images, a whole number of at least 1, received "
             f"{num_samples!r}"
         )
     return num_samples

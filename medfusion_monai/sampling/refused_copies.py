@@ -1,4 +1,4 @@
-"""Images that are not written because they come too near to a training image: counted, and never sampled twice."""
+"""Images that are not written because they are too close to a training image: counted, and not sampled again."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ SCORE = "copy_score"
 
 
 class Guard(Protocol):
-    """What judges images, as ``CopyGuard`` of an audit does."""
+    """Interface of a judge of images, such as ``CopyGuard`` of an audit."""
 
     def check(self, images: Tensor) -> Any:
-        """Give ``copies`` (B,) of booleans and ``scores`` (B,) of images (B, C, H, W) in [0, 1]."""
+        """Return ``copies`` (B,), booleans, and ``scores`` (B,) for images (B, C, H, W) in [0, 1]."""
         ...
 
 
 class Refusals:
-    """Sifts images before they are written, and keeps a list of those that were refused: ``refused.csv``.
+    """Filters images before they are written, and lists the refused ones in ``refused.csv``.
 
-    Several processes keep a list each, ``refused.RANK.csv``, while they run, as ``SampleWriter`` does of its manifest.
+    During a run of several processes each keeps its own list, ``refused.RANK.csv``, like ``SampleWriter`` its manifest.
 
     Args:
         output_dir: folder of the images.
@@ -43,16 +43,16 @@ class Refusals:
 
     @cached_property
     def known(self) -> dict[str, dict[str, str]]:
-        """Rows by file: for the first process of all lists, for the others of their own."""
+        """Rows by file: in the first process those of all lists, in the others their own."""
         paths = self.listed.paths() if self.rank == 0 else []
         return {name: row for path in paths for name, row in self.listed.read(path).items()}
 
     def sift(self, images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-        """List the images that are refused, and give the places of the others.
+        """List the refused images, and return the indices of the others.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            rows: of the manifest, one an image.
+            rows: of the manifest, one per image.
         """
         if self.guard is None:
             return list(range(len(rows)))
@@ -67,14 +67,14 @@ class Refusals:
         return [index for index, copy in enumerate(copies) if not copy]
 
     def finish(self) -> int:
-        """Bring the lists of all processes together, and give the number of refused images."""
-        for rows in gather(self.known):  # not by the files, which another host may see late
+        """Merge the lists of all processes, and return the number of refused images."""
+        for rows in gather(self.known):  # not from the files, which another host may see late
             self.known.update(rows)
         if self.rank == 0 and self.known:
             self.listed.make_one(self.known, list(next(iter(self.known.values()))))
             logger.warning(
-                "%d images were refused as copies of training images and not written; %s lists them. Give other seeds "
-                "for others in their place, and look at why the model copies",
+                "%d images were refused as copies of training images and not written; %s lists them. To "
+                "replace them, sample with other seeds, and find out why the model copies",
                 len(self.known),
                 REFUSED,
             )

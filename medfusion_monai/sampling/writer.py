@@ -1,24 +1,17 @@
-"""Writing sampled images: files that say that they are synthetic, and a manifest."""
+"""Writing sampled images: files marked as synthetic, and a manifest."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
-import os
-import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
-from PIL import Image, PngImagePlugin
 from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm import tqdm
@@ -30,6 +23,7 @@ from medfusion_monai.runtime.distributed import from_first, gather
 from medfusion_monai.runtime.dtype import precision_name
 from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 from medfusion_monai.runtime.values import is_whole
+from medfusion_monai.sampling.image_formats import image_format
 from medfusion_monai.sampling.manifest import RowList
 from medfusion_monai.sampling.plan import MANIFEST
 from medfusion_monai.sampling.refused_copies import Guard, Refusals
@@ -37,17 +31,6 @@ from medfusion_monai.sampling.refused_copies import Guard, Refusals
 logger = logging.getLogger(__name__)
 
 ITEM_COLUMNS = ("file", "label", "class_name", "seed")
-PNG_END = b"IEND\xaeB`\x82"
-FORMATS = {"png": ".png", "png16": ".png", "nifti": ".nii.gz"}
-
-
-def suffix_of(output_format: str, channels: int) -> str:
-    """Give the file ending of a format; raise a ValueError if it is unknown or cannot hold these channels."""
-    if output_format not in FORMATS:
-        raise ValueError(f"output_format must be one of {', '.join(FORMATS)}, received {output_format!r}")
-    if output_format == "png16" and channels != 1:
-        raise ValueError("output_format png16 holds gray images only: use png or nifti for RGB")
-    return FORMATS[output_format]
 
 
 def sample_settings(
@@ -57,12 +40,12 @@ def sample_settings(
     output_format: str,
     guard_sha256: str = "none",
 ) -> dict[str, Any]:
-    """Return what every image of a run is made with, beside its label, seed and weights.
+    """Return the settings of every image of a run, besides its label, seed and weights.
 
     Args:
         inferer: samples the images.
         image_size: height and width.
-        batch_size: images that are sampled together.
+        batch_size: images sampled at a time.
         output_format: of the files.
         guard_sha256: of the guard that refuses copies.
     """
@@ -79,29 +62,29 @@ def sample_settings(
 
 
 class SampleWriter(Sampler[list[int]]):
-    """Writes the images of an evaluator, and goes on where a run was stopped.
+    """Writes the images of an evaluator, and resumes a run that was stopped.
 
-    As batch sampler of the evaluator's data loader it yields only batches of which a file is missing, always of
-    the same composition, so that a run in two parts gives the same bytes. As handler it writes each batch, each
-    file beside its place and renamed, and then adds its lines to ``manifest.csv``; ``report`` sorts them.
+    As batch sampler of the evaluator's data loader it yields only batches with missing files, always of the same
+    composition, so that a resumed run gives the same bytes. As handler it writes each batch, each file under a
+    temporary name first, and then appends its lines to ``manifest.csv``; ``report`` sorts them.
 
-    Several processes take the batches in turn. Each but the first has a manifest of its own, ``manifest.RANK.csv``,
-    while it runs; ``report`` brings them together, or after a kill the next run, of any number of processes.
+    Several processes take the batches in turn. During the run each but the first has its own manifest,
+    ``manifest.RANK.csv``; ``report`` merges them, or after a kill the next run, of any number of processes.
 
     Args:
         plan: of ``sampling_plan``.
         output_dir: folder of files and manifest.
-        settings: what every image of the run is made with. A manifest of other settings is refused.
+        settings: of every image of the run; a manifest with other settings is refused.
         model_file: the weights; their SHA-256 is one of the settings.
-        batch_size: images that are sampled together.
-        output_format: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32 in [0, 1]).
-        rank: number of this process; None asks torchrun's environment.
+        batch_size: images sampled at a time.
+        output_format: a name in ``FORMATS``: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32).
+        rank: number of this process; None reads torchrun's environment.
         world_size: number of processes; None likewise.
-        guard: of an audit; images that it takes for copies of training images are listed in ``refused.csv``, counted
-            and not written, and a later run does not sample them again.
+        guard: of an audit; images that it judges copies of training images are counted and listed in ``refused.csv``,
+            not written, and a later run does not sample them again.
 
     Raises:
-        ValueError: for a batch size that is no whole number of at least 1, or a format that is unknown.
+        ValueError: for a batch size that is not a whole number of at least 1, or an unknown format.
     """
 
     def __init__(
@@ -118,9 +101,8 @@ class SampleWriter(Sampler[list[int]]):
     ) -> None:
         if not is_whole(batch_size) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        suffix_of(output_format, channels=1)
         self.plan, self.output_dir, self.batch_size = list(plan), Path(output_dir), batch_size
-        self.output_format, self.model_file = output_format, model_file
+        self.format, self.model_file = image_format(output_format), model_file
         self.rank = distributed.rank() if rank is None else rank
         self.world_size = distributed.world_size() if world_size is None else world_size
         self._settings = {name: str(value) for name, value in settings.items()}
@@ -132,15 +114,15 @@ class SampleWriter(Sampler[list[int]]):
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """What every image is made with, as text."""
+        """Settings of every image, as text."""
         return {**self._settings, "weights_sha256": file_sha256(self.model_file)}
 
     @cached_property
     def written(self) -> dict[str, dict[str, str]]:
-        """Lines by file name: for the first process of all manifests, for the others of their own.
+        """Lines by file name: in the first process those of all manifests, in the others their own.
 
         Raises:
-            ValueError: if the folder holds another run.
+            ValueError: if the folder contains another run.
         """
         paths = self.manifest.paths() if self.rank == 0 else []
         found = {path: self.manifest.read(path) for path in paths}
@@ -155,10 +137,10 @@ class SampleWriter(Sampler[list[int]]):
 
     @cached_property
     def missing(self) -> list[list[int]]:
-        """Batches that all processes have to write, as the first one found them before any was written.
+        """Batches that all processes have to write, as found by the first one before any was written.
 
         Raises:
-            ValueError: if the folder holds another run.
+            ValueError: if the folder contains another run.
         """
         return from_first(self._find_missing)
 
@@ -167,7 +149,7 @@ class SampleWriter(Sampler[list[int]]):
         return iter(self.missing[self.rank :: self.world_size])
 
     def __len__(self) -> int:
-        """Batches that this process has to write."""
+        """Return the number of batches that this process has to write."""
         return len(self.missing[self.rank :: self.world_size])
 
     def attach(self, engine: Engine) -> None:
@@ -176,12 +158,12 @@ class SampleWriter(Sampler[list[int]]):
         engine.add_event_handler(Events.COMPLETED, self.settle)
 
     def __call__(self, engine: Any) -> None:
-        """Start to write the images of a batch and then their lines of the manifest, once the batch before is written.
+        """Start writing the images of a batch, then their lines of the manifest, once the previous batch is written.
 
         The next batch is sampled meanwhile.
 
         Raises:
-            ValueError: as of ``settle``.
+            ValueError: as in ``settle``.
         """
         batch: dict[str, Any] = engine.state.batch
         sampled: Tensor = engine.state.output[Keys.PRED].float()
@@ -200,7 +182,7 @@ class SampleWriter(Sampler[list[int]]):
         """Wait for the batch that is being written.
 
         Raises:
-            ValueError: if an image of it has values that are not finite, which leaves all of the batch unwritten, or
+            ValueError: if one of its images has values that are not finite, in which case none of them is written, or
                 if the disk is full.
         """
         pending, self._pending = self._pending, None
@@ -210,11 +192,11 @@ class SampleWriter(Sampler[list[int]]):
                 self._advance(count)
 
     def report(self) -> None:
-        """Sort the lines of all processes into one manifest and log what stands in the folder."""
+        """Sort the lines of all processes into one manifest and log the content of the folder."""
         self.settle()
         if self.bar is not None:
             self.bar.close()
-        for rows in gather(self.written):  # not by the files, which another host may see late
+        for rows in gather(self.written):  # not from the files, which another host may see late
             self.written.update(rows)
         refused = self.refusals.finish() if self.refusals.guard is not None else 0
         if self.rank == 0:
@@ -222,7 +204,7 @@ class SampleWriter(Sampler[list[int]]):
             logger.info("%d images and %s are in %s", len(self.plan) - refused, MANIFEST, self.output_dir)
 
     def _write_batch(self, images: Tensor, copied: torch.cuda.Event | None, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Write images (B, C, H, W) and their lines, and give B; runs in a thread of its own."""
+        """Write images (B, C, H, W) and their lines, and return B; runs in its own thread."""
         if copied is not None:
             copied.synchronize()
         _refuse_non_finite(images, rows)
@@ -233,7 +215,7 @@ class SampleWriter(Sampler[list[int]]):
         return len(rows)
 
     def _advance(self, count: int) -> None:
-        """Move the bar, as if the other processes had written as many images."""
+        """Advance the bar as if the other processes had written as many images."""
         if self.bar is None:
             done = len(self.plan) - sum(map(len, self.missing))
             self.bar = tqdm(total=len(self.plan), initial=done, desc="sampling", unit=" images", dynamic_ncols=True)
@@ -249,16 +231,13 @@ class SampleWriter(Sampler[list[int]]):
     def _is_there(self, item: Mapping[str, Any]) -> bool:
         if self.refusals.guard is not None and item["file"] in self.refusals.known:
             return True
-        return item["file"] in self.written and _is_whole(self.output_dir / item["file"])
+        return item["file"] in self.written and self.format.is_whole(self.output_dir / item["file"])
 
     def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
         note = {"synthetic": True, "generator": "medfusion_monai", **row}
         path = self.output_dir / row["file"]
         with renamed_when_whole(path) as partial:
-            if self.output_format == "nifti":
-                partial.write_bytes(nifti_bytes(image.numpy(), note))
-            else:
-                write_png(image.numpy(), partial, note, 16 if self.output_format == "png16" else 8)
+            partial.write_bytes(self.format.encode(image.numpy(), note))
 
     def _note(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
@@ -273,21 +252,9 @@ class SampleWriter(Sampler[list[int]]):
             for column, value in expected.items():
                 if row.get(column) != value:
                     raise ValueError(
-                        f"{path} holds images of another run: {name} has {column} {row.get(column)}, this run has "
-                        f"{value}. Name another --output_dir, or delete that folder"
+                        f"{path} contains images of another run: {name} has {column} {row.get(column)}, this run "
+                        f"has {value}. Choose another --output_dir, or delete that folder"
                     )
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there to its end: the last chunk of a PNG, the checksum of a gzipped NIfTI."""
-    try:
-        if path.suffix == ".png":
-            with open(path, "rb") as file:
-                file.seek(-len(PNG_END), os.SEEK_END)
-                return file.read() == PNG_END
-        return bool(gzip.decompress(path.read_bytes()))  # nothing at all decompresses to nothing
-    except (OSError, EOFError, zlib.error):
-        return False
 
 
 def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -297,35 +264,3 @@ def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> Non
                 f"image {row['file']} (label {row['label']}, seed {row['seed']}) has values that are not finite: its "
                 "batch is not written. Check that the weights are finite, or lower guidance_scale"
             )
-
-
-def write_png(image: np.ndarray, path: str | Path, note: Mapping[str, Any], bits: int = 8) -> None:
-    """Write an image (C, H, W) in [0, 1] as PNG, values rounded, gray stays gray.
-
-    Args:
-        image: one or three channels.
-        path: the file.
-        note: what its text says; ``Synthetic`` and ``Comment`` are set.
-        bits: 8, or 16 for gray images.
-    """
-    values = np.rint(image.clip(0.0, 1.0) * (2**bits - 1)).astype(np.uint16 if bits == 16 else np.uint8)
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Synthetic", "true: made by a generative model, shows no real patient")
-    text.add_text("Software", "medfusion_monai")
-    text.add_text("Comment", json.dumps(dict(note)))
-    pixels = values[0] if len(values) == 1 else values.transpose(1, 2, 0)
-    Image.fromarray(pixels).save(path, format="PNG", pnginfo=text)
-
-
-def nifti_bytes(image: np.ndarray, note: Mapping[str, Any]) -> bytes:
-    """Make a gzipped NIfTI of an image (C, H, W) in [0, 1], float32; its header says that it is synthetic.
-
-    Axes are (W, H), which MONAI's ``LoadImage(ensure_channel_first=True)`` reads as (1, W, H), or (W, H, C) for RGB,
-    which it reads as (C, W, H) if given ``channel_dim=-1``.
-    """
-    array = image.transpose(2, 1, 0).astype(np.float32)  # (C, H, W) -> (W, H, C)
-    array = array[..., 0] if array.shape[-1] == 1 else array
-    file = nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0]))
-    file.header["descrip"] = b"SYNTHETIC, generated by medfusion_monai"
-    file.header.extensions.append(nib.nifti1.Nifti1Extension("comment", json.dumps(dict(note)).encode()))
-    return gzip.compress(file.to_bytes(), mtime=0)

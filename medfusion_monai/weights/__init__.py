@@ -1,1 +1,1 @@
-"""Weights files: plain tensors, their checksums, and what they say about themselves."""
+"""Weights files: plain tensors, their checksums and their descriptions."""

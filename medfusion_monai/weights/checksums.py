@@ -9,20 +9,20 @@ from pathlib import Path
 from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 
 CHECKSUMS = "checksums.sha256"
-ODD_BYTES = "surrogateescape"  # names of files need not be UTF-8
+ODD_BYTES = "surrogateescape"  # file names need not be UTF-8
 LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 def checksums_text(files: Iterable[str | Path]) -> str:
-    """Return the list of some files' checksums, by name; two spaces between, as ``sha256sum`` writes it."""
+    """Return the checksums of files, sorted by name, in the format of ``sha256sum``."""
     return "".join(f"{file_sha256(path)}  {path.name}\n" for path in sorted(map(Path, files), key=lambda x: x.name))
 
 
 def expected_sha256(path: str | Path) -> str | None:
-    """Return the checksum that the list beside a file says it has, or None where there is no list or it is silent.
+    """Return the checksum of a file according to the list beside it, or None if it is not listed.
 
     Raises:
-        ValueError: for a line of the list that is not a checksum and a name.
+        ValueError: for a line of the list that is not a checksum and a file name.
         OSError: for a list that cannot be read.
     """
     path = Path(path)
@@ -30,14 +30,14 @@ def expected_sha256(path: str | Path) -> str | None:
     for number, line in enumerate(_lines(path), start=1):
         match = LINE.fullmatch(line)
         if line and match is None:
-            raise ValueError(f"line {number} is not a checksum and the name of a file")
+            raise ValueError(f"line {number} is not a checksum and a file name")
         if match is not None and match[2] == path.name:
             found = match[1].lower()
     return found
 
 
 def forget_checksum(path: str | Path) -> None:
-    """Take a file that is about to be replaced out of the list beside it, so that the new one is not refused."""
+    """Remove a file that is about to be replaced from the list beside it, or the new one would be refused."""
     path = Path(path)
     lines = _lines(path)
     kept = [line for line in lines if line[66:] != path.name]

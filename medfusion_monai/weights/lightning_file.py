@@ -1,4 +1,4 @@
-"""Takes the weights out of a Lightning checkpoint without running anything that is pickled in it."""
+"""Reads the weights of a Lightning checkpoint without running code that is pickled in it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from medfusion_monai.runtime.errors import WeightsError
 
 
 class _Placeholder:
-    """Stands for any class or function that a file names: constructed, called and filled without effect."""
+    """Stands for any class or function named in a file: constructed, called and filled without effect."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Placeholder:
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore the state, so that nothing of a file is called or kept."""
+        """Ignore the state: nothing of a file is called or kept."""
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
@@ -31,9 +31,8 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     placeholder without effect.
 
     Raises:
-        WeightsError: if the file is missing, of another format, damaged, holds no ``state_dict``, or holds what
-            torch reads only by running code: functions of the operating system, dictionaries and lists of classes
-            of their own.
+        WeightsError: if the file is missing, of another format, damaged, has no ``state_dict``, or contains what
+            torch can only read by running code: operating system functions, or subclasses of dictionaries and lists.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
@@ -46,15 +45,15 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     content = _load(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         found = f"the entries {list(content)[:8]}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise WeightsError(f"{path} holds no 'state_dict' but {found}")
+        raise WeightsError(f"{path} has no 'state_dict' but {found}: give a Lightning checkpoint")
     return {str(name): value for name, value in content["state_dict"].items()}
 
 
 def _refuse_damaged(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise WeightsError(
-            f"{path} is not a zip file: not a checkpoint, cut off, or one of torch before 1.6; "
-            "where you trust it, load it with torch and save it again"
+            f"{path} is not a zip file: it is not a checkpoint, is cut off, or was written by torch before 1.6; "
+            "if you trust it, load it with torch and save it again"
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -62,23 +61,23 @@ def _refuse_damaged(path: Path) -> None:
     except Exception as error:
         raise WeightsError(f"{path} cannot be read: {type(error).__name__}: {error}. Fetch it again") from error
     if damaged:
-        raise WeightsError(f"{path} cannot be read: {damaged} in it is damaged. Fetch it again")
+        raise WeightsError(f"{path} cannot be read: {damaged} in it is damaged. Fetch the file again")
     if not any(name.endswith("/data.pkl") for name in names):
-        raise WeightsError(f"{path} is no torch checkpoint: the zip file holds {names[:5]}")
+        raise WeightsError(f"{path} is not a torch checkpoint: the zip file contains {names[:5]}")
 
 
 def _load(path: Path) -> Any:
-    """Read everything by torch's restricted unpickler, with placeholders for just the names in the file."""
+    """Read everything with torch's restricted unpickler, and placeholders for exactly the names in the file."""
     named: list[str] = []
     try:
-        with open(path, "rb") as file:  # torch goes by the name of a path
+        with open(path, "rb") as file:  # given a path, torch goes by its name
             named = get_unsafe_globals_in_checkpoint(file)
             file.seek(0)
             with safe_globals([(_Placeholder, name) for name in named]):
                 return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(
-            f"{path} cannot be read without running code that is pickled in it, or it is damaged; it names "
-            f"{', '.join(sorted(named)[:8]) or 'no classes or functions'}. Where you trust it, load it with torch and "
+            f"{path} cannot be read without running code that is pickled in it, or is damaged; it names "
+            f"{', '.join(sorted(named)[:8]) or 'no classes or functions'}. If you trust it, load it with torch and "
             "save {'state_dict': its state_dict} again"
         ) from error

@@ -1,7 +1,7 @@
-"""What weights say about themselves, in ``model.json`` beside them or in the header of a safetensors file.
+"""The description of weights, in ``model.json`` beside them or in the header of a safetensors file.
 
-That is all one needs to use them: networks with every argument, noise schedule, sampler, class names, the form of the
-images, and what they were trained on and for how long. It is plain data; nothing in it is imported or executed.
+It contains all that is needed to use them: networks with every argument, noise schedule, sampler, class names, form of
+the images, and what they were trained on and for how long. It is plain data; nothing in it is imported or executed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Of the description; a file of a later one is refused."""
+"""Version of the description; later ones are refused."""
 
 METADATA_KEY = "model"
-"""Name of the same JSON in the header of a safetensors file."""
+"""Key of the same JSON in the header of a safetensors file."""
 
-MEND = "Fetch it again, or take it from the training that wrote the weights"
+MEND = "Fetch it again, or copy it from the training that wrote the weights"
 
 PARTS: dict[str, type] = {"class_names": list, "image": dict, "networks": dict, "schedule": dict, "sampler": dict}
-"""What a description has to hold."""
+"""Required entries of a description."""
 
 PLACES: dict[str, tuple[str, ...]] = {
     "class_names": ("class_names",),
@@ -51,7 +51,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "zero_terminal_snr": ("schedule", "zero_terminal_snr"),
     "prediction_type": ("schedule", "prediction_type"),
 }
-"""Where a description holds what users know by these names."""
+"""Where a description stores the settings that configs have under these names."""
 
 
 def describe_model(
@@ -66,9 +66,9 @@ def describe_model(
 
     Args:
         network: both stages, with class names and image size.
-        schedule: of its noise.
-        sampler: settings of ``LatentDiffusionSampler`` that suit it.
-        image: how files become its images: ``resize_mode``, ``dicom_modalities``.
+        schedule: its noise schedule.
+        sampler: its default settings of ``LatentDiffusionSampler``.
+        image: how its image files are read: ``resize_mode``, ``dicom_modalities``.
         training: what it was trained on and for how long.
         class_shares: of the classes among the training images, in label order.
     """
@@ -87,7 +87,7 @@ def describe_model(
 
 
 def model_info_path(path: str | Path) -> Path:
-    """Return the place of the file that belongs to the weights at ``path``."""
+    """Return the path of the description of the weights at ``path``."""
     return Path(path).with_suffix(".json")
 
 
@@ -101,22 +101,22 @@ def write_model_info(path: str | Path, info: Mapping[str, Any]) -> None:
 
 
 def model_info_text(info: Mapping[str, Any]) -> str:
-    """Return a description as ``model.json`` holds it."""
+    """Return a description as the text of ``model.json``."""
     return json.dumps(dict(info), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_model_info(path: str | Path) -> dict[str, Any] | None:
-    """Read the description of the weights at ``path``, or None where nothing describes them.
+    """Read the description of the weights at ``path``, or None if there is none.
 
     It is in the file beside them, and in the header of a safetensors file.
 
     Raises:
-        WeightsError: if both are there and differ, if the file is empty or not a JSON object, of a later version, or
-            not the one that ``checksums.sha256`` beside it lists.
+        WeightsError: if both exist and differ, or if the file is not a JSON object, has a later version, or differs
+            from the checksum in ``checksums.sha256`` beside it.
     """
     file, header = model_info_path(path), read_safetensors_metadata(path).get(METADATA_KEY)
     own = None if header is None else _object(header, Path(path))
-    if not file.is_file() or (own is not None and Path(path).with_suffix(".pt").is_file()):  # it is that file's
+    if not file.is_file() or (own is not None and Path(path).with_suffix(".pt").is_file()):  # the file is about the .pt
         return own
     check_listed(file)
     try:
@@ -130,36 +130,36 @@ def read_model_info(path: str | Path) -> dict[str, Any] | None:
 
 
 def require_model_info(path: str | Path) -> dict[str, Any]:
-    """Read the description of the weights at ``path``, which have to have one.
+    """Read the description of the weights at ``path``, which must exist.
 
     Raises:
-        WeightsError: if nothing describes them, or as of ``read_model_info``.
+        WeightsError: if it does not, or as in ``read_model_info``.
     """
     info = read_model_info(path)
     if info is None:
         raise WeightsError(
-            f"nothing says what network the weights {path} are of: {model_info_path(path)} is missing. Bring the file "
-            "that was written with them. Where a config is run it may give network_def, class_names, image_size, "
-            "image_channels and prediction_type instead"
+            f"weights {path} have no description: {model_info_path(path)} is missing. Copy the file that was written "
+            "with them. A config may instead give network_def, class_names, image_size, image_channels and "
+            "prediction_type"
         )
     missing = [name for name, kind in PARTS.items() if not isinstance(info.get(name), kind)]
     if missing:
-        raise WeightsError(f"{model_info_path(path)} does not say {', '.join(missing)}. {MEND}")
+        raise WeightsError(f"{model_info_path(path)} has no {', '.join(missing)}. {MEND}")
     return info
 
 
 def refuse_contradictions(path: str | Path, info: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Compare what a user gave with what weights say.
+    """Compare the values given by a user with the description of the weights.
 
-    Another ``image_size`` is only warned of: the networks take any.
+    Another ``image_size`` only causes a warning: the networks accept any.
 
     Args:
         path: of the weights.
         info: their description.
-        given: values by the names of ``PLACES``; None where nothing was given.
+        given: values by the names of ``PLACES``; None if not given.
 
     Raises:
-        WeightsError: naming each key that differs, and both values.
+        WeightsError: with each key that differs, and both values.
     """
     wanted = json.loads(json.dumps({name: value for name, value in given.items() if value is not None}))
     found = {name: found_at(info, name) for name in wanted}
@@ -174,13 +174,13 @@ def refuse_contradictions(path: str | Path, info: Mapping[str, Any], given: Mapp
     if differing:
         words = "; ".join(f"{name} {found[name]}, this run has {wanted[name]}" for name in differing)
         raise WeightsError(
-            f"weights {path} were trained with {words}: leave out what the weights say themselves, or name other "
-            "weights"
+            f"weights {path} were trained with {words}: leave out what the weights define themselves, or choose "
+            "other weights"
         )
 
 
 def found_at(info: Mapping[str, Any], name: str) -> Any:
-    """Return what a description says about a name of ``PLACES``, or None."""
+    """Return the value of a name of ``PLACES`` in a description, or None."""
     value: Any = info
     for key in PLACES[name]:
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -198,6 +198,6 @@ def _object(text: str, file: Path) -> dict[str, Any]:
     if not isinstance(version, int) or version > FORMAT:
         raise WeightsError(
             f"{file} is of format {version!r}; medfusion_monai {medfusion_monai.__version__} reads up to {FORMAT}: "
-            "install a newer one"
+            "install a newer version"
         )
     return info

@@ -1,4 +1,4 @@
-"""Where weights lie: as a file, in a folder of weights, in a bundle's folder, or in its zip."""
+"""Where weights are: in a file, in a folder of weights, in a bundle's folder, or in its zip."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import zipfile
 from pathlib import Path
 
 NAMES = ("model.pt", "model.safetensors")
-"""Of the weights in the folder ``models`` of a bundle: what a training wrote goes before what came with the bundle."""
+"""Weights in a bundle's folder ``models``, by precedence: those of a training, then those shipped with the bundle."""
 
 
 def find_weights(path: str | Path) -> Path:
     """Return the weights at a path: the file itself, or those of a folder of weights or of a bundle.
 
-    Where there are none, it is the place where they would be.
+    If there are none, return the path where they would be.
     """
     path = Path(path)
     if not path.is_dir():
@@ -24,18 +24,18 @@ def find_weights(path: str | Path) -> Path:
 
 
 def missing_weights(path: Path) -> str:
-    """Return the sentence for weights that are not there."""
+    """Return the error text for missing weights."""
     listed = path.parent.parent / "large_files.yml"
     if path.parent.name == "models" and listed.is_file() and path.name in listed.read_text(encoding="utf-8"):
         return (
-            f"weights {path} are not fetched yet: {listed.name} says where they are. Run python -m monai.bundle "
-            f"download_large_files --bundle_path {path.parent.parent} where there is internet"
+            f"weights {path} have not been downloaded yet: {listed.name} lists their address. With internet, run "
+            f"python -m monai.bundle download_large_files --bundle_path {path.parent.parent}"
         )
     return f"weights {path} do not exist: run training first, or name another file"
 
 
 def unpack_weights(archive: Path, folder: Path) -> Path:
-    """Unpack the weights of a bundle's zip and return their place; no other file of it is written."""
+    """Unpack the weights of a bundle's zip and return their path; no other file is written."""
     with zipfile.ZipFile(archive) as file:
         for entry in file.infolist():
             place = Path(entry.filename)

@@ -1,6 +1,6 @@
-"""The pretrained weight files that measurements use: which they are, and where they lie on this machine.
+"""The pretrained weights files that measurements use: which they are, and where they are on this machine.
 
-Nothing here reaches the network but ``fetch``. A file is taken only with the SHA-256 that its publisher gives.
+Only ``fetch`` accesses the network. A file is accepted only with the SHA-256 stated by its publisher.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 FOLDER_VARIABLE = "MEDFUSION_WEIGHTS"
 DEFAULT_FOLDER = "~/.cache/medfusion/weights"
 NETWORK_TIMEOUT = 60.0
-"""Seconds without an answer after which ``fetch`` gives up."""
+"""Seconds without a response after which ``fetch`` gives up."""
 BLOCK = 1 << 20
-"""Bytes that are copied at a time."""
+"""Bytes copied at a time."""
 
 
 class PretrainedFile(NamedTuple):
-    """A published weights file: its name there, its SHA-256, its size in MiB, where it is from and what it is for."""
+    """A published weights file: its published name, SHA-256, size in MiB, address and purpose."""
 
     file: str
     sha256: str
@@ -59,28 +59,28 @@ KNOWN = {
 
 
 def weights_folder() -> Path:
-    """Return the folder of the files: that of the variable ``MEDFUSION_WEIGHTS``, or one in the user's cache."""
+    """Return the folder of the files: ``$MEDFUSION_WEIGHTS``, or one in the user's cache."""
     return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
 
 
 def place(name: str) -> Path:
-    """Return the path that a known file has on this machine once it is there.
+    """Return the path of a known file on this machine, whether it exists or not.
 
     Raises:
-        WeightsError: no known file has this name.
+        WeightsError: if no known file has this name.
     """
     return weights_folder() / _known(name).file
 
 
 def find(name: str) -> Path:
-    """Return the path of a known file that is on this machine, after a look at its checksum.
+    """Return the path of a known file on this machine, after checking its SHA-256.
 
     Args:
         name: key of ``KNOWN``.
 
     Raises:
-        WeightsError: the name is unknown, or the file is missing or another one; the message says which file it is,
-            its checksum, and how it is fetched elsewhere and brought in.
+        WeightsError: if the name is unknown, or the file is missing or another one; the message states its checksum and
+            how to get it.
     """
     path = place(name)
     if not path.is_file():
@@ -98,13 +98,13 @@ def state_of(name: str) -> str:
 
 
 def add(file: str | Path) -> tuple[str, Path]:
-    """Copy a file that was fetched elsewhere to its place; which one it is, its checksum says, not its name.
+    """Copy a file downloaded elsewhere to its place; it is identified by its checksum, not by its name.
 
     Returns:
         Its name, a key of ``KNOWN``, and its place.
 
     Raises:
-        WeightsError: the file is missing, none of the known ones, damaged, or cannot be written.
+        WeightsError: if the file is missing, none of the known ones, damaged, or cannot be written.
     """
     file = Path(file)
     found = check_sha256(file)
@@ -118,10 +118,10 @@ def add(file: str | Path) -> tuple[str, Path]:
 
 
 def fetch(name: str) -> Path:
-    """Download a known file to its place, unless it is there already; the only function that reaches the network.
+    """Download a known file to its place unless it is there; the only function that accesses the network.
 
     Raises:
-        WeightsError: the name is unknown, the file cannot be fetched or written, or it is another one.
+        WeightsError: if the name is unknown, the file cannot be fetched or written, or it is another one.
     """
     if state_of(name) != "good":
         _store(name, _download(name))
@@ -129,11 +129,11 @@ def fetch(name: str) -> Path:
 
 
 def how_to_get(name: str) -> str:
-    """Return the sentence on how a known file comes to this machine, with internet or without."""
+    """Return instructions for getting a known file, with internet and without."""
     known = _known(name)
     return (
-        f"With internet: medfusion weights fetch {name}. Without: fetch {known.url} ({known.mebibytes} MiB, SHA-256 "
-        f"{known.sha256}) on another machine, bring it in and run: medfusion weights add {known.file}"
+        f"With internet: medfusion weights fetch {name}. Without: download {known.url} ({known.mebibytes} MiB, "
+        f"SHA-256 {known.sha256}) on another machine, copy it to this one and run: medfusion weights add {known.file}"
     )
 
 
@@ -142,11 +142,11 @@ def check_sha256(path: str | Path, expected: str | None = None, otherwise: str =
 
     Args:
         path: the file.
-        expected: the checksum that it must have; None takes any.
-        otherwise: what to do about another one, for the message.
+        expected: the required checksum; None accepts any.
+        otherwise: what to do about a mismatch, for the error text.
 
     Raises:
-        WeightsError: the file is missing, unreadable or has another checksum.
+        WeightsError: if the file is missing, unreadable or has another checksum.
     """
     if not Path(path).is_file():
         raise WeightsError(f"weights {path} do not exist: name another file")
@@ -158,7 +158,7 @@ def check_sha256(path: str | Path, expected: str | None = None, otherwise: str =
 
 def _known(name: str) -> PretrainedFile:
     if name not in KNOWN:
-        raise WeightsError(f"there are no known weights {name!r}: choose one of {', '.join(KNOWN)}")
+        raise WeightsError(f"weights {name!r} are not known: choose one of {', '.join(KNOWN)}")
     return KNOWN[name]
 
 
@@ -174,11 +174,11 @@ def _not_known(file: Path, found: str) -> str:
         if file.name == known.file:
             return f"{file} has SHA-256 {found}, but {name} has {known.sha256}: it is damaged. {how_to_get(name)}"
     expected = "; ".join(f"{name} has {known.sha256}" for name, known in KNOWN.items())
-    return f"{file} has SHA-256 {found} and is none of the known files: {expected}. Add one of these"
+    return f"{file} has SHA-256 {found} and is not one of the known files: {expected}. Add one of these"
 
 
 def _store(name: str, blocks: Iterable[bytes]) -> None:
-    """Write a known file beside its place and rename it there, if it is the right one."""
+    """Write a known file under a temporary name and rename it if its checksum is right."""
     path, expected = place(name), KNOWN[name].sha256
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,8 +188,8 @@ def _store(name: str, blocks: Iterable[bytes]) -> None:
             found = file_sha256(partial)
             if found != expected:
                 raise WeightsError(
-                    f"what came for {path} has SHA-256 {found}, expected {expected}: it was cut off or replaced on "
-                    f"its way, and is not kept. Try again, or: {how_to_get(name)}"
+                    f"what was received for {path} has SHA-256 {found}, expected {expected}: it was cut off or "
+                    f"replaced on the way, and is discarded. Try again, or: {how_to_get(name)}"
                 )
     except OSError as error:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""Reads checkpoints of the published Medfusion code into our networks, without running what is pickled in them."""
+"""Reads checkpoints of the published Medfusion code into our networks, without running code that is pickled in them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import Autoencoder
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import UNet
@@ -21,7 +22,7 @@ Network = TypeVar("Network", Autoencoder, UNet)
 Weights = Mapping[str, Tensor]
 
 FOR_TRAINING = re.compile(r"(^|\.)(perceiver|discriminator)\.")
-"""Published weights that only training needs."""
+"""Published weights that are only needed for training."""
 
 BLOCK_PARTS = {
     "first.conv": "block_seq.0.basic_block.conv",
@@ -40,12 +41,12 @@ def load_published(
     """Build the network that published weights belong to and load them.
 
     Widths, channels, classes and depth come from the shapes of the weights. Latents of published networks are not
-    scaled, so ``latent_mean`` stays 0 and ``latent_std`` 1. Nothing that is pickled in a file is run.
+    scaled, so ``latent_mean`` stays 0 and ``latent_std`` 1. No code that is pickled in a file is run.
 
     Args:
         source: a Lightning checkpoint (a zip file with ``state_dict``), a ``.safetensors`` file, or a state dict
             with published names.
-        autoencoder_norm_groups: groups of the autoencoder's normalisations, which weights do not tell.
+        autoencoder_norm_groups: groups of the autoencoder's normalisations, which cannot be inferred from weights.
         unet_norm_groups: groups of the UNet's normalisations.
 
     Returns:
@@ -61,7 +62,7 @@ def load_published(
     weights = {name: value for name, value in everything.items() if not FOR_TRAINING.search(name)}
     wrong = [name for name, value in weights.items() if not isinstance(value, Tensor)]
     if wrong:
-        raise WeightsError(f"weight {wrong[0]!r} is no tensor")
+        raise WeightsError(f"weight {wrong[0]!r} is not a tensor")
     prefixes = {name.split(".")[0] for name in weights}
     if "noise_estimator" in prefixes:
         return _pipeline(weights, autoencoder_norm_groups, unet_norm_groups)
@@ -92,8 +93,6 @@ def _pipeline(weights: Weights, autoencoder_norm_groups: int, unet_norm_groups: 
 
 
 def _check_schedule(weights: Weights) -> None:
-    from medfusion_monai.diffusion.schedule import NoiseSchedule  # late: that package imports this one
-
     schedule = NoiseSchedule()
     for name in ("betas", "alphas_cumprod"):
         ours, theirs = getattr(schedule, name), weights.get(f"noise_scheduler.{name}")

@@ -19,11 +19,11 @@ from medfusion_monai.weights.checksums import CHECKSUMS, expected_sha256, forget
 
 SAFETENSORS = ".safetensors"
 LONGEST_HEADER = 100_000_000
-"""Bytes of a safetensors header, as the format limits them."""
+"""Limit of the format on the bytes of a safetensors header."""
 
 
 def save_atomically(state: Any, path: str | Path) -> None:
-    """Write a file by ``torch.save`` beside its place and rename it, so that it is never half-written."""
+    """Write a file with ``torch.save`` under a temporary name and rename it, so that it is never half-written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A file object, because torch writes a path's name into the file.
@@ -35,7 +35,7 @@ def save_atomically(state: Any, path: str | Path) -> None:
 def save_weights(network: nn.Module, path: str | Path) -> None:
     """Write the network's state dict, on the CPU.
 
-    The file that was there before is taken out of ``checksums.sha256`` beside it.
+    The entry of a previous file is removed from ``checksums.sha256`` beside it.
     """
     save_atomically({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, path)
 
@@ -45,8 +45,8 @@ def save_safetensors(network: nn.Module, path: str | Path, metadata: Mapping[str
 
     Args:
         network: the network.
-        path: the file, written beside its place and renamed.
-        metadata: texts of the file's header, beside ``format``.
+        path: the file, written under a temporary name and renamed.
+        metadata: texts for the file's header, besides ``format``.
 
     Raises:
         WeightsError: if the file cannot be written.
@@ -56,11 +56,11 @@ def save_safetensors(network: nn.Module, path: str | Path, metadata: Mapping[str
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with renamed_when_whole(path) as partial:
         partial.touch()
-        mode = partial.stat().st_mode  # the library gives its file to its owner alone
+        mode = partial.stat().st_mode  # the library makes its file readable for its owner alone
         try:
             save_file(state, partial, metadata={"format": "pt", **(metadata or {})})
         except SafetensorError as error:
-            raise WeightsError(f"{path} cannot be written: {error}. Make room, or name another place") from error
+            raise WeightsError(f"{path} cannot be written: {error}. Make room, or choose another folder") from error
         partial.chmod(mode)
         with open(partial, "r+b") as file:
             _sort_metadata(file)
@@ -68,7 +68,7 @@ def save_safetensors(network: nn.Module, path: str | Path, metadata: Mapping[str
 
 
 def read_safetensors_metadata(path: str | Path) -> dict[str, str]:
-    """Read the texts of a safetensors file's header; none of another file.
+    """Read the texts of a safetensors file's header; other files have none.
 
     Raises:
         WeightsError: if the file is damaged.
@@ -86,7 +86,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a plain state dict, of ``torch.save`` or safetensors, on the CPU; nothing in the file is executed.
 
     Raises:
-        WeightsError: if the file is missing, damaged, or holds something else.
+        WeightsError: if the file is missing, damaged, or contains something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,21 +98,21 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
-        raise WeightsError(f"weights {path} are not a plain state dict of tensors: save network.state_dict() alone")
+        raise WeightsError(f"weights {path} are not a plain state dict of tensors: save only network.state_dict()")
     return state
 
 
 def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") -> nn.Module:
-    """Load a state dict into a network, all weights or an error, and return the network.
+    """Load a complete state dict into a network and return the network.
 
     Args:
         network: the network to fill.
         path: the file, of ``torch.save`` or safetensors; only tensors are read from it, nothing in it is executed.
             If ``checksums.sha256`` beside it lists it, it must have that checksum.
-        how_made: what makes the file, for the message when it is missing.
+        how_made: how to create the file, for the error text if it is missing.
 
     Raises:
-        WeightsError: naming the file and what is missing, surplus or of another shape, or both checksums.
+        WeightsError: with the file and what is missing, surplus or of another shape, or both checksums.
     """
     path = Path(path)
     if not path.is_file():
@@ -123,7 +123,7 @@ def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") 
     if problems:
         raise WeightsError(
             f"weights {path} do not fit this network: {'; '.join(problems)}. Use the configuration that they were "
-            "trained with (in a training, e.g. configs/demo.yaml), or bring the model.json that belongs to them"
+            "trained with (in a training, e.g. configs/demo.yaml), or copy the model.json that belongs to them"
         )
     network.load_state_dict(state)
     return network
@@ -133,37 +133,37 @@ def check_listed(path: str | Path) -> None:
     """Check a file against ``checksums.sha256`` beside it; one that is not listed passes.
 
     Raises:
-        WeightsError: naming both checksums, or if the list cannot be read.
+        WeightsError: with both checksums, or if the list cannot be read.
     """
     listed = Path(path).with_name(CHECKSUMS)
     try:
         expected = expected_sha256(path)
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{listed} cannot be read: {error}. Fetch it again; without it nothing is compared"
+            f"{listed} cannot be read: {error}. Fetch it again; without this file, nothing is compared"
         ) from error
     if expected is None:
         return
     found = file_sha256(path)
     if found != expected:
         raise WeightsError(
-            f"{path} is damaged or was exchanged: its SHA-256 begins with {found[:12]}, {listed.name} beside it says "
-            f"{expected[:12]}. Fetch the file again; if you exchanged it yourself, delete its line in {listed}"
+            f"{path} is damaged or was replaced: its SHA-256 begins with {found[:12]}, but {listed.name} beside it "
+            f"lists {expected[:12]}. Fetch the file again; if you replaced it yourself, delete its line in {listed}"
         )
 
 
 def _is_safetensors(path: Path) -> bool:
     with open(path, "rb") as file:
         start = file.read(9)
-    if start[:4] == b"PK\x03\x04":  # a zip file, whatever its name: what torch.save writes
+    if start[:4] == b"PK\x03\x04":  # a zip file, as torch.save writes it, whatever its name
         return False
     header = int.from_bytes(start[:8], "little")
     return path.suffix == SAFETENSORS or (0 < header <= LONGEST_HEADER and start[8:] == b"{")
 
 
 def _load_saved(path: Path) -> Any:
-    with open(path, "rb") as file, warnings.catch_warnings():  # torch goes by the name of a path,
-        warnings.simplefilter("ignore")  # and warns of pickles that it then refuses
+    with open(path, "rb") as file, warnings.catch_warnings():  # given a path, torch goes by its name,
+        warnings.simplefilter("ignore")  # and it warns of pickles that it then refuses
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -172,7 +172,7 @@ def _unreadable(path: str | Path) -> str:
 
 
 def _sort_metadata(file: Any) -> None:
-    """Rewrite the header with its texts in order: the library writes them in any, which takes the same place."""
+    """Rewrite the header with its texts sorted; the library writes them in arbitrary order, of the same length."""
     length = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(length))
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

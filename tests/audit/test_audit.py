@@ -204,7 +204,7 @@ def test_weights_without_a_description_are_not_audited(model, data, samples, tmp
     code, results = run(data, samples, tmp_path / "out", "--model-file", str(model[0]))
     assert (code, results) == (2, None)
     error = capsys.readouterr().err
-    assert "model.json is missing. Bring the file that was written with them" in error
+    assert "model.json is missing. Copy the file that was written with them" in error
     assert "Without --model-file the images alone are audited" in error
 
 
@@ -238,7 +238,7 @@ def test_network_of_ones_own_is_audited_in_python(model, data, samples, tmp_path
     path, change = model
     change(networks={"autoencoder": {"type": "Own"}, "unet": {"type": "Own"}})
     assert run(data, samples, tmp_path / "out", "--model-file", str(path)) == (2, None)
-    assert "'Own' is a network of its user's own" in capsys.readouterr().err
+    assert "'Own' is a custom network" in capsys.readouterr().err
     own = load(path, "cpu", network=tiny(["a", "b"], image_size=(32, 32)))
     results = Audit(data, samples, tmp_path / "out", own, pictures=False, membership_images=0).run()
     assert results["audit"]["features"]["name"] == "latents of the autoencoder"

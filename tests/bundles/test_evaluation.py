@@ -156,7 +156,7 @@ def test_weights_without_a_description_are_refused(evaluate, trained, tmp_path, 
     shutil.copy(trained / "models" / "model.pt", folder)
     with pytest.raises(Exception) as caught:  # noqa: PT011  the bundle runner wraps it
         evaluate(model_dir=str(folder))
-    assert "model.json is missing. Bring the file that was written with them" in str(first_cause(caught.value))
+    assert "model.json is missing. Copy the file that was written with them" in str(first_cause(caught.value))
     assert not list(tmp_path.glob("*.*"))
 
 

@@ -276,11 +276,11 @@ def test_null_on_the_command_line_stands_for_every_class(infer):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "model.json is missing. Bring the file that was written with them"),
+        (None, "model.json is missing. Copy the file that was written with them"),
         ("", "cannot be read as JSON"),
         ("[1]", "is not a JSON object"),
         ('{"format": 2}', "is of format 2"),
-        ('{"class_names": ["a"]}', "does not say image, networks, schedule, sampler"),
+        ('{"class_names": ["a"]}', "has no image, networks, schedule, sampler"),
     ],
 )
 def test_weights_that_do_not_say_what_they_are_are_refused(content, words, refused, models):
@@ -302,7 +302,7 @@ def test_description_of_another_network_is_refused(refused, models):
 def test_description_names_no_code_to_run(refused, models):
     networks = json.loads((models / "model.json").read_text())["networks"]
     set_info(models, networks=networks | {"unet": {"type": "os.system", "command": "true"}})
-    assert "'os.system' is a network of its user's own" in refused(model_dir=str(models))
+    assert "'os.system' is a custom network" in refused(model_dir=str(models))
 
 
 def test_config_may_say_all_that_weights_do_not(bundle, models, tmp_path):

@@ -251,7 +251,7 @@ def test_no_gradient_is_kept(network):
         ({"negative_label": 0}, "negative_label has no effect at guidance_scale 1"),
         ({"negative_label": 0, "guidance_scale": 1}, "negative_label has no effect"),
         ({"sampler": "euler"}, "sampler must be one of .*'ddim', 'dpm_solver', 'unipc'.*received 'euler'"),
-        ({"sampler": "dpm_solver", "eta": 1.0}, r"eta 1 asks for fresh noise.*'dpm_solver'.*--eta null"),
+        ({"sampler": "dpm_solver", "eta": 1.0}, r"eta 1 requires fresh noise.*'dpm_solver'.*--eta null"),
         ({"spacing": "even"}, "spacing must be one of .*'even'"),
         ({"dtype": torch.float64}, "dtype must be one of .*float64"),
         ({"dtype": "bfloat16"}, "dtype must be one of .*'bfloat16'"),

@@ -184,8 +184,8 @@ def test_schedule_holds_no_weights():
         ({"zero_terminal_snr": True}, "zero_terminal_snr needs prediction_type 'v_prediction' or 'sample'.*'epsilon'"),
         ({"zero_terminal_snr": "true", "prediction_type": "sample"}, "must be true or false, received 'true'"),
         ({"zero_terminal_snr": True, "prediction_type": "sample", "num_train_timesteps": 1}, "two timesteps or more"),
-        ({"schedule": "flow"}, "'flow' and prediction_type 'velocity' go together.*'epsilon'"),
-        ({"prediction_type": "velocity"}, "go together only with each other, received schedule 'scaled_linear'"),
+        ({"schedule": "flow"}, "'flow' and prediction_type 'velocity' can only be used together.*'epsilon'"),
+        ({"prediction_type": "velocity"}, "can only be used together, received schedule 'scaled_linear'"),
     ],
 )
 def test_wrong_settings_are_refused(arguments, message):

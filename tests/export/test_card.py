@@ -46,7 +46,7 @@ def test_card_has_classes_shares_and_sizes():
     assert "three channels" in training
     assert "Number of training images: 12,345." in training
     networks = section(card, "Networks")
-    assert "| weights of autoencoder | 1,234,567 |" in networks
+    assert "| parameters of autoencoder | 1,234,567 |" in networks
     assert "unet_channels" in networks
     assert "0.0.9" in networks
     for row in (r"unet_channels | \[8, 16\]", "latent_channels | 4", "prediction_type | sample", "sampler | unipc"):
@@ -60,9 +60,9 @@ def test_what_no_file_says_is_said_to_be_unknown():
     card = model_card(
         FACTS._replace(info={key: INFO[key] for key in INFO if key not in ("class_shares", "version", "training")})
     )
-    assert "| 0 | healthy | not known |" in section(card, "Training data")
-    assert "Number of training images: not known." in section(card, "Training data")
-    assert "| trained by medfusion_monai | not known |" in section(card, "Networks")
+    assert "| 0 | healthy | unknown |" in section(card, "Training data")
+    assert "Number of training images: unknown." in section(card, "Training data")
+    assert "| trained with medfusion_monai | unknown |" in section(card, "Networks")
 
 
 def test_card_without_reports_says_not_measured_and_not_audited():
@@ -95,7 +95,7 @@ def test_card_names_the_wheel_and_no_package_of_an_index():
 def test_card_without_a_bundle_says_so():
     card = model_card(FACTS._replace(metadata=None))
     assert card.startswith("# Medfusion: weights\n\nThese weights were exported without a bundle")
-    assert section(card, "Intended use").strip() == "None is stated."
+    assert section(card, "Intended use").strip() == "Not stated."
     assert "Weights for the bundle" not in card
 
 
@@ -122,7 +122,7 @@ def test_card_shows_the_figures_of_a_report_with_intervals_and_warnings():
     assert "0.900 (0.250 to 0.750)" in metrics
     assert "> **Few images.**" in metrics
     assert "not with the Inception-v3 features" in metrics
-    assert "does not say which weights" not in metrics
+    assert "do not record which weights" not in metrics
 
 
 def test_places_commands_and_pictures_of_a_report_stay_out_of_the_card():
@@ -131,7 +131,7 @@ def test_places_commands_and_pictures_of_a_report_stay_out_of_the_card():
 
 def test_report_that_names_no_weights_is_said_to_be_unbound():
     report = {key: value for key, value in REPORT.items() if key != "repeat"}
-    assert "does not say which weights" in section(model_card(FACTS._replace(report=report)), "Metrics")
+    assert "do not record which weights" in section(model_card(FACTS._replace(report=report)), "Metrics")
 
 
 def test_report_without_figures_is_not_measured():
@@ -174,13 +174,13 @@ def test_what_an_audit_says_of_single_images_stays_out_of_the_card(audited):
 @pytest.mark.parametrize(
     ("measured", "words"),
     [
-        ({"report": {"fidelity": [3]}}, "the report for the card is of another form"),
-        ({"report": {"reconstructions": 3}}, "the report for the card is of another form"),
-        ({"audit": {"title": "no audit"}}, "the audit for the card is of another form .KeyError: 'audit'"),
+        ({"report": {"fidelity": [3]}}, "the report for the card has an unexpected form"),
+        ({"report": {"reconstructions": 3}}, "the report for the card has an unexpected form"),
+        ({"audit": {"title": "no audit"}}, "the audit for the card has an unexpected form .KeyError: 'audit'"),
     ],
 )
 def test_file_of_another_form_is_refused_with_what_to_give(measured, words):
-    with pytest.raises(ValueError, match=rf"{words}.*give the (report|audit)\.json"):
+    with pytest.raises(ValueError, match=rf"{words}.*give a (report|audit)\.json"):
         model_card(FACTS._replace(**measured))
 
 

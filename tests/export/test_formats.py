@@ -49,7 +49,7 @@ def test_weights_too_many_for_one_onnx_file_go_beside_it(part, tmp_path, monkeyp
 def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
-    with pytest.raises(ValueError, match=r"takes onnxscript, .*pip install onnxscript"):
+    with pytest.raises(ValueError, match=r"needs onnxscript, .*pip install onnxscript"):
         format_named("onnx")
 
 

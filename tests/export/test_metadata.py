@@ -7,7 +7,7 @@ from medfusion_monai.export.metadata import image_text, names_classes
     ("text", "names", "same"),
     [
         ("0 no cardiomegaly, 1 cardiomegaly", ["no_cardiomegaly", "cardiomegaly"], True),
-        ("0 MSI (microsatellite instable), 1 MSS (microsatellite stable)", ["msi", "mss"], True),
+        ("0 MSI (microsatellite instability), 1 MSS (microsatellite stable)", ["msi", "mss"], True),
         ("0 no cardiomegaly, 1 cardiomegaly", ["cardiomegaly", "no_cardiomegaly"], False),
         ("0 no cardiomegaly, 1 cardiomegaly", ["no_cardiomegaly", "cardio"], False),
         ("0 no cardiomegaly, 1 cardiomegaly", ["no_cardiomegaly"], False),

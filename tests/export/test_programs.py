@@ -199,7 +199,7 @@ def test_format_that_cannot_hold_a_network_is_said_with_its_reason(export, tmp_p
     monkeypatch.setitem(FORMATS, "onnx", Format(".onnx", write_text, run, ()))
     assert export() == 2
     message = capsys.readouterr().err
-    assert "encoder.onnx cannot be made for any batch and size: Got: 1 Expected: 2. Nothing was written" in message
+    assert "encoder.onnx cannot be exported for any batch and size: Got: 1 Expected: 2. Nothing was written" in message
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -214,7 +214,7 @@ def change_info(models, change):
     [
         (lambda info: info["networks"]["unet"].update(channels=[16, 16, 64]), "do not fit this network"),
         (lambda info: info["networks"]["unet"].update(chanels=[16]), "does not describe a network"),
-        (lambda info: info["networks"]["unet"].update(type="Transformer"), "a network of its user's own"),
+        (lambda info: info["networks"]["unet"].update(type="Transformer"), "a custom network"),
         (lambda info: info["sampler"].update(eta=7), "eta must be between 0 and 1"),
         (lambda info: info["image"].update(size=[17, 24]), "multiples of 2"),
     ],
@@ -251,7 +251,10 @@ def test_program_prints_the_files_and_how_close_they_are(export, tmp_path, monke
     [
         (["--format", "tflite"], "format must be one of onnx, torchscript"),
         (["--model-file", "none.pt"], "do not exist"),
-        (["--format", "onnx", "--report", "x"], "--report and --audit are for the card of safetensors"),
+        (
+            ["--format", "onnx", "--report", "x"],
+            "--report and --audit are for the model card: use --format safetensors",
+        ),
     ],
 )
 def test_export_that_cannot_be_made_is_refused_with_what_to_do(more, words, export, capsys, tmp_path):

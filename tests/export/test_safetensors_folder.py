@@ -116,7 +116,7 @@ def test_weights_that_were_changed_afterwards_are_refused(written, network, tmp_
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"model\.safetensors is damaged or was exchanged"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors is damaged or was replaced"):
         load_weights(network, folder / "model.safetensors")
 
 
@@ -227,7 +227,10 @@ def test_report_of_these_weights_is_in_the_card(export, trained, tmp_path):
     ("more", "words"),
     [
         (["--model-file", "none.pt"], "do not exist"),
-        (["--format", "onnx", "--report", "x"], "--report and --audit are for the card of safetensors"),
+        (
+            ["--format", "onnx", "--report", "x"],
+            "--report and --audit are for the model card: use --format safetensors",
+        ),
         (["--format", "pickle"], "onnx, torchscript, safetensors, received 'pickle'"),
     ],
 )

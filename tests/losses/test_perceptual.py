@@ -105,5 +105,5 @@ def test_loss_refuses_a_file_that_is_missing(tmp_path):
 def test_file_of_something_else_is_refused_by_name(tmp_path, write):
     path = tmp_path / "other.pth"
     write(path)
-    with pytest.raises(ValueError, match=r"perceptual_weights_file .*other\.pth holds no VGG-16 weights"):
+    with pytest.raises(ValueError, match=r"perceptual_weights_file .*other\.pth does not contain the VGG-16 weights"):
         load_perceptual_loss(path)

@@ -128,7 +128,7 @@ def test_size_that_is_not_divisible_by_8_is_refused(small, size):
 
 
 def test_wrong_image_channels_are_refused(small):
-    with pytest.raises(ValueError, match="image has 3 channels, the autoencoder was built for 1"):
+    with pytest.raises(ValueError, match="image has 3 channels, but the autoencoder was built for 1"):
         small.encode(torch.zeros(1, 3, 16, 16))
 
 

@@ -123,7 +123,7 @@ def test_both_losses_take_an_output_without_half_resolution(autoencoder):
         (nn.Identity(), {}, "Identity has no encode, decode, decoder"),
         (autoencoder_kl(), {"in_channels": 3}, "in_channels=3"),
         (autoencoder_kl(), {"latent_channels": 8}, "latent_channels=8"),
-        (autoencoder_kl(), {"downsampling_factor": 8}, r"latents \(4, 4, 4\) of an image of 16x16 pixels"),
+        (autoencoder_kl(), {"downsampling_factor": 8}, r"image of 16x16 pixels to latents \(4, 4, 4\)"),
         (autoencoder_kl(out_channels=3), {}, "out_channels=3"),
         (vqvae(), {}, "AutoencoderKL"),
     ],
@@ -165,7 +165,7 @@ def test_odd_latents_are_padded_by_their_edge_and_the_estimate_is_cut(unet):
 
 
 def test_network_with_another_number_of_classes_is_refused():
-    with pytest.raises(ValueError, match="num_class_embeds=2, num_classes=2 needs 3"):
+    with pytest.raises(ValueError, match="num_class_embeds=2, but num_classes=2 requires 3"):
         MonaiUNet(diffusion_unet(num_class_embeds=2), num_classes=2)
 
 

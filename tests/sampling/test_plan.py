@@ -34,7 +34,7 @@ def test_count_that_is_no_whole_number_is_refused(count):
 
 @pytest.mark.parametrize("label", [1.0, [1.0], True, "2", -1, [None], {}])
 def test_label_that_is_no_class_is_refused(label):
-    with pytest.raises(ValueError, match=r"label .* is no class of this bundle.*1 enlarged"):
+    with pytest.raises(ValueError, match=r"label .* is not a class of this bundle.*1 enlarged"):
         sampling_plan(CLASSES, label=label)
 
 
@@ -87,9 +87,9 @@ def test_image_keeps_its_seed_with_shares():
         ({"class_shares": [0.5, 0.5], "label": 1}, "a list of 1 shares"),
         ({"class_shares": "real"}, "needs the shares of the labels .* give a list"),
         ({"class_shares": "real", "label": 1, "real_shares": [1.0, 0.0]}, "needs the shares"),
-        ({"class_shares": [0.5, 0.5], "num_samples": [3, 4]}, "num_samples is the number of images in all"),
-        ({"class_shares": [0.5, 0.5], "num_samples": 0}, "num_samples is the number of images in all"),
-        ({"class_shares": [0.5, 0.5], "image_seeds": [4]}, "image_seeds .* give one of them"),
+        ({"class_shares": [0.5, 0.5], "num_samples": [3, 4]}, "num_samples is the total number of images"),
+        ({"class_shares": [0.5, 0.5], "num_samples": 0}, "num_samples is the total number of images"),
+        ({"class_shares": [0.5, 0.5], "image_seeds": [4]}, "image_seeds .* give only one of them"),
         ({"class_shares": "null"}, "received 'null'"),
     ],
 )

@@ -13,7 +13,7 @@ from monai.transforms import LoadImage
 
 from medfusion_monai.runtime.files import DiskFullError
 from medfusion_monai.sampling import manifest as row_list
-from medfusion_monai.sampling import writer as sample_writer
+from medfusion_monai.sampling.image_formats import FORMATS, ImageFormat, suffix_of
 from medfusion_monai.sampling.plan import sampling_plan
 from medfusion_monai.sampling.writer import SampleWriter
 
@@ -68,14 +68,15 @@ def test_manifest_grows_by_the_lines_of_a_batch(writer):
 
 
 def test_next_batch_is_sampled_while_one_is_written(writer, monkeypatch):
-    ours, begun, go_on, write_png = writer(), threading.Event(), threading.Event(), sample_writer.write_png
+    begun, go_on, png = threading.Event(), threading.Event(), FORMATS["png"]
 
     def slowly(*args):
         begun.set()
         assert go_on.wait(30)
-        write_png(*args)
+        return png.encode(*args)
 
-    monkeypatch.setattr(sample_writer, "write_png", slowly)
+    monkeypatch.setitem(FORMATS, "png", png._replace(encode=slowly))
+    ours = writer()
     hand_over(ours, [0, 1])
     assert begun.wait(30)
     assert "manifest.csv" not in contents(ours.output_dir)
@@ -130,7 +131,7 @@ def test_refused_folder_keeps_its_cut_line(writer):
     manifest = writer().output_dir / "manifest.csv"
     manifest.write_bytes(manifest.read_bytes()[:-3])
     before = manifest.read_bytes()
-    with pytest.raises(ValueError, match="holds images of another run"):
+    with pytest.raises(ValueError, match="contains images of another run"):
         list(writer(settings={"eta": 0.0}))
     assert manifest.read_bytes() == before
 
@@ -221,7 +222,7 @@ def test_manifests_of_another_run_s_processes_are_refused_and_kept(writer):
     ours.missing = [[0, 1], [2, 3]]
     write(ours, [2, 3])
     before = contents(ours.output_dir)
-    with pytest.raises(ValueError, match=r"manifest\.1\.csv holds images of another run"):
+    with pytest.raises(ValueError, match=r"manifest\.1\.csv contains images of another run"):
         list(writer(settings={"eta": 0.0}))
     assert contents(ours.output_dir) == before
 
@@ -265,3 +266,32 @@ def test_manifest_that_the_disk_has_no_room_for_is_named(writer, monkeypatch):
     monkeypatch.setattr(row_list.csv, "DictWriter", full)
     with pytest.raises(DiskFullError, match=r"no disk space for \S+manifest\.csv"):
         write(ours, [2, 3])
+
+
+def test_registered_format_is_written_and_its_cut_files_again(writer, monkeypatch):
+    def encode(image, note):
+        return image.tobytes() + f"{note['synthetic']} {note['seed']}.".encode()
+
+    def is_whole(path):
+        return path.is_file() and path.read_bytes().endswith(b".")
+
+    monkeypatch.setitem(FORMATS, "raw", ImageFormat(".raw", encode, is_whole))
+    plan = sampling_plan(["a, b", "c"], num_samples=2, suffix=suffix_of("raw", channels=1))
+
+    def make():
+        ours = writer(output_format="raw", settings={"output_format": "raw"})
+        ours.plan = plan
+        return ours
+
+    write_all(make())
+    folder = make().output_dir
+    whole = contents(folder)
+    third = plan[2]
+    expected = np.full((1, 4, 6), 0.2, np.float32).tobytes() + f"True {third['seed']}.".encode()
+    assert whole[third["file"]] == expected
+    assert third["file"].endswith(".raw")
+    assert list(make()) == []
+    os.truncate(folder / third["file"], len(expected) - 1)
+    assert list(make()) == [[2, 3]]
+    write_all(make())
+    assert contents(folder) == whole

@@ -66,13 +66,13 @@ def test_one_changed_bit_is_refused_with_both_checksums_and_what_to_do(models, n
     content[len(content) // 2] ^= 1
     (models / name).write_bytes(content)
     after = hashlib.sha256(content).hexdigest()[:12]
-    with pytest.raises(WeightsError, match=rf"{name} is damaged or was exchanged.*{after}.*{before}.*delete its line"):
+    with pytest.raises(WeightsError, match=rf"{name} is damaged or was replaced.*{after}.*{before}.*delete its line"):
         load_weights(nn.Linear(2, 3), models / name)
 
 
 def test_exchanged_settings_of_a_training_are_refused(models):
     (models / "model.json").write_text('{"version": "2"}')
-    with pytest.raises(WeightsError, match=r"model\.json is damaged or was exchanged"):
+    with pytest.raises(WeightsError, match=r"model\.json is damaged or was replaced"):
         read_model_info(models / "model.pt")
 
 

@@ -140,7 +140,7 @@ def test_objects_of_classes_that_are_gone_are_passed_over(tmp_path, gray, gone):
 def test_dictionaries_and_lists_of_classes_of_their_own_are_refused_by_name(kind, tmp_path, gray, gone):
     value = gone.Options(a=1) if kind == "Options" else gone.Items([1, 2])
     path = gone.write(tmp_path / "a.ckpt", gray, {"value": value})
-    with pytest.raises(WeightsError, match=rf"a\.ckpt cannot be read .* it names published_code\.{kind}\. Where you"):
+    with pytest.raises(WeightsError, match=rf"a\.ckpt cannot be read .* it names published_code\.{kind}\. If you"):
         load_published(path)
 
 
@@ -163,7 +163,7 @@ def test_pickle_cannot_change_the_reader(tmp_path, gray):
 
 def test_weight_that_is_no_tensor_is_named(tmp_path, gray):
     path = lightning_file(tmp_path / "a.ckpt", gray | {"outc.conv.bias": RunsProgram(tmp_path / "ran")})
-    with pytest.raises(WeightsError, match="'outc.conv.bias' is no tensor"):
+    with pytest.raises(WeightsError, match="'outc.conv.bias' is not a tensor"):
         load_published(path)
     assert not (tmp_path / "ran").exists()
 
@@ -189,13 +189,13 @@ def test_plain_pickle_is_refused_unread(tmp_path):
 def test_other_zip_file_is_refused_with_its_content(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
         archive.writestr("images/1.png", b"")
-    with pytest.raises(WeightsError, match=r"a\.ckpt is no torch checkpoint.*images/1\.png"):
+    with pytest.raises(WeightsError, match=r"a\.ckpt is not a torch checkpoint.*images/1\.png"):
         load_published(tmp_path / "a.ckpt")
 
 
 def test_file_without_state_dict_is_refused_with_its_entries(tmp_path):
     torch.save({"model": {}, "epoch": 3}, tmp_path / "a.ckpt")
-    with pytest.raises(WeightsError, match=r"a\.ckpt holds no 'state_dict' but the entries \['model', 'epoch'\]"):
+    with pytest.raises(WeightsError, match=r"a\.ckpt has no 'state_dict' but the entries \['model', 'epoch'\]"):
         load_published(tmp_path / "a.ckpt")
 
 
@@ -214,5 +214,5 @@ def test_weights_with_a_changed_bit_are_refused(tmp_path, gray):
     content = bytearray(path.read_bytes())
     content[content.index(gray["outc.conv.weight"].numpy().tobytes())] ^= 1
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"a\.ckpt cannot be read: .*/data/.* is damaged\. Fetch it again"):
+    with pytest.raises(WeightsError, match=r"a\.ckpt cannot be read: .*/data/.* is damaged\. Fetch the file again"):
         load_published(path)

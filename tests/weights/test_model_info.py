@@ -88,7 +88,7 @@ def test_copies_are_described_like_their_originals():
 
 @pytest.mark.parametrize("kind", ["os.system", "Linear", "", None])
 def test_only_networks_that_are_known_here_are_built(kind):
-    with pytest.raises(DescriptionError, match="network of its user's own"):
+    with pytest.raises(DescriptionError, match="custom network"):
         build({"type": kind, "command": "true"})
 
 
@@ -105,7 +105,7 @@ def test_network_that_only_has_the_name_of_ours_is_not_taken_for_it():
     own = type("UNet", (UNet,), {})(channels=(8, 8), embedding_channels=16, norm_groups=2)
     stranger = type("UNet", (nn.Module,), {})()
     for network in (own, stranger):
-        with pytest.raises(DescriptionError, match=r"\.UNet' is a network of its user's own"):
+        with pytest.raises(DescriptionError, match=r"\.UNet' is a custom network"):
             build(describe(network))
 
 
@@ -157,13 +157,13 @@ def test_another_image_size_is_warned_of_only(caplog):
 
 def test_weights_without_the_file_are_refused_where_it_is_needed(tmp_path):
     assert read_model_info(tmp_path / "model.pt") is None
-    with pytest.raises(WeightsError, match=r"nothing says what network .*model\.json is missing. Bring the file"):
+    with pytest.raises(WeightsError, match=r"have no description: .*model\.json is missing. Copy the file"):
         require_model_info(tmp_path / "model.pt")
 
 
 def test_what_a_description_lacks_is_named(weights):
     write_model_info(weights, {"class_names": ["a"], "image": {}})
-    with pytest.raises(WeightsError, match=r"model\.json does not say networks, schedule, sampler"):
+    with pytest.raises(WeightsError, match=r"model\.json has no networks, schedule, sampler"):
         require_model_info(weights)
 
 
@@ -177,7 +177,7 @@ def test_damaged_file_is_named(weights, content):
 @pytest.mark.parametrize("version", [2, "new"])
 def test_file_of_a_later_version_is_refused(weights, version):
     write_model_info(weights, {**INFO, "format": version})
-    with pytest.raises(WeightsError, match=r"model\.json is of format .*reads up to 1: install a newer one"):
+    with pytest.raises(WeightsError, match=r"model\.json is of format .*reads up to 1: install a newer version"):
         read_model_info(weights)
 
 

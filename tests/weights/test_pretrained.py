@@ -75,7 +75,7 @@ def test_added_file_replaces_a_damaged_one(folder, tmp_path):
 
 def test_unknown_file_is_refused_with_what_was_expected(folder, tmp_path):
     found = hashlib.sha256(b"other").hexdigest()
-    with pytest.raises(ValueError, match=rf"has SHA-256 {found} and is none of the known files: net has {SHA256}"):
+    with pytest.raises(ValueError, match=rf"has SHA-256 {found} and is not one of the known files: net has {SHA256}"):
         pretrained.add(brought_in(tmp_path, b"other"))
     assert not folder.exists()
 
@@ -100,7 +100,7 @@ def test_damaged_file_is_not_found(folder):
 
 
 def test_unknown_name_lists_the_known_ones(folder):
-    with pytest.raises(ValueError, match="no known weights 'inception': choose one of net"):
+    with pytest.raises(ValueError, match="weights 'inception' are not known: choose one of net"):
         pretrained.find("inception")
 
 
@@ -124,7 +124,7 @@ def test_file_that_is_there_is_not_fetched_again(folder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "length", "message"),
     [
-        (b"<html>", None, rf"has SHA-256 {hashlib.sha256(b'<html>').hexdigest()}, expected {SHA256}.*is not kept"),
+        (b"<html>", None, rf"has SHA-256 {hashlib.sha256(b'<html>').hexdigest()}, expected {SHA256}.*is discarded"),
         (CONTENT[:-9], len(CONTENT), "cut off|cannot be fetched"),
         (b"", None, "cannot be fetched: HTTP Error 404"),
     ],
@@ -138,7 +138,7 @@ def test_what_is_not_the_file_is_not_kept(folder, serve, content, length, messag
 
 
 def test_machine_without_internet_is_told_what_to_do(folder):
-    expected = r"net\.pth cannot be fetched: .*refused.* on another machine, bring it in and run: medfusion weights add"
+    expected = r"net\.pth cannot be fetched: .*refused.* on another machine, copy it .* run: medfusion weights add"
     with pytest.raises(ValueError, match=expected):
         pretrained.fetch("net")
 

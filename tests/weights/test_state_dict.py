@@ -210,7 +210,7 @@ def test_all_kinds_of_misfit_are_told_at_once(tmp_path):
 )
 def test_file_that_is_no_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(WeightsError, match=r"model\.pt are not a plain state dict of tensors: save network"):
+    with pytest.raises(WeightsError, match=r"model\.pt are not a plain state dict of tensors: save only network"):
         load_weights(make_network(), tmp_path / "model.pt")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from medfusion_monai.data.datalist import DataError
 from medfusion_monai.data.reading.images import read_image
-from medfusion_monai.sampling.writer import nifti_bytes
+from medfusion_monai.sampling.image_formats import nifti_bytes
 
 OURS = np.diag([-1.0, -1.0, 1.0, 1.0])  # x to the patient's left, y to the back
 
