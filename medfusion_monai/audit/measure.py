@@ -191,11 +191,6 @@ def repeats_in(images: AuditedSet) -> int:
     return len(images.facts) - len({fact.digest for fact in images.facts})
 
 
-def closest_pairs(copies: Copies, number: int = 8) -> list[int]:
-    """Return the generated images with the smallest scores, the smallest first."""
-    return copies.generated.scores.argsort(stable=True)[:number].tolist()
-
-
 def near_by_measure(copies: Copies) -> dict[str, int]:
     """Count the generated images that one measure alone puts nearer to a training image than it does held-out ones.
 

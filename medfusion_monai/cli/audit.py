@@ -42,16 +42,17 @@ def add_audit(subparsers: Any) -> None:
 def _audit(arguments: argparse.Namespace) -> int:
     import ignite.distributed as idist
 
+    from medfusion_monai.audit.audit_settings import AuditSettings
     from medfusion_monai.audit.run_audit import Audit
     from medfusion_monai.report.audit_sections import conclusions
     from medfusion_monai.runtime import distributed
 
-    names = ("output", "features", "size", "flips", "membership_images", "replicates", "batch_size", "seed")
+    names = ("features", "size", "flips", "membership_images", "replicates", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in names}
-    options |= {"dataset_dir": arguments.dataset_dir, "samples_dir": arguments.samples}
     options |= {"device": _own_device(arguments.device), "pictures": not arguments.no_pictures}
+    places = (arguments.dataset_dir, arguments.samples, arguments.output)
     try:
-        results = Audit(model=_model(arguments.model_file), **options).run()
+        results = Audit(*places, _model(arguments.model_file), AuditSettings(**options)).run()
     except ValueError as error:
         distributed.report_failure(error)
         idist.finalize()  # without waiting: the others may be at work

@@ -9,6 +9,7 @@ import torch
 from tiny_models import info_of, tiny
 
 from medfusion_monai import load
+from medfusion_monai.audit.audit_settings import AuditSettings
 from medfusion_monai.audit.guard import load_guard
 from medfusion_monai.audit.run_audit import Audit
 from medfusion_monai.cli import main
@@ -240,7 +241,7 @@ def test_network_of_ones_own_is_audited_in_python(model, data, samples, tmp_path
     assert run(data, samples, tmp_path / "out", "--model-file", str(path)) == (2, None)
     assert "'Own' is a network of its user's own" in capsys.readouterr().err
     own = load(path, "cpu", network=tiny(["a", "b"], image_size=(32, 32)))
-    results = Audit(data, samples, tmp_path / "out", own, pictures=False, membership_images=0).run()
+    results = Audit(data, samples, tmp_path / "out", own, AuditSettings(pictures=False, membership_images=0)).run()
     assert results["audit"]["features"]["name"] == "latents of the autoencoder"
 
 

@@ -13,7 +13,13 @@ from torch.nn import functional as F
 from medfusion_monai.runtime.seeds import derive_seed
 
 SIZES = (32, 256)
-"""Smallest and largest working size; the defaults below were chosen at 64."""
+"""Smallest and largest working size; the values below were chosen at 64."""
+MAX_SHIFT = 3
+"""Pixels of the working size by which the images of a step are shifted at most, up or down and sideways."""
+LEARNING_RATE = 3e-3
+"""Peak of the cycle."""
+WEIGHT_DECAY = 1e-2
+"""Of AdamW."""
 
 _GRID = 4  # the last map is averaged to so many rows and columns, so that the place of a finding still counts
 
@@ -100,10 +106,7 @@ def train_classifier(
     steps: int = 300,
     batch_size: int = 64,
     size: int = 64,
-    max_shift: int = 3,
     flip: bool = False,
-    learning_rate: float = 3e-3,
-    weight_decay: float = 1e-2,
     device: torch.device | str = "cpu",
 ) -> Classifier:
     """Train a classifier; the same seed and data give the same one on the same machine.
@@ -117,10 +120,7 @@ def train_classifier(
         steps: batches.
         batch_size: images a step.
         size: pixels a side that images are averaged to.
-        max_shift: the images of a step are moved by up to so many of these pixels, up or down and sideways.
         flip: mirror half of the images left to right; for tissue, not for chests and eyes.
-        learning_rate: its peak.
-        weight_decay: of AdamW.
         device: where to train.
 
     Raises:
@@ -136,13 +136,13 @@ def train_classifier(
     images = _unit(data.images, "images", size)
     generator = torch.Generator().manual_seed(derive_seed("classifier", seed))
     network = _new_classifier(images, num_classes, size, generator).to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     by_class = data.labels.argsort(stable=True)
     for step in range(steps):
         labels = (torch.arange(batch_size) + step * batch_size) % num_classes
         chosen = by_class[_draw(labels, counts, generator)]
-        batch = _augment(images[chosen].to(device), max_shift, flip, generator)
+        batch = _augment(images[chosen].to(device), flip, generator)
         loss = F.cross_entropy(network(batch), labels.to(device))
         optimizer.zero_grad()
         loss.backward()
@@ -214,11 +214,11 @@ def _draw(labels: Tensor, counts: Sequence[int], generator: torch.Generator) -> 
     return starts[labels] + within.long()
 
 
-def _augment(images: Tensor, max_shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+def _augment(images: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
     """Move images (B, C, H, W) by the same random shift, the edge repeated; mirror half of them if ``flip``."""
-    down, right = torch.randint(2 * max_shift + 1, (2,), generator=generator).tolist()
+    down, right = torch.randint(2 * MAX_SHIFT + 1, (2,), generator=generator).tolist()
     height, width = images.shape[-2:]
-    moved = F.pad(images, (max_shift,) * 4, mode="replicate")[..., down : down + height, right : right + width]
+    moved = F.pad(images, (MAX_SHIFT,) * 4, mode="replicate")[..., down : down + height, right : right + width]
     if not flip:
         return moved
     mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,38 @@ FORMAT = "medfusion features 1"
 DIGEST_BYTES = 32
 
 
+@dataclass(frozen=True)
+class Extraction:
+    """How features are computed and where they are kept.
+
+    Attributes:
+        extractor: a ``FeatureExtractor``, which maps images (B, C, H, W) in [0, 1] to features (B, D). The audit works
+            without one, too: None.
+        cache_dir: folder in which features are kept. They are reused only for the same contents in the same order, the
+            same extractor and the same preprocessing; the names of the files do not matter. None keeps none.
+        batch_size: images per batch.
+        device: where the network runs.
+    """
+
+    extractor: Any
+    cache_dir: str | Path | None = None
+    batch_size: int = 32
+    device: str | torch.device = "cpu"
+
+
 def cached_features(
-    extractor: FeatureExtractor,
+    extraction: Extraction,
     items: Sequence[str | os.PathLike[str]],
     load: Callable[[Any], Tensor],
-    cache_dir: str | Path | None = None,
-    batch_size: int = 32,
-    device: str | torch.device = "cpu",
     preprocessing: str = "",
 ) -> np.ndarray:
     """Return the features of image files, in order. Several processes compute a share each and return all.
 
     Args:
-        extractor: maps images (B, C, H, W) in [0, 1] to features (B, D).
+        extraction: how they are computed and where they are kept.
         items: the files.
         load: reads a file as an image (C, H, W) in [0, 1]; all must have the same shape.
-        cache_dir: folder in which features are kept. They are found again only for the same contents in the same
-            order, the same extractor and the same preprocessing; the names of the files do not matter.
-        batch_size: images at a time.
-        device: where the network runs.
-        preprocessing: what ``load`` does, in words, e.g. the size that it brings images to.
+        preprocessing: a description of ``load`` that distinguishes it, such as the size that it resizes images to.
 
     Returns:
         Array (N, D), float32.
@@ -52,17 +65,18 @@ def cached_features(
     """
     if not items:
         raise ValueError("there are no images to extract features of: name one or more files")
-    if cache_dir is None:
-        return _extract(extractor, items, load, batch_size, device)
+    if extraction.cache_dir is None:
+        return _extract(extraction, items, load)
+    extractor = extraction.extractor
     key = from_first(lambda: features_key(extractor, items, preprocessing))
 
     def compute() -> np.ndarray:
-        features = _extract(extractor, items, load, batch_size, device)
+        features = _extract(extraction, items, load)
         if from_first(lambda: features_key(extractor, items, preprocessing)) != key:
             raise ValueError("images were changed while they were measured: start again once they are complete")
         return features
 
-    return kept_features(Path(cache_dir) / f"{key}.features", (len(items), extractor.dimensions), compute)
+    return kept_features(Path(extraction.cache_dir) / f"{key}.features", (len(items), extractor.dimensions), compute)
 
 
 def kept_features(path: Path, shape: tuple[int, int], compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -105,13 +119,10 @@ def features_key(extractor: FeatureExtractor, items: Sequence[str | os.PathLike[
 
 
 def _extract(
-    extractor: FeatureExtractor,
-    items: Sequence[str | os.PathLike[str]],
-    load: Callable[[Any], Tensor],
-    batch_size: int,
-    device: str | torch.device,
+    extraction: Extraction, items: Sequence[str | os.PathLike[str]], load: Callable[[Any], Tensor]
 ) -> np.ndarray:
-    extractor = extractor.to(device)
+    device = extraction.device
+    extractor = extraction.extractor.to(device)
     shape: tuple[int, ...] | None = None
 
     def measure(places: range) -> Tensor:
@@ -137,7 +148,8 @@ def _extract(
             )
         return values
 
-    return measure_images(measure, len(items), batch_size, [extractor.dimensions], device, "features").numpy()
+    shape_of_each = [extractor.dimensions]
+    return measure_images(measure, len(items), extraction.batch_size, shape_of_each, device, "features").numpy()
 
 
 def make_cache(folder: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medfusion_monai.evaluation.metrics.comparison import Comparison
 from medfusion_monai.evaluation.metrics.intervals import Figure, bootstrap_weights, figure_around
 
 _CHUNK = 1024  # rows that are float64 at a time
@@ -107,6 +108,16 @@ def frechet_figure(real: Tensor, fake: Tensor, replicates: int = 100, seed: int 
     fake_weights = bootstrap_weights(len(fake), replicates, generator)
     resampled = [frechet_distance(real, fake, *pair) for pair in zip(real_weights, fake_weights, strict=True)]
     return _not_negative(figure_around(frechet_distance(real, fake), torch.tensor(resampled), note))
+
+
+def fid_figure(sets: Comparison) -> Figure:
+    """Return the Fréchet distance with its interval; the note mentions too few samples for a full covariance."""
+    count, dimensions = min(len(sets.real), len(sets.fake)), sets.real.shape[1]
+    note = sets.note
+    if count <= dimensions:
+        singular = f"{count} samples for {dimensions} features: the covariance is singular"
+        note += f"; {singular}, the value depends on their number"
+    return frechet_figure(sets.real, sets.fake, sets.replicates, sets.seed, note)
 
 
 def _affordable(real: Tensor, fake: Tensor, replicates: int, note: str) -> tuple[int, str]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medfusion_monai.evaluation.metrics.comparison import Comparison
 from medfusion_monai.evaluation.metrics.intervals import Figure, bootstrap_weights, figure_around
 from medfusion_monai.evaluation.metrics.neighbours import blocks
 
@@ -40,6 +41,11 @@ def kernel_figure(real: Tensor, fake: Tensor, replicates: int = 100, seed: int =
     resampled = distances[1:]
     # A set drawn from two samples or three can be one of them alone, which leaves no pairs.
     return figure_around(float(distances[0]), resampled[resampled.isfinite()], note)
+
+
+def kid_figure(sets: Comparison) -> Figure:
+    """Return the kernel distance with its interval."""
+    return kernel_figure(sets.real, sets.fake, sets.replicates, sets.seed, sets.note)
 
 
 def _distances(real: Tensor, fake: Tensor, real_weights: Tensor, fake_weights: Tensor, chunk: int = 1024) -> Tensor:

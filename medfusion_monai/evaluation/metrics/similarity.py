@@ -11,9 +11,12 @@ from monai.metrics import CumulativeIterationMetric
 from monai.metrics.regression import compute_ms_ssim
 from torch import Tensor
 
+from medfusion_monai.evaluation.metrics.comparison import Comparison
 from medfusion_monai.evaluation.metrics.intervals import Figure, mean_figure
 from medfusion_monai.losses.reconstruction import structural_similarity
 
+DIVERSITY_PAIRS = 200
+"""Random pairs within a set whose mean similarity a report shows."""
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales (Wang et al. 2003, section 3.2)."""
 
@@ -94,6 +97,13 @@ def diversity(
         values.append(ms_ssim(first, second))
     figure = mean_figure(torch.cat(values), replicates, seed)
     return figure._replace(note="; ".join(filter(None, [f"{len(drawn)} pairs of {len(images)} images", figure.note])))
+
+
+def diversity_figure(sets: Comparison) -> Figure | None:
+    """Return the diversity of the generated images; None if only their features are known."""
+    if sets.images is None:
+        return None
+    return diversity(sets.images, DIVERSITY_PAIRS, sets.seed, sets.replicates)
 
 
 def _random_pairs(count: int, pairs: int, seed: int) -> Tensor:
