@@ -55,18 +55,18 @@ from medfusion_monai.runtime.locks import use_folders
 
 logger = logging.getLogger(__name__)
 
-NEEDS_MODEL = "needs the model's weights: give --model-file"
+NEEDS_MODEL = "needs the model's weights (--model-file)"
 
 UNKNOWN_TRAINING = (
-    "No file says which images the model was trained on: whoever ran the audit vouches that they are the training "
-    "images of this data set. With other images it finds no copies, whether there are any or not."
+    "No file states which images the model was trained on: the audit assumes the training images of this data set. If "
+    "it was trained on others, their copies are not found."
 )
 
 
 class Audit:
     """An audit, step by step; ``run`` does all of it.
 
-    Several processes read images and run networks on a share each; the first alone compares and writes.
+    Several processes each read a share of the images and run networks on it; only the first compares and writes.
 
     Args:
         dataset_dir: folder of the datalist that the model was trained with.
@@ -76,7 +76,7 @@ class Audit:
         settings: how to measure and what to show; None for the defaults.
 
     Raises:
-        ValueError: for data that says nothing, images that cannot be compared, or a setting out of range.
+        ValueError: for data that allows no conclusion, images that cannot be compared, or a setting out of range.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Audit:
     ) -> None:
         self.settings = settings = settings or AuditSettings()
         if settings.features == LATENTS and model is None:
-            raise ValueError(f"features {LATENTS} {NEEDS_MODEL}")
+            raise ValueError(f"features={LATENTS} {NEEDS_MODEL}")
         self.model, self.dataset_dir, self.output = model, dataset_dir, Path(output)
         self.weights_sha256 = None if model is None else _weights_sha256(model)
         names = model.class_names if model else None
@@ -143,7 +143,7 @@ class Audit:
             self.draft.note("checksums", **{GUARD_NAME: file_sha256(guard.save(self.output))})
             results["audit"]["guard"] = guard.calibration._asdict()
         else:
-            (self.output / GUARD_NAME).unlink(missing_ok=True)  # an earlier audit's would pass for this one's
+            (self.output / GUARD_NAME).unlink(missing_ok=True)  # an earlier guard would be mistaken for this audit's
         self._note_sources()
         self.draft.add_warnings(*audit_warnings(results))
         return self.draft.write(self.output, "audit")
@@ -159,7 +159,7 @@ class Audit:
 
     @property
     def _trained_on(self) -> str | None:
-        """The ``fingerprint`` of the images that the model was trained on; None if nothing says so."""
+        """The ``fingerprint`` of the images that the model was trained on; None if unknown."""
         return self.model.info.get("training", {}).get("images") if self.model else None
 
     def _check_training_images(self) -> None:
@@ -167,8 +167,8 @@ class Audit:
         found = fingerprint(self.real["training"].images.items)
         if self._trained_on not in (None, found):
             raise AuditError(
-                f"{self.dataset_dir}: the model was trained on other images, or with other labels, than those of its "
-                f"split 'training' (fingerprint {found}, model.json says {self._trained_on}).\n"
+                f"{self.dataset_dir}: the model was trained on other images, or with other labels, than those of "
+                f"split 'training' (fingerprint {found}; model.json has {self._trained_on}).\n"
                 f"No audit: {NO_CONCLUSION}."
             )
 
@@ -179,10 +179,10 @@ class Audit:
 
     @cached_property
     def sets(self) -> dict[str, AuditedSet]:
-        """Generated, training and held-out images, read and compared in one form.
+        """Generated, training and held-out images, all read in the same form.
 
         Raises:
-            DataError: images that cannot be read, or not be compared.
+            DataError: for images that cannot be read or compared.
         """
         images = {"generated": self.samples, **{name: each.images for name, each in self.real.items()}}
         facts = from_first(lambda: {name: inspect_set(each) for name, each in images.items()})
@@ -200,7 +200,7 @@ class Audit:
         return sets
 
     def _form(self, facts: Mapping[str, Sequence[ImageFacts]]) -> tuple[Callable[[str], Tensor], str]:
-        """Return what reads an image as all are compared, and that in words by which stored features are found."""
+        """Return the function that reads images, and its description, by which cached features are found."""
         own = max((fact.size for fact in facts["generated"]), key=[fact.size for fact in facts["generated"]].count)
         form = common_form(facts, self.settings.size or (self.model.image_size if self.model else own), least=1)
         if self.model is None:
@@ -226,7 +226,7 @@ class Audit:
         return {"generated": torch.full((len(self.samples.items),), -1), **real}
 
     def _leaks(self, copies: Copies | None, equal: Tensor) -> list[dict[str, Any]]:
-        """Name the held-out images that are training images once more, by their number in the datalist."""
+        """List the held-out images that are also training images, by their number in the datalist."""
         leaked = equal if copies is None else copies.leaked
         places = self.real["held-out"].places
         return [
@@ -248,15 +248,15 @@ class Audit:
 
 
 def _weights_sha256(model: Model) -> str:
-    """Return the checksum of the file that a model was loaded from, by which its audit is known again.
+    """Return the checksum of the file that a model was loaded from, which identifies its audit.
 
     Raises:
-        WeightsError: if the file is gone, as that of a zip is.
+        WeightsError: if the file no longer exists, as for a zip.
     """
     if not model.path.is_file():
         raise WeightsError(
-            f"weights {model.path} are gone, and an audit names their checksum: name a weights file or the folder of a "
-            "bundle (unpack a zip first)"
+            f"weights {model.path} no longer exist, and an audit records their checksum: name a weights file or the "
+            "folder of a bundle (unpack a zip first)"
         )
     return file_sha256(model.path)
 

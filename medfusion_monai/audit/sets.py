@@ -19,24 +19,24 @@ from medfusion_monai.evaluation.metrics.feature_cache import Extraction, cached_
 from medfusion_monai.evaluation.metrics.set_metrics import measure_images
 
 HELD_OUT = ("validation", "test")
-"""Splits whose images no training step has seen."""
+"""Splits whose images are not trained on."""
 NO_CONCLUSION = (
-    "without the training images nothing can be concluded about copies of them, and no number is given. Needed is the "
+    "without the training images nothing can be concluded about copies of them, so no number is reported. Give the "
     "folder of the datalist that the model was trained with (--dataset-dir), with all images of its split 'training'"
 )
 
 
 class AuditError(ValueError):
-    """An audit that cannot say anything."""
+    """An audit that allows no conclusion."""
 
 
 class RealImages(NamedTuple):
-    """Real images, and whose they are.
+    """Real images and their patients.
 
     Attributes:
         images: the set.
-        patients: one an image.
-        places: split and number in it of each image, which stand for its name in a report.
+        patients: one per image.
+        places: split of each image and its number in the split, by which a report names it.
     """
 
     images: ImageSet
@@ -45,7 +45,7 @@ class RealImages(NamedTuple):
 
 
 class AuditedSet(NamedTuple):
-    """A set of images with all that is compared.
+    """A set of images and what is compared.
 
     Attributes:
         images: the set.
@@ -68,7 +68,7 @@ def open_training(dataset_dir: str | Path, class_names: Sequence[str] | None = N
     """List the training images of a prepared data set.
 
     Raises:
-        AuditError: they are not at hand.
+        AuditError: if they are missing.
     """
     try:
         return _open(dataset_dir, ("training",), class_names, "training")
@@ -77,10 +77,10 @@ def open_training(dataset_dir: str | Path, class_names: Sequence[str] | None = N
 
 
 def open_held_out(dataset_dir: str | Path, class_names: Sequence[str] | None = None) -> RealImages:
-    """List the images of a prepared data set that no training step has seen; none if their splits are empty.
+    """List the images of a prepared data set that were not trained on; none if their splits are empty.
 
     Raises:
-        DataError: a file is missing, or an entry is not as it has to be.
+        DataError: if a file is missing or an entry is invalid.
     """
     document = json.loads(find_datalist(dataset_dir).read_text(encoding="utf-8"))
     return _open(dataset_dir, [split for split in HELD_OUT if document.get(split)], class_names, "held-out")
