@@ -111,7 +111,7 @@ def features(count: int, dimensions: int, seed: int) -> Tensor:
 
 def ours() -> Callable[[Tensor, Tensor], tuple[float, float]]:
     """Our function, which goes over the distances block by block."""
-    from medfusion_monai.evaluation.metrics.fidelity import improved_precision_recall
+    from medfusion_monai.evaluation.metrics.precision_recall import improved_precision_recall
 
     return improved_precision_recall
 

@@ -1,4 +1,4 @@
-"""Whether a model gives its training images away: copies among generated images, and traces in its loss."""
+"""Whether a model leaks its training images: copies among generated images, and membership in its loss."""
 
 from medfusion_monai.audit.guard import CopyGuard, GuardError, Verdict, guard_sha256, load_guard
 from medfusion_monai.audit.matching import Matcher, Matches

@@ -1,4 +1,4 @@
-"""What the audit keeps of an image: small, gray, blurred, of mean 0 and variance 1, in which a copy looks alike."""
+"""Fingerprints of images: small, gray, blurred, with mean 0 and variance 1, nearly the same for a copy."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.nn import functional as F
 SIDE = 64
 """Height and width of a fingerprint."""
 COARSE = 16
-"""Height and width at which all pairs are compared, to find those that are worth a closer look."""
+"""Height and width at which all pairs are compared, to find candidates for the exact comparison."""
 FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
     "none": ((),),
     "horizontal": ((), (-1,)),
     "all": ((), (-1,), (-2,), (-1, -2)),
 }
-"""In which ways a copy may be mirrored, as the axes that are turned; every kind begins with the image as it is."""
+"""How a copy may be mirrored, as axes to flip; each kind starts with the unflipped image."""
 
 _BINOMIAL = (0.25, 0.5, 0.25)
-_FAINT = 0.01  # of the range of an image: a standard deviation below it is noise that must not be blown up
+_FAINT = 0.01  # of the image range: a smaller standard deviation is noise, which must not be amplified
 
 
 class Prints(NamedTuple):
@@ -30,7 +30,7 @@ class Prints(NamedTuple):
     Attributes:
         fine: (N, 64, 64), half precision.
         features: (N, F, D), the features of each image in each of F orientations; None without an embedding.
-        patients: (N,), a number a patient; images of one patient are not compared with each other.
+        patients: (N,), one number per patient; images of one patient are not compared with each other.
     """
 
     fine: Tensor
@@ -38,17 +38,17 @@ class Prints(NamedTuple):
     patients: Tensor
 
     def select(self, indices: Tensor | Sequence[int]) -> Prints:
-        """Return those of some images."""
+        """Return the fingerprints at some indices."""
         places = torch.as_tensor(indices, dtype=torch.long)
         features = None if self.features is None else self.features[places]
         return Prints(self.fine[places], features, self.patients[places])
 
 
 def fingerprint(images: Tensor) -> Tensor:
-    """Reduce images to fingerprints, in which noise, blur, brightness and contrast hardly show.
+    """Reduce images to fingerprints, which change little with noise, blur, brightness and contrast.
 
     Args:
-        images: (B, C, H, W) in [0, 1]; sizes that are not square are squeezed.
+        images: (B, C, H, W) in [0, 1]; images that are not square are stretched.
 
     Returns:
         (B, 64, 64), half precision, of mean 0 and variance 1; zeros for an image of one colour.
@@ -59,7 +59,7 @@ def fingerprint(images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images have shape {tuple(images.shape)}: give (B, C, H, W) with 1 or 3 channels")
     if not bool(images.isfinite().all()):
-        raise ValueError("images have values that are not finite: look at the files, or at what sampled them")
+        raise ValueError("images have values that are not finite: check the files, or the run that sampled them")
     gray = images.float().mean(dim=1, keepdim=True)
     if gray.shape[-2:] != (SIDE, SIDE):
         gray = F.interpolate(gray, size=(SIDE, SIDE), mode="bilinear", antialias=True)
@@ -71,7 +71,7 @@ def fingerprint(images: Tensor) -> Tensor:
 
 
 def each_once(prints: Prints) -> Tensor:
-    """Return the places of images whose fingerprint is not that of one before."""
+    """Return the indices of images whose fingerprint has not occurred before."""
     first: dict[bytes, int] = {}
     for index, fine in enumerate(prints.fine):
         first.setdefault(fine.numpy().tobytes(), index)
@@ -79,10 +79,10 @@ def each_once(prints: Prints) -> Tensor:
 
 
 def coarse(fine: Tensor) -> Tensor:
-    """Average fingerprints (N, 64, 64) to vectors (N, 256), in which a shift of a pixel or two hardly shows."""
+    """Average fingerprints (N, 64, 64) to vectors (N, 256), which a shift of a pixel or two hardly changes."""
     return F.avg_pool2d(fine.float()[:, None], SIDE // COARSE).flatten(1)
 
 
 def flipped(images: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Mirror images, whose last two axes are height and width."""
+    """Flip images (..., H, W) along axes."""
     return images.flip(axes) if axes else images

@@ -1,4 +1,4 @@
-"""A filter for sampling: it recognises images that come too near to a training image before they are written."""
+"""A filter for sampling that detects images too close to a training image before they are written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medfusion_monai.audit.statistics import Calibration
 from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 
 GUARD_NAME = "copy_guard.npz"
-"""File of the guard in the folder of an audit. It holds small pictures of patients: it stays where they may be."""
+"""File of the guard in the folder of an audit. It holds small pictures of patients: keep it where those may be."""
 
 _FORMAT = "medfusion copy guard 1"
 
@@ -31,12 +31,12 @@ class GuardError(ValueError):
 
 
 class Verdict(NamedTuple):
-    """What a guard says of images.
+    """The verdict of a guard on images.
 
     Attributes:
-        copies: (B,) of booleans.
-        scores: (B,), a copy's is below the threshold.
-        places: (B,), the nearest of the training images that the guard keeps, repetitions left out.
+        copies: (B,), booleans.
+        scores: (B,), below the threshold for a copy.
+        places: (B,), index of the nearest training image among those in the guard, without repetitions.
     """
 
     copies: Tensor
@@ -45,16 +45,16 @@ class Verdict(NamedTuple):
 
 
 class CopyGuard:
-    """Recognises copies of training images, by pixels and structure; each image by itself.
+    """Detects copies of training images by pixels and structure.
 
-    The same image gets the same verdict in any batch, and no network is needed.
+    An image gets the same verdict in any batch, and no network is needed.
 
     Args:
         training: fingerprints (N, 64, 64) of the training images.
-        held_out: likewise of images that no training has seen.
+        held_out: likewise of images that were not trained on.
         calibration: of the scores of the held-out images by pixels and structure.
-        size: height and width of the images behind the fingerprints; others are brought to it, as a sharper image has
-            another fingerprint.
+        size: height and width of the images behind the fingerprints; others are resized to it, because a sharper image
+            has another fingerprint.
         flips: key of ``FLIPS``: how a copy may be mirrored.
     """
 
@@ -68,12 +68,12 @@ class CopyGuard:
     ) -> None:
         self.fine = {"training": training, "held_out": held_out}
         self.calibration, self.size, self.flips = calibration, [int(side) for side in size], flips
-        # No query is of a patient of theirs: each image counts as a patient of its own.
+        # Queries belong to none of these patients, so each image counts as a patient of its own.
         prints = [Prints(fine, None, torch.arange(len(fine))) for fine in self.fine.values()]
         self.matcher = Matcher(prints[0], prints[1], flips)
 
     def check(self, images: Tensor) -> Verdict:
-        """Judge images (B, C, H, W) in [0, 1], of any size.
+        """Check images (B, C, H, W) in [0, 1], of any size, for copies.
 
         Raises:
             ValueError: for another shape, or values that are not finite.
@@ -83,13 +83,13 @@ class CopyGuard:
             images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
         fine = fingerprint(images)
         nobody = torch.tensor([-1])
-        found = [self.matcher.match(Prints(one[None], None, nobody)) for one in fine]  # one by one: sums do not vary
+        found = [self.matcher.match(Prints(one[None], None, nobody)) for one in fine]  # singly: sums vary by batch
         scores = torch.cat([match.scores for match in found]) if found else torch.empty(0)
         places = torch.cat([match.places for match in found]) if found else torch.empty(0, dtype=torch.long)
         return Verdict(scores < self.calibration.threshold, scores, places)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``copy_guard.npz`` into a folder and give its path."""
+        """Write ``copy_guard.npz`` into a folder and return its path."""
         facts = json.dumps({"format": _FORMAT, "flips": self.flips, "size": self.size, **self.calibration._asdict()})
         arrays = {name: fine.numpy() for name, fine in self.fine.items()}
         path = Path(folder) / GUARD_NAME
@@ -107,12 +107,12 @@ def load_guard(path: str | Path | None) -> CopyGuard | None:
         path: the folder of an audit, or its ``copy_guard.npz``; None for no guard.
 
     Raises:
-        GuardError: there is none, or it is damaged or of another version.
+        GuardError: if it is missing, damaged or of another version.
     """
     if path is None:
         return None
     path = _guard_file(path)
-    advice = "Run medfusion audit again, with the version that samples"
+    advice = "Run medfusion audit again with the version that samples"
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("training", "held_out")}
@@ -128,9 +128,9 @@ def load_guard(path: str | Path | None) -> CopyGuard | None:
 
 
 def guard_sha256(path: str | Path | None) -> str:
-    """Return the SHA-256 of the guard of an audit's folder, or ``none``.
+    """Return the SHA-256 of the guard in an audit's folder, or ``none``.
 
-    Images written behind another guard are of another run.
+    Images written with another guard belong to another run.
     """
     return "none" if path is None else file_sha256(_guard_file(path))
 

@@ -1,4 +1,4 @@
-"""A model's own latents as features, which every trained model has."""
+"""A model's own latents as features, available for every trained model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from medfusion_monai.evaluation.metrics.features import FeatureExtractor
 from medfusion_monai.networks.autoencoder import LatentAutoencoder
 
 MOST = 8
-"""Height and width that larger latents are averaged to, so that a shift hardly shows."""
+"""Height and width that larger latents are averaged to, which hides small shifts."""
 
 
 class LatentFeatures(FeatureExtractor):
-    """The most likely latents of an autoencoder, brought to unit variance and averaged to 8x8 positions at most.
+    """The mode of an autoencoder's posterior, normalized to unit variance and averaged to at most 8x8 positions.
 
     Args:
         autoencoder: with its weights.

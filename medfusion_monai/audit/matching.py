@@ -1,4 +1,4 @@
-"""How near generated images come to training images, on the scale of how near they come to images never trained on."""
+"""Distances from generated to training images, relative to their distances from images that were not trained on."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from medfusion_monai.evaluation.metrics.neighbours import nearest_neighbours
 
 MEASURES = ("pixels", "structure", "features")
 JUDGES = MEASURES[:2]
-"""Those that make up the score. Features are reported beside it: they found no further copy and more false alarms."""
+"""The measures in the score. Features, which found no more copies but more false alarms, are only reported."""
 CANDIDATES = 8
-"""Nearest images by coarse pixels, and as many by features, that are looked at closely."""
+"""Nearest images by coarse pixels, and as many by features, that are compared exactly."""
 SCALE_NEIGHBOURS = 5
-"""Nearest held-out images whose mean distance is the scale."""
+"""Number of nearest held-out images whose mean distance is the scale."""
 MAX_SHIFT = 2
-"""Pixels of a fingerprint, a thirty-second of the image, by which a copy may be shifted."""
+"""Pixels of a fingerprint by which a copy may be shifted: a thirty-second of the image."""
 
 _WINDOW, _STRIDE = 7, 3  # of the local correlations, in pixels of a fingerprint
-_FLAT = 0.02  # variance below which a window counts as flat; that of a fingerprint is 1
+_FLAT = 0.02  # variance below which a window counts as flat; a fingerprint has 1
 _AT_ONCE = 8  # queries; bounds the memory of their pairs
-_LEAST = 1e-3  # ratio below which half precision cannot tell distances apart
+_LEAST = 1e-3  # half precision does not resolve smaller ratios
 
 
 class Matches(NamedTuple):
-    """The training image that each query comes nearest to.
+    """The training image closest to each query.
 
     Attributes:
-        scores: (M,), see ``Matcher.match``; about 1 for an image that is no copy, near 0 for a copy.
-        places: (M,), the training image of the score.
-        distances: (M, K), from it by each measure.
-        scales: (M, K), by which the distances are divided.
-        nearest: (M, K), distance to the nearest training image by each measure alone.
+        scores: (M,), see ``Matcher.match``; about 1 for an image that is not a copy, near 0 for a copy.
+        places: (M,), index of that training image.
+        distances: (M, K), to that image by each measure.
+        scales: (M, K), divisors of the distances.
+        nearest: (M, K), distance to the nearest training image by each measure on its own.
     """
 
     scores: Tensor
@@ -51,11 +51,11 @@ class Matcher:
 
     Args:
         training: of the training images.
-        held_out: of images that no training has seen, as like the training images as can be.
+        held_out: of images that were not trained on, as similar to the training images as possible.
         flips: key of ``FLIPS``: how a copy may be mirrored.
 
     Raises:
-        ValueError: fewer held-out images than the scale needs, no training images, or features for one set alone.
+        ValueError: for fewer held-out images than the scale needs, no training images, or features for one set only.
     """
 
     def __init__(self, training: Prints, held_out: Prints, flips: str = "horizontal") -> None:
@@ -67,7 +67,9 @@ class Matcher:
                 f"{SCALE_NEIGHBOURS + 1}"
             )
         if (training.features is None) != (held_out.features is None):
-            raise ValueError("features of training and held-out images belong together: give both or none")
+            raise ValueError(
+                "only one of the training and held-out sets has features: give features for both or for neither"
+            )
         self.axes = FLIPS[flips]
         self.training, self.held_out = _References(training), _References(held_out)
 
@@ -78,14 +80,14 @@ class Matcher:
 
     @torch.no_grad()
     def match(self, queries: Prints) -> Matches:
-        """Find the nearest training image of each query; every query by itself.
+        """Find the closest training image of each query, independently of the other queries.
 
-        The score of a query x is the smallest, over training images t, of the geometric mean of d(x, t) / s(x) over
-        two measures: pixels (root mean square difference at the best shift) and structure (1 - mean local correlation
-        there); Euclidean distance of features is reported beside them. s(x) is the mean distance of x to its nearest
-        held-out images by the same measure, so that an image that looks like all others is not taken for a copy:
-        dividing by the distances to neighbours is the idea of Carlini et al. 2023. They take training images for
-        neighbours, which hides the copies of an image that is repeated among them.
+        The score of a query x is the minimum over training images t of the geometric mean of d(x, t) / s(x) for two
+        measures: pixels (root mean square difference at the best shift) and structure (1 - mean local correlation
+        there). The Euclidean distance of features is reported beside them. s(x) is the mean distance of x to its
+        nearest held-out images by the same measure, so an image that resembles all others is not mistaken for a copy.
+        Dividing by the distances to neighbours follows Carlini et al. 2023, who take training images as neighbours;
+        that hides copies of an image that is repeated among them.
 
         Held-out images can be queries too: images of the query's own patient do not count as its neighbours.
         """
@@ -107,7 +109,7 @@ class Matcher:
 
 
 class _References:
-    """Images among which neighbours are looked for."""
+    """Images that are searched for neighbours."""
 
     def __init__(self, prints: Prints) -> None:
         self.fine, self.patients = prints.fine, prints.patients
@@ -116,20 +118,22 @@ class _References:
         self.most = int(prints.patients.unique(return_counts=True)[1].max())
 
     def candidates(self, queries: Prints, axes: Sequence[tuple[int, ...]]) -> Tensor:
-        """Return places (M, P) of the nearest images by coarse pixels and by features; -1 where there are fewer.
+        """Return indices (M, P) of the nearest images by coarse pixels and by features, padded with -1.
 
         Raises:
-            ValueError: these images have features, and the queries have none.
+            ValueError: if these images have features and the queries have none.
         """
         found = [self._nearest([coarse(flipped(queries.fine, turn)) for turn in axes], self.coarse, queries.patients)]
         if self.features is not None:
             if queries.features is None:
-                raise ValueError("the queries have no features, and those they are compared with have: give them")
+                raise ValueError(
+                    "the queries have no features, but the images they are compared with do: give features for both"
+                )
             found.append(self._nearest(list(queries.features.unbind(dim=1)), self.features, queries.patients))
         return _each_once(torch.cat(found, dim=1))
 
     def distances(self, queries: Prints, axes: Sequence[tuple[int, ...]], places: Tensor) -> Tensor:
-        """Return distances (M, P, K) of candidates, the least over all orientations; infinite where there is none."""
+        """Return distances (M, P, K) to candidates, the minimum over orientations; infinite for padding."""
         chosen = places.clamp(min=0)
         by_flip = []
         for index, turn in enumerate(axes):
@@ -140,7 +144,7 @@ class _References:
         return torch.stack(by_flip).amin(dim=0).masked_fill((places < 0)[:, :, None], torch.inf)
 
     def _nearest(self, vectors: list[Tensor], references: Tensor, patients: Tensor) -> Tensor:
-        """Return places (M, k) of the nearest references over all orientations; -1 for those of the query's patient."""
+        """Return indices (M, k) of the nearest references over orientations; -1 for those of the query's patient."""
         number = min(len(references), CANDIDATES + self.most)
         pairs = [nearest_neighbours(each.float(), references.float(), k=number) for each in vectors]
         distances = torch.cat([distance for distance, _ in pairs], dim=1)
@@ -149,12 +153,12 @@ class _References:
         order = distances.argsort(dim=1, stable=True)
         places, distances = places.gather(1, order), distances.gather(1, order)
         places = _each_once(places.masked_fill(distances == torch.inf, -1))
-        order = (places < 0).long().argsort(dim=1, stable=True)  # what counts first, the nearest first among it
+        order = (places < 0).long().argsort(dim=1, stable=True)  # valid ones to the front, nearest first
         return places.gather(1, order)[:, :CANDIDATES]
 
 
 def _each_once(places: Tensor) -> Tensor:
-    """Replace places (M, P) that stand further left in their row by -1."""
+    """Replace indices (M, P) that occur further left in their row by -1."""
     repeated = (places[:, :, None] == places[:, None, :]).tril(diagonal=-1).any(dim=2)
     return places.masked_fill(repeated, -1)
 
@@ -166,7 +170,7 @@ def _aligned(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     query = queries[:, MAX_SHIFT : MAX_SHIFT + inner, MAX_SHIFT : MAX_SHIFT + inner].float()
     query = query.repeat_interleave(number, dim=0)  # (M, h, w) -> (M*P, h, w)
     windows = references.float().flatten(0, 1).unfold(1, inner, 1).unfold(2, inner, 1)  # (M*P, 5, 5, h, w), a view
-    # Every second pixel tells which shift is best.
+    # Every second pixel is enough to find the best shift.
     errors = (query[:, None, None, ::2, ::2] - windows[..., ::2, ::2]).square().mean(dim=(3, 4))
     shift = errors.flatten(1).argmin(dim=1)
     reference = windows[torch.arange(len(query)), shift // windows.shape[2], shift % windows.shape[2]]

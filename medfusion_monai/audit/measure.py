@@ -1,4 +1,4 @@
-"""The figures of an audit: how many copies, and how much nearer to training than to other images."""
+"""The figures of an audit: copies, and images nearer to the training images than to held-out ones."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Copies(NamedTuple):
     """Which images are copies.
 
     Attributes:
-        generated: the nearest training image of each generated image.
-        held_out: likewise of each held-out image that is no training image once more.
-        kept: places of those among all held-out images.
-        leaked: (N,), which held-out images are training images once more.
-        calibration: the threshold; None where too few held-out images are left.
+        generated: the closest training image of each generated image.
+        held_out: likewise of each held-out image that is not also a training image.
+        kept: indices of those among all held-out images.
+        leaked: (N,), which held-out images are also training images.
+        calibration: the threshold; None if too few held-out images are left.
         measures: names of the distances.
     """
 
@@ -46,7 +46,7 @@ class Copies(NamedTuple):
     measures: tuple[str, ...]
 
     def found(self) -> Tensor:
-        """Return which generated images (M,) are copies; none is without a threshold."""
+        """Return which generated images (M,) are copies; none without a threshold."""
         if self.calibration is None:
             return torch.zeros(len(self.generated.scores), dtype=torch.bool)
         return self.generated.scores < self.calibration.threshold
@@ -59,16 +59,16 @@ def find_copies(
 
     Args:
         training: of the training images.
-        held_out: of images that no training has seen.
+        held_out: of images that were not trained on.
         generated: of the generated images.
         equal: (N,), which held-out images equal a training image pixel by pixel.
         flips: key of ``FLIPS``.
 
     Returns:
-        None where the held-out images are too few for a scale.
+        None if there are too few held-out images for a scale.
     """
-    leaked, once = equal.clone(), each_once(training)  # repetitions would fill the places of candidates
-    for _ in range(2):  # a leaked image among the neighbours of others makes their scale small
+    leaked, once = equal.clone(), each_once(training)  # repetitions would use up the candidates
+    for _ in range(2):  # a leaked image among the neighbours of others shrinks their scale
         kept = (~leaked).nonzero()[:, 0]
         if len(kept) <= SCALE_NEIGHBOURS:
             return None
@@ -91,7 +91,7 @@ def _some(matches: Matches, chosen: Tensor) -> Matches:
 def make_guard(
     training: Prints, held_out: Prints, copies: Copies | None, size: Sequence[int], flips: str
 ) -> CopyGuard | None:
-    """Make the filter for sampling, which sees pixels and structure alone.
+    """Make the filter for sampling, which compares pixels and structure only.
 
     Args:
         training: of the training images.
@@ -101,7 +101,7 @@ def make_guard(
         flips: key of ``FLIPS``.
 
     Returns:
-        None with too few held-out images.
+        The guard; None if there are too few held-out images.
     """
     if copies is None or copies.calibration is None:
         return None
@@ -144,15 +144,15 @@ def copy_rows(
 
 
 def _problem_of_rate(copies: Copies | None, training: int, count: int, name: str | None) -> str:
-    """Say why a rate of copies is withheld; empty if it is not."""
+    """Return why a rate of copies is withheld; empty if it is not."""
     if copies is None or copies.calibration is None:
-        return f"withheld: fewer than {LEAST} held-out images, so that no threshold can be calibrated"
+        return f"withheld: fewer than {LEAST} held-out images, too few to calibrate a threshold"
     if training < LEAST:
-        return f"withheld: {training} training images; of a model that has seen fewer than {LEAST} no rate is reported"
+        return f"withheld: {training} training images; at least {LEAST} are needed"
     if count == 0:
-        return f"no generated image of the class {name}: nothing can be concluded about it"
+        return f"no generated images of class {name}: nothing can be concluded about it"
     if count < LEAST:
-        return f"withheld: {count} generated images; of fewer than {LEAST} no rate is reported"
+        return f"withheld: {count} generated images; at least {LEAST} are needed"
     return ""
 
 
@@ -163,13 +163,13 @@ def nearer_figure(
 
     Args:
         training: the training images.
-        held_out: images that no training has seen.
+        held_out: images that were not trained on.
         generated: the generated images.
-        kept: places of those held-out images that are not training images once more.
-        seed: of the choice of held-out images where they are more than the training images, and of the interval.
+        kept: indices of the held-out images that are not also training images.
+        seed: of the interval, and of the choice of held-out images if they outnumber the training images.
 
     Returns:
-        None as value where a set has too few images.
+        The share; its value is None if a set has too few images.
     """
     queries, real = vectors(generated.prints), vectors(held_out.prints.select(kept))
     counts = {"training": len(training.prints.fine), "held-out": len(real), "generated": len(queries)}
@@ -182,24 +182,19 @@ def nearer_figure(
 
 
 def vectors(prints: Prints) -> Tensor:
-    """Return the vectors (N, D) in which whole sets are compared: features, or else coarse pixels."""
+    """Return the vectors (N, D) by which whole sets are compared: features, or coarse pixels without them."""
     return coarse(prints.fine) if prints.features is None else prints.features[:, 0].float()
 
 
 def repeats_in(images: AuditedSet) -> int:
-    """Count images that equal one before, pixel by pixel."""
+    """Count images that equal an earlier one, pixel by pixel."""
     return len(images.facts) - len({fact.digest for fact in images.facts})
 
 
-def closest_pairs(copies: Copies, number: int = 8) -> list[int]:
-    """Return the generated images with the smallest scores, the smallest first."""
-    return copies.generated.scores.argsort(stable=True)[:number].tolist()
-
-
 def near_by_measure(copies: Copies) -> dict[str, int]:
-    """Count the generated images that one measure alone puts nearer to a training image than it does held-out ones.
+    """Count the generated images that are below the threshold of a single measure.
 
-    Each measure has a threshold of its own, at the same rate of false alarms as the score of all.
+    Each measure has its own threshold, at the same rate of false alarms as the score.
     """
     held_out, generated = (found.nearest / found.scales for found in (copies.held_out, copies.generated))
     return {
@@ -209,7 +204,7 @@ def near_by_measure(copies: Copies) -> dict[str, int]:
 
 
 def describe_copies(copies: Copies | None, flips: str) -> dict[str, Any]:
-    """Return what a report says of the rule by which copies are found."""
+    """Return what a report states about the rule by which copies are found."""
     facts: dict[str, Any] = {"flips": flips, "orientations": len(FLIPS[flips]), "wanted_rate": FALSE_ALARMS}
     if copies is None:
         return facts

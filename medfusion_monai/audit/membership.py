@@ -1,4 +1,4 @@
-"""Whether the denoising loss tells training images from others: the loss attack on diffusion models."""
+"""Whether the denoising loss separates training images from others: the loss attack on diffusion models."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from medfusion_monai.runtime.seeds import derive_seed, generators, randn
 from medfusion_monai.training.prepare_batch import to_network
 
 TIMESTEPS = (10, 25, 50, 100, 150, 200)
-"""Of 1000: those at which losses told most in ``benchmarks/canaries.py``; later nothing is left of the image."""
+"""Of 1000: those whose losses separated best in ``benchmarks/canaries.py``; later, nothing is left of the image."""
 FALSE_POSITIVES = 0.01
 FEWEST = 99
-"""Fewest images outside training of which a true-positive rate at 1% false positives is reported."""
+"""Fewest images outside training for which a true-positive rate at 1% false positives is reported."""
 
 
 def membership_of(
@@ -44,20 +44,20 @@ def membership_of(
     Args:
         model: that is audited.
         training: items with ``image`` (path) and ``label``.
-        held_out: likewise of images that no training has seen.
-        most: about the most images of each set.
-        replicates: resampled sets behind the intervals.
-        batch_size: images at once.
+        held_out: likewise of images that were not trained on.
+        most: images per set at most, approximately.
+        replicates: resampled sets per interval.
+        batch_size: images per batch.
         device: where to compute.
         seed: of the choice of images, their noise and the resampling.
 
     Returns:
-        Figures ``auc`` and ``tpr_at_1_fpr``, ``images`` of each set, ``timesteps``; a figure that is withheld says why.
+        Figures ``auc`` and ``tpr_at_1_fpr``, ``images`` of each set, ``timesteps``; a withheld figure has a note.
     """
     chosen = balanced(training, held_out, most, seed)
     count = len(chosen[0])
     if count < LEAST:
-        note = f"withheld: {count} images of each set, in equal classes; at least {LEAST} are needed"
+        note = f"withheld: {count} images per set, in equal classes; at least {LEAST} are needed"
         return {"auc": Figure(None, note=note).as_dict()}
     losses = []
     for items in chosen:
@@ -74,7 +74,7 @@ def membership_of(
 def balanced(
     training: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], most: int, seed: int = 0
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Draw as many items of each class from one set as from the other, about ``most`` of each set at most."""
+    """Draw as many items of each class from one set as from the other, at most about ``most`` per set."""
     share = min(1.0, most / max(1, len(held_out)))
     chosen: tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]] = ([], [])
     for label in sorted({item["label"] for item in held_out}):
@@ -99,14 +99,14 @@ def denoising_losses(
 ) -> Tensor:
     """Measure how well a model denoises images, each with its label.
 
-    Latents are the posterior's mean. Image k of every call gets the same noise, so that sets differ by their images.
+    Latents are the posterior's mean. Image k of every call gets the same noise, so sets differ by their images only.
 
     Args:
         network: a ``Medfusion``.
-        schedule: that it was trained with.
-        items: ``image`` (C, H, W) in [0, 1] and ``label``; a data set that reads them when asked for.
+        schedule: of its training.
+        items: ``image`` (C, H, W) in [0, 1] and ``label``; a data set that reads them when indexed.
         timesteps: of a schedule of 1000, scaled to the schedule's length.
-        draws: noises a timestep.
+        draws: noise samples per timestep.
         seed: of the noise.
         batch_size: images at once.
         device: where to compute.
@@ -143,9 +143,9 @@ def _error(
 
 
 def membership_scores(members: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn losses (N, T) and (M, T) into scores (N,) and (M,), the higher the likelier a training image.
+    """Turn losses (N, T) and (M, T) into scores (N,) and (M,), higher for likelier training images.
 
-    Each timestep counts alike: its losses are divided by their mean over both sets.
+    Each timestep has the same weight: its losses are divided by their mean over both sets.
     """
     scale = torch.cat([members, others]).mean(dim=0).clamp(min=1e-12)
     return -(members / scale).mean(dim=1), -(others / scale).mean(dim=1)
@@ -156,14 +156,14 @@ def membership_figures(members: Tensor, others: Tensor, replicates: int = 1000, 
 
     Args:
         members: (N,) scores of training images.
-        others: (M,) scores of images that no training has seen.
-        replicates: resampled sets behind the intervals, each set within itself.
+        others: (M,) scores of images that were not trained on.
+        replicates: resampled sets per interval; each of the two sets is resampled on its own.
         seed: of the resampling.
 
     Returns:
-        ``auc`` (0.5: the model gives nothing away), and ``tpr_at_1_fpr``, the share of the training images that are
-        found when 1% of the others are taken for such (Carlini et al. 2022: an attack that is sure of a few patients
-        harms them, whatever it is on average).
+        ``auc`` (0.5: the model reveals nothing), and ``tpr_at_1_fpr``, the share of the training images that are found
+        when 1% of the others are mistaken for them (Carlini et al. 2022: an attack that is certain about a few patients
+        harms them, whatever its average).
     """
     ones = torch.ones(1, len(members), dtype=torch.float64), torch.ones(1, len(others), dtype=torch.float64)
     drawn = bootstrap_weights(len(members), replicates, seed), bootstrap_weights(len(others), replicates, seed + 1)
@@ -183,7 +183,7 @@ def _true_positives(members: Tensor, others: Tensor, member_weights: Tensor, oth
     """Shares (R,) of members above the score that 1% of the others exceed, for weights (R, N) and (R, M)."""
     others, order = others.sort(descending=True)
     above = other_weights[:, order].cumsum(dim=1)
-    # The first of the others that may not be taken for a member any more; a member has to exceed it.
+    # The first of the others beyond the allowed false positives; a member has to exceed it.
     allowed = math.floor(FALSE_POSITIVES * len(others) + 1e-9)
     limit = others[(above > allowed).long().argmax(dim=1)]
     members, order = members.sort()

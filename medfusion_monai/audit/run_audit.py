@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medfusion_monai.audit.audit_settings import LATENTS, AuditSettings
+from medfusion_monai.audit.closest_pairs import closest_picture, closest_rows
 from medfusion_monai.audit.fingerprints import FLIPS
 from medfusion_monai.audit.guard import GUARD_NAME
 from medfusion_monai.audit.latents import LatentFeatures
 from medfusion_monai.audit.measure import (
     Copies,
-    closest_pairs,
     copy_rows,
     describe_copies,
     find_copies,
@@ -40,54 +41,42 @@ from medfusion_monai.data.training.latent_identity import describe_transforms
 from medfusion_monai.data.training.stream import fingerprint
 from medfusion_monai.evaluation.image_form import ImageFacts, common_form, content_sha256, inspect_set
 from medfusion_monai.evaluation.image_set import open_image_set
+from medfusion_monai.evaluation.metrics.feature_cache import Extraction
 from medfusion_monai.evaluation.metrics.features import load_extractor
 from medfusion_monai.evaluation.metrics.intervals import Figure
-from medfusion_monai.evaluation.settings import check_device, refuse_inside
+from medfusion_monai.evaluation.settings import refuse_inside
 from medfusion_monai.model import Model, make_preprocessing
 from medfusion_monai.report.audit_sections import audit_warnings
 from medfusion_monai.report.builder import Draft
-from medfusion_monai.report.pictures import picture_of_rows
 from medfusion_monai.runtime.distributed import from_first
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.locks import use_folders
-from medfusion_monai.runtime.values import check_counts
 
 logger = logging.getLogger(__name__)
 
-LATENTS = "latents"
-"""The features that come with the model itself."""
-
-NEEDS_MODEL = "needs the model's weights: give --model-file"
+NEEDS_MODEL = "needs the model's weights (--model-file)"
 
 UNKNOWN_TRAINING = (
-    "No file says which images the model was trained on: whoever ran the audit vouches that they are the training "
-    "images of this data set. With other images it finds no copies, whether there are any or not."
+    "No file states which images the model was trained on: the audit assumes the training images of this data set. If "
+    "it was trained on others, their copies are not found."
 )
 
 
 class Audit:
     """An audit, step by step; ``run`` does all of it.
 
-    Several processes read images and run networks on a share each; the first alone compares and writes.
+    Several processes each read a share of the images and run networks on it; only the first compares and writes.
 
     Args:
         dataset_dir: folder of the datalist that the model was trained with.
         samples_dir: folder of the generated images, see ``open_image_set``.
         output: folder of the report; features are kept in its folder ``cache``.
         model: of ``medfusion_monai.load``, for its latents and for membership inference; None without weights.
-        features: of ``load_extractor``, or ``latents``; None takes latents where there is a model, else no features.
-        size: height and width that images are brought to without a model; None takes those of the generated images.
-        flips: key of ``FLIPS``: how a copy may be mirrored.
-        pictures: whether the closest pairs are shown, which are images of patients.
-        membership_images: images at most of training, and as many others, for membership inference; 0 leaves it out.
-        replicates: resampled sets behind the intervals of membership inference.
-        batch_size: images at once.
-        device: where networks run.
-        seed: of all that is drawn.
+        settings: how to measure and what to show; None for the defaults.
 
     Raises:
-        ValueError: for data that says nothing, images that cannot be compared, or a setting out of range.
+        ValueError: for data that allows no conclusion, images that cannot be compared, or a setting out of range.
     """
 
     def __init__(
@@ -96,28 +85,13 @@ class Audit:
         samples_dir: str | Path,
         output: str | Path,
         model: Model | None = None,
-        features: str | None = None,
-        size: Sequence[int] | None = None,
-        flips: str = "horizontal",
-        pictures: bool = True,
-        membership_images: int = 1000,
-        replicates: int = 1000,
-        batch_size: int = 16,
-        device: torch.device | str = "cpu",
-        seed: int = 0,
+        settings: AuditSettings | None = None,
     ) -> None:
-        check_counts(0, membership_images=membership_images, seed=seed, replicates=replicates)
-        check_counts(batch_size=batch_size)
-        check_device(device)
-        if flips not in FLIPS:
-            raise ValueError(f"flips is {flips!r}: use one of {', '.join(FLIPS)}")
-        if features == LATENTS and model is None:
-            raise ValueError(f"features {LATENTS} {NEEDS_MODEL}")
-        self.model, self.flips, self.pictures, self.output = model, flips, pictures, Path(output)
+        self.settings = settings = settings or AuditSettings()
+        if settings.features == LATENTS and model is None:
+            raise ValueError(f"features={LATENTS} {NEEDS_MODEL}")
+        self.model, self.dataset_dir, self.output = model, dataset_dir, Path(output)
         self.weights_sha256 = None if model is None else _weights_sha256(model)
-        self.membership_images, self.replicates, self.batch_size = membership_images, replicates, batch_size
-        self.device, self.seed, self.size = device, seed, size
-        self.dataset_dir = dataset_dir
         names = model.class_names if model else None
         self.real: dict[str, RealImages] = {
             "training": open_training(dataset_dir, names),
@@ -127,11 +101,11 @@ class Audit:
         self.samples = open_image_set("generated", samples_dir)
         refuse_inside(output, {"generated": samples_dir})
         use_folders([output])
-        self.extractor = self._make_extractor(features)
+        self.extractor = self._make_extractor(settings.features)
         self.draft = Draft(
             "Memorisation audit",
-            settings={"flips": flips, "features": self.extractor.name if self.extractor else "none"},
-            seeds={"seed": seed},
+            settings={"flips": settings.flips, "features": self.extractor.name if self.extractor else "none"},
+            seeds={"seed": settings.seed},
         )
 
     def run(self) -> dict[str, Any]:
@@ -140,7 +114,7 @@ class Audit:
         known = {fact.digest for fact in training.facts}
         equal = torch.tensor([fact.digest in known for fact in held_out.facts], dtype=torch.bool)
         prints = (training.prints, held_out.prints, generated.prints)
-        copies = from_first(lambda: find_copies(*prints, equal, self.flips))
+        copies = from_first(lambda: find_copies(*prints, equal, self.settings.flips))
         kept = copies.kept if copies else (~equal).nonzero()[:, 0]
         membership = self._membership(kept)
         return from_first(lambda: self._write(copies, equal, kept, membership))
@@ -148,40 +122,44 @@ class Audit:
     def _write(
         self, copies: Copies | None, equal: Tensor, kept: Tensor, membership: Mapping[str, Any]
     ) -> dict[str, Any]:
-        held_out, generated = self.sets["held-out"], self.sets["generated"]
-        results = self.draft.results
+        training, held_out, generated = (self.sets[name] for name in ("training", "held-out", "generated"))
+        flips, results = self.settings.flips, self.draft.results
         results["sets"] = [_describe(each) for each in self.sets.values()]
         results["audit"] = {
-            **describe_copies(copies, self.flips),
+            **describe_copies(copies, flips),
             "features": self.extractor.describe() if self.extractor else None,
-            "rows": copy_rows(copies, len(self.real["training"].images.items), generated, self.class_names),
-            "repeats": repeats_in(self.sets["training"]),
+            "rows": copy_rows(copies, len(training.images.items), generated, self.class_names),
+            "repeats": repeats_in(training),
             "leaks": self._leaks(copies, equal),
-            "nearer_to_training": nearer_figure(self.sets["training"], held_out, generated, kept, self.seed).as_dict(),
-            "closest": self._closest(copies) if copies else [],
+            "nearer_to_training": nearer_figure(training, held_out, generated, kept, self.settings.seed).as_dict(),
+            "closest": closest_rows(copies, generated.images.paths) if copies else [],
             "membership": membership,
         }
-        if copies and self.pictures:
-            self._draw(copies)
-        size = self.sets["training"].stack([0]).shape[-2:]
-        guard = make_guard(self.sets["training"].prints, held_out.prints, copies, size, self.flips)
+        if copies and self.settings.pictures:
+            picture, caption = closest_picture(copies, training, held_out, generated)
+            self.draft.add_picture("closest.png", picture, "Closest pairs", caption)
+        guard = make_guard(training.prints, held_out.prints, copies, training.stack([0]).shape[-2:], flips)
         if guard is not None:
             self.draft.note("checksums", **{GUARD_NAME: file_sha256(guard.save(self.output))})
             results["audit"]["guard"] = guard.calibration._asdict()
         else:
-            (self.output / GUARD_NAME).unlink(missing_ok=True)  # an earlier audit's would pass for this one's
+            (self.output / GUARD_NAME).unlink(missing_ok=True)  # an earlier guard would be mistaken for this audit's
+        self._note_sources()
+        self.draft.add_warnings(*audit_warnings(results))
+        return self.draft.write(self.output, "audit")
+
+    def _note_sources(self) -> None:
+        """Record data set and weights, and warn if nothing states which images the model was trained on."""
         datalist = find_datalist(self.dataset_dir)
         self.draft.note("checksums", **{DATALIST_NAME: file_sha256(datalist)})
         if self.weights_sha256 is not None:
             self.draft.note("checksums", **{"model.pt": self.weights_sha256})
         if self._trained_on is None:
             self.draft.add_warnings(UNKNOWN_TRAINING)
-        self.draft.add_warnings(*audit_warnings(results))
-        return self.draft.write(self.output, "audit")
 
     @property
     def _trained_on(self) -> str | None:
-        """The ``fingerprint`` of the images that the model was trained on; None if nothing says so."""
+        """The ``fingerprint`` of the images that the model was trained on; None if unknown."""
         return self.model.info.get("training", {}).get("images") if self.model else None
 
     def _check_training_images(self) -> None:
@@ -189,8 +167,8 @@ class Audit:
         found = fingerprint(self.real["training"].images.items)
         if self._trained_on not in (None, found):
             raise AuditError(
-                f"{self.dataset_dir}: the model was trained on other images, or with other labels, than those of its "
-                f"split 'training' (fingerprint {found}, model.json says {self._trained_on}).\n"
+                f"{self.dataset_dir}: the model was trained on other images, or with other labels, than those of "
+                f"split 'training' (fingerprint {found}; model.json has {self._trained_on}).\n"
                 f"No audit: {NO_CONCLUSION}."
             )
 
@@ -201,29 +179,30 @@ class Audit:
 
     @cached_property
     def sets(self) -> dict[str, AuditedSet]:
-        """Generated, training and held-out images, read and compared in one form.
+        """Generated, training and held-out images, all read in the same form.
 
         Raises:
-            DataError: images that cannot be read, or not be compared.
+            DataError: for images that cannot be read or compared.
         """
         images = {"generated": self.samples, **{name: each.images for name, each in self.real.items()}}
         facts = from_first(lambda: {name: inspect_set(each) for name, each in images.items()})
         load, form = self._form({name: each for name, each in facts.items() if each})
         numbers = self._patient_numbers()
-        axes = FLIPS[self.flips]
+        axes = FLIPS[self.settings.flips]
+        cache, batch_size, device = self.output / "cache", self.settings.batch_size, self.settings.device
+        extraction = Extraction(self.extractor, cache, batch_size, device)
         sets = {}
         for name, each in images.items():
             logger.info("fingerprints of %d %s images", len(each.items), name)
             turns = axes[:1] if name == "training" else axes
-            options = (self.output / "cache", self.batch_size, self.device)
-            prints = take_prints(each, numbers[name], load, turns, self.extractor, form, *options)
+            prints = take_prints(each, numbers[name], load, turns, form, extraction)
             sets[name] = AuditedSet(each, facts[name], prints, load)
         return sets
 
     def _form(self, facts: Mapping[str, Sequence[ImageFacts]]) -> tuple[Callable[[str], Tensor], str]:
-        """Return what reads an image as all are compared, and that in words by which stored features are found."""
+        """Return the function that reads images, and its description, by which cached features are found."""
         own = max((fact.size for fact in facts["generated"]), key=[fact.size for fact in facts["generated"]].count)
-        form = common_form(facts, self.size or (self.model.image_size if self.model else own), least=1)
+        form = common_form(facts, self.settings.size or (self.model.image_size if self.model else own), least=1)
         if self.model is None:
             return form.load, form.describe()
         preprocessing = make_preprocessing(self.model)
@@ -247,7 +226,7 @@ class Audit:
         return {"generated": torch.full((len(self.samples.items),), -1), **real}
 
     def _leaks(self, copies: Copies | None, equal: Tensor) -> list[dict[str, Any]]:
-        """Name the held-out images that are training images once more, by their number in the datalist."""
+        """List the held-out images that are also training images, by their number in the datalist."""
         leaked = equal if copies is None else copies.leaked
         places = self.real["held-out"].places
         return [
@@ -255,63 +234,29 @@ class Audit:
             for index in leaked.nonzero()[:, 0].tolist()
         ]
 
-    def _closest(self, copies: Copies) -> list[dict[str, Any]]:
-        found = copies.found()
-        return [
-            {
-                "file": Path(self.samples.paths[index]).name,
-                "training": int(copies.generated.places[index]),
-                "score": float(copies.generated.scores[index]),
-                "copy": bool(found[index]),
-                "ratios": dict(
-                    zip(
-                        copies.measures,
-                        (copies.generated.distances[index] / copies.generated.scales[index]).tolist(),
-                        strict=True,
-                    )
-                ),
-            }
-            for index in closest_pairs(copies)
-        ]
-
-    def _draw(self, copies: Copies) -> None:
-        """Show the closest pairs of generated and of held-out images."""
-        closest = closest_pairs(copies)
-        real = copies.held_out.scores.argsort(stable=True)[: len(closest)]
-        training = self.sets["training"]
-        rows = [
-            ("generated", self.sets["generated"].stack(closest)),
-            ("nearest training", training.stack(copies.generated.places[closest].tolist())),
-            ("held-out, real", self.sets["held-out"].stack(copies.kept[real].tolist())),
-            ("nearest training", training.stack(copies.held_out.places[real].tolist())),
-        ]
-        caption = (
-            f"Above, the {len(closest)} generated images with the smallest scores, each over its training image; "
-            "below, the held-out images with the smallest scores over theirs: how near other patients' images come."
-        )
-        self.draft.add_picture("closest.png", picture_of_rows(rows), "Closest pairs", caption)
-
     def _membership(self, kept: Tensor) -> dict[str, Any]:
         """Measure how well the denoising loss separates training images from held-out ones."""
         if self.model is None:
             return {"auc": Figure(None, note=f"not measured: {NEEDS_MODEL}").as_dict()}
-        if not self.membership_images:
+        settings = self.settings
+        if not settings.membership_images:
             return {}
         training, held_out = (self.real[name].images.items for name in ("training", "held-out"))
-        options = (self.membership_images, self.replicates, self.batch_size, self.device, self.seed)
-        return membership_of(self.model, training, [held_out[index] for index in kept.tolist()], *options)
+        others = [held_out[index] for index in kept.tolist()]
+        options = (settings.replicates, settings.batch_size, settings.device, settings.seed)
+        return membership_of(self.model, training, others, settings.membership_images, *options)
 
 
 def _weights_sha256(model: Model) -> str:
-    """Return the checksum of the file that a model was loaded from, by which its audit is known again.
+    """Return the checksum of the file that a model was loaded from, which identifies its audit.
 
     Raises:
-        WeightsError: if the file is gone, as that of a zip is.
+        WeightsError: if the file no longer exists, as for a zip.
     """
     if not model.path.is_file():
         raise WeightsError(
-            f"weights {model.path} are gone, and an audit names their checksum: name a weights file or the folder of a "
-            "bundle (unpack a zip first)"
+            f"weights {model.path} no longer exist, and an audit records their checksum: name a weights file or the "
+            "folder of a bundle (unpack a zip first)"
         )
     return file_sha256(model.path)
 

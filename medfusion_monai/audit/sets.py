@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,28 +15,28 @@ from medfusion_monai.data.datalist import find_datalist, read_datalist
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.evaluation.image_form import ImageFacts
 from medfusion_monai.evaluation.image_set import ImageSet
-from medfusion_monai.evaluation.metrics.feature_cache import cached_features
+from medfusion_monai.evaluation.metrics.feature_cache import Extraction, cached_features
 from medfusion_monai.evaluation.metrics.set_metrics import measure_images
 
 HELD_OUT = ("validation", "test")
-"""Splits whose images no training step has seen."""
+"""Splits whose images are not trained on."""
 NO_CONCLUSION = (
-    "without the training images nothing can be concluded about copies of them, and no number is given. Needed is the "
+    "without the training images nothing can be concluded about copies of them, so no number is reported. Give the "
     "folder of the datalist that the model was trained with (--dataset-dir), with all images of its split 'training'"
 )
 
 
 class AuditError(ValueError):
-    """An audit that cannot say anything."""
+    """An audit that allows no conclusion."""
 
 
 class RealImages(NamedTuple):
-    """Real images, and whose they are.
+    """Real images and their patients.
 
     Attributes:
         images: the set.
-        patients: one an image.
-        places: split and number in it of each image, which stand for its name in a report.
+        patients: one per image.
+        places: split of each image and its number in the split, by which a report names it.
     """
 
     images: ImageSet
@@ -45,7 +45,7 @@ class RealImages(NamedTuple):
 
 
 class AuditedSet(NamedTuple):
-    """A set of images with all that is compared.
+    """A set of images and what is compared.
 
     Attributes:
         images: the set.
@@ -68,7 +68,7 @@ def open_training(dataset_dir: str | Path, class_names: Sequence[str] | None = N
     """List the training images of a prepared data set.
 
     Raises:
-        AuditError: they are not at hand.
+        AuditError: if they are missing.
     """
     try:
         return _open(dataset_dir, ("training",), class_names, "training")
@@ -77,10 +77,10 @@ def open_training(dataset_dir: str | Path, class_names: Sequence[str] | None = N
 
 
 def open_held_out(dataset_dir: str | Path, class_names: Sequence[str] | None = None) -> RealImages:
-    """List the images of a prepared data set that no training step has seen; none if their splits are empty.
+    """List the images of a prepared data set that were not trained on; none if their splits are empty.
 
     Raises:
-        DataError: a file is missing, or an entry is not as it has to be.
+        DataError: if a file is missing or an entry is invalid.
     """
     document = json.loads(find_datalist(dataset_dir).read_text(encoding="utf-8"))
     return _open(dataset_dir, [split for split in HELD_OUT if document.get(split)], class_names, "held-out")
@@ -106,53 +106,39 @@ def take_prints(
     patients: Tensor,
     load: Callable[[str], Tensor],
     axes: Sequence[tuple[int, ...]],
-    extractor: Any | None,
     form: str,
-    cache_dir: str | Path | None,
-    batch_size: int,
-    device: torch.device | str,
+    extraction: Extraction,
 ) -> Prints:
     """Read all images of a set and return their fingerprints. Several processes read a share each and return all.
 
     Args:
         images: the set.
-        patients: (N,), a number a patient.
+        patients: (N,), one number per patient.
         load: reads an image.
-        axes: orientations of which features are wanted.
-        extractor: of the features; None for none.
-        form: ``load`` in words, by which stored features are found again.
-        cache_dir: folder of the features.
-        batch_size: images at once.
-        device: where features are computed.
+        axes: orientations whose features are computed.
+        form: a description of ``load``, by which cached features are found.
+        extraction: how features are computed and where they are kept; without an extractor there are no features.
     """
-    paths = images.paths
+    paths, extractor = images.paths, extraction.extractor
 
     def measure(places: range) -> Tensor:
         return fingerprint(torch.stack([load(paths[place]) for place in places]))
 
-    title = f"read {images.name}"
+    title, batch_size, device = f"read {images.name}", extraction.batch_size, extraction.device
     fine = measure_images(measure, len(paths), batch_size, [SIDE, SIDE], device, title, dtype=torch.half)
     features = None
     if extractor is not None and paths:
-        columns = [_features(paths, load, turn, extractor, form, cache_dir, batch_size, device) for turn in axes]
-        features = torch.stack(columns, dim=1)
+        features = torch.stack([_features(paths, load, turn, form, extraction) for turn in axes], dim=1)
     elif extractor is not None:
         features = torch.empty(0, len(axes), extractor.dimensions)
     return Prints(fine, features, patients)
 
 
 def _features(
-    paths: list[str],
-    load: Callable[[str], Tensor],
-    turn: tuple[int, ...],
-    extractor: Any,
-    form: str,
-    cache_dir: str | Path | None,
-    batch_size: int,
-    device: torch.device | str,
+    paths: list[str], load: Callable[[str], Tensor], turn: tuple[int, ...], form: str, extraction: Extraction
 ) -> Tensor:
     def turned(path: str) -> Tensor:
         return flipped(load(path), turn)
 
     words = f"{form}, mirrored along {turn}" if turn else form
-    return torch.from_numpy(cached_features(extractor, paths, turned, cache_dir, batch_size, device, words))
+    return torch.from_numpy(cached_features(extraction, paths, turned, words))

@@ -1,4 +1,4 @@
-"""What distances to training images say of a whole set: thresholds and rates with intervals."""
+"""Thresholds, rates and intervals from the distances of a set to training images."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from medfusion_monai.evaluation.metrics.intervals import LEVEL, Figure
 from medfusion_monai.evaluation.metrics.neighbours import nearest_neighbours
 
 FALSE_ALARMS = 0.01
-"""Share of images that are no copies which may be taken for copies."""
+"""Accepted share of false alarms among images that are not copies."""
 LEAST = 50
-"""Fewest images of which a rate is reported."""
+"""Fewest images for which a rate is reported."""
 
 _ROWS = 512  # of a matrix of distances at a time
-_LEAK = 1 / 3  # of the median score: what is left of a held-out image's distance if it is a training image once more
+_LEAK = 1 / 3  # of the median score: a held-out image with less is also a training image
 
 
 class Calibration(NamedTuple):
-    """A threshold from images that are no copies.
+    """A threshold from images that are not copies.
 
     Attributes:
-        threshold: a score below it is a copy.
+        threshold: scores below it are copies.
         rate: share of images like the held-out ones that score below it, at most.
         held_out: number of images behind it.
     """
@@ -39,8 +39,8 @@ def calibrate(scores: Tensor, rate: float = FALSE_ALARMS) -> Calibration:
     """Find the score below which at most ``rate`` of new images of the same kind lie, by split-conformal ranks.
 
     A new image that is exchangeable with n held-out ones lies below their k-th smallest score with probability
-    k / (n + 1) at most (Vovk et al. 2005). With fewer than 99 images 1% cannot be had: then it is the
-    smallest score, at the rate of 1 / (n + 1).
+    k / (n + 1) at most (Vovk et al. 2005). With fewer than 99 images 1% cannot be reached: the threshold
+    is then the smallest score, at a rate of 1 / (n + 1).
 
     Args:
         scores: (n,) of held-out images.
@@ -51,21 +51,21 @@ def calibrate(scores: Tensor, rate: float = FALSE_ALARMS) -> Calibration:
     """
     count = len(scores)
     if not count:
-        raise ValueError("there are no held-out images to find a threshold from")
+        raise ValueError("there are no scores of held-out images: a threshold needs at least one")
     rank = max(1, math.floor(rate * (count + 1) + 1e-9))
     return Calibration(float(scores.sort().values[rank - 1]), rank / (count + 1), count)
 
 
 def leaks(scores: Tensor) -> Tensor:
-    """Return which held-out images (n,) are training images once more: their scores are below a third of the median.
+    """Return which held-out images (n,) are also training images: their scores are below a third of the median.
 
-    They are no images without training, and would take the threshold down with them.
+    They were trained on and would lower the threshold.
     """
     return scores < _LEAK * scores.median()
 
 
 def share_figure(positive: int, count: int, note: str = "") -> Figure:
-    """Return a share with its exact interval (Clopper and Pearson 1934), which is none too narrow near 0 and 1."""
+    """Return a share with its exact interval (Clopper and Pearson 1934), which is not too narrow near 0 and 1."""
     tail = (1 - LEVEL) / 2
     low = float(betaincinv(positive, count - positive + 1, tail)) if positive else 0.0
     high = float(betaincinv(positive + 1, count - positive, 1 - tail)) if positive < count else 1.0
@@ -75,8 +75,8 @@ def share_figure(positive: int, count: int, note: str = "") -> Figure:
 def nearer_to_training(queries: Tensor, training: Tensor, held_out: Tensor) -> Tensor:
     """Return the probability that a query is nearer to n random training images than to all n held-out ones.
 
-    Without memorisation the mean is 0.5, whatever the queries are like: smooth images lie near to all others,
-    held-out ones too. It is the expectation over all choices of n training images, by the rank of the nearest held-out
+    Without memorisation the mean is 0.5, whatever the queries are like: smooth images lie near all others, held-out
+    ones included. It is the expectation over all choices of n training images, from the rank of the nearest held-out
     image among the distances to training images.
 
     Args:
@@ -92,9 +92,11 @@ def nearer_to_training(queries: Tensor, training: Tensor, held_out: Tensor) -> T
     """
     count, number = len(training), len(held_out)
     if number > count:
-        raise ValueError(f"{number} held-out and {count} training images: more held-out ones cannot be compared")
+        raise ValueError(
+            f"{number} held-out and {count} training images: give at most as many held-out as training images"
+        )
     limit = nearest_neighbours(queries, held_out)[0][:, 0]
-    shift = training.double().mean(dim=0)  # products cancel less
+    shift = training.double().mean(dim=0)  # less cancellation in products
     rows = zip((queries.double() - shift).split(_ROWS), limit.split(_ROWS), strict=True)
     references = training.double() - shift
     nearer = torch.cat([(torch.cdist(some, references) < ends[:, None]).sum(dim=1) for some, ends in rows]).double()

@@ -1,4 +1,4 @@
-"""The verb about what a model has memorised: ``medfusion audit``."""
+"""``medfusion audit``: what a model has memorised."""
 
 from __future__ import annotations
 
@@ -28,12 +28,17 @@ def add_audit(subparsers: Any) -> None:
         "--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="without a model: the size of all images"
     )
     parser.add_argument("--flips", default="horizontal", help="mirrored copies: none, horizontal or all (horizontal)")
-    parser.add_argument("--no-pictures", action="store_true", help="show no images, which would be those of patients")
     parser.add_argument(
-        "--membership-images", type=whole, default=1000, help="of training and of others, 0: leave it out (1000)"
+        "--no-pictures", action="store_true", help="leave out the pictures, which show images of patients"
     )
-    parser.add_argument("--replicates", type=positive, default=1000, help="resampled sets behind intervals (1000)")
-    parser.add_argument("--batch-size", type=positive, default=16, help="images at once (16)")
+    parser.add_argument(
+        "--membership-images",
+        type=whole,
+        default=1000,
+        help="training images for membership inference, and as many others; 0: none (1000)",
+    )
+    parser.add_argument("--replicates", type=positive, default=1000, help="resampled sets per interval (1000)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="images per batch (16)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--seed", type=seed, default=0, help="seed (0)")
     parser.set_defaults(handler=_audit)
@@ -42,16 +47,17 @@ def add_audit(subparsers: Any) -> None:
 def _audit(arguments: argparse.Namespace) -> int:
     import ignite.distributed as idist
 
+    from medfusion_monai.audit.audit_settings import AuditSettings
     from medfusion_monai.audit.run_audit import Audit
     from medfusion_monai.report.audit_sections import conclusions
     from medfusion_monai.runtime import distributed
 
-    names = ("output", "features", "size", "flips", "membership_images", "replicates", "batch_size", "seed")
+    names = ("features", "size", "flips", "membership_images", "replicates", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in names}
-    options |= {"dataset_dir": arguments.dataset_dir, "samples_dir": arguments.samples}
     options |= {"device": _own_device(arguments.device), "pictures": not arguments.no_pictures}
+    places = (arguments.dataset_dir, arguments.samples, arguments.output)
     try:
-        results = Audit(model=_model(arguments.model_file), **options).run()
+        results = Audit(*places, _model(arguments.model_file), AuditSettings(**options)).run()
     except ValueError as error:
         distributed.report_failure(error)
         idist.finalize()  # without waiting: the others may be at work
@@ -64,7 +70,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _own_device(device: str) -> Any:
-    """Bring the processes that torchrun started together, if it did, and return the device of this one."""
+    """Join the processes if torchrun started several, and return the device of this one."""
     from medfusion_monai.bundle.overrides import repeat_errors_last
     from medfusion_monai.evaluation.settings import check_device
     from medfusion_monai.runtime import distributed
@@ -87,4 +93,4 @@ def _model(path: str | None) -> Any:
     try:
         return load(path, "cpu")
     except WeightsError as error:
-        raise WeightsError(f"{error}. Without --model-file the images alone are audited") from error
+        raise WeightsError(f"{error}. Without --model-file only the images are audited") from error

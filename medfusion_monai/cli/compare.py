@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,21 @@ def add_compare(subparsers: Any) -> None:
         help="generated images: what inference wrote, one sub-folder per class, or a folder of images; repeatable",
     )
     parser.add_argument("--output", required=True, help="folder for report.html, report.md, report.json")
+    parser.add_argument("--split", help="of a prepared reference; default: reference where there is one, else test")
+    parser.add_argument(
+        "--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="bring all images to one size"
+    )
+    _add_settings(parser)
+    parser.set_defaults(handler=_compare)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add an option per attribute of ``CompareSettings``."""
     parser.add_argument(
         "--features",
         default="inception",
         metavar="SPEC",
         help="inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE (inception)",
-    )
-    parser.add_argument("--split", help="of a prepared reference; default: reference where there is one, else test")
-    parser.add_argument(
-        "--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="bring all images to one size"
     )
     parser.add_argument("--k", type=positive, default=3, help="neighbours of precision and recall (3)")
     parser.add_argument("--replicates", type=whole, default=100, help="resampled sets behind intervals, 0: none (100)")
@@ -51,16 +58,16 @@ def add_compare(subparsers: Any) -> None:
     parser.add_argument("--batch-size", type=positive, default=32, help="images measured at once (32)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--seed", type=seed, default=0, help="seed (0)")
-    parser.set_defaults(handler=_compare)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     from medfusion_monai.evaluation.compare_folders import compare
+    from medfusion_monai.evaluation.settings import CompareSettings
 
-    options = {key: value for key, value in vars(arguments).items() if key not in ("verb", "handler", "images")}
     names = [name for name, _ in arguments.images]
     if len(set(names)) < len(names):
         raise ValueError(f"--images names a set twice: {names}. Give each its own name")
-    compare(images=dict(arguments.images), **options)
+    settings = CompareSettings(**{field.name: getattr(arguments, field.name) for field in fields(CompareSettings)})
+    compare(arguments.reference, dict(arguments.images), arguments.output, arguments.split, arguments.size, settings)
     print(Path(arguments.output) / "report.html")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from medfusion_monai.evaluation.image_form import ImageFacts, content_sha256
 from medfusion_monai.evaluation.image_set import ImageSet
-from medfusion_monai.evaluation.metrics.feature_cache import cached_features
+from medfusion_monai.evaluation.metrics.feature_cache import Extraction, cached_features
 
 logger = logging.getLogger(__name__)
 
@@ -60,25 +59,18 @@ def measure_set(
     images: ImageSet,
     load: Callable[[str], Tensor],
     form: str,
-    extractor: Any,
-    cache_dir: str | Path | None = None,
-    batch_size: int = 32,
-    device: torch.device | str = "cpu",
+    extraction: Extraction,
     facts: Sequence[ImageFacts] = (),
 ) -> Measured:
-    """Compute the features of a set, or take them from the cache if files, form and extractor are the same.
+    """Compute the features of a set, or read them from the cache if files, form and extractor are the same.
 
     Args:
         images: the set.
         load: reads an image as it is compared.
-        form: ``load`` in words.
-        extractor: of ``load_extractor``.
-        cache_dir: folder of the features.
-        batch_size: images at once.
-        device: where to compute.
+        form: a description of ``load`` that distinguishes it.
+        extraction: how features are computed and where they are kept.
         facts: what the files hold, if known.
     """
     logger.info("features of %d images of %s", len(images.items), images.name)
-
-    features = cached_features(extractor, images.paths, load, cache_dir, batch_size, device, form)
+    features = cached_features(extraction, images.paths, load, form)
     return Measured(images, load, torch.from_numpy(features), facts)

@@ -13,39 +13,32 @@ from torch import Tensor
 from medfusion_monai.evaluation.image_set import ImageSet
 from medfusion_monai.evaluation.measured_set import Measured
 from medfusion_monai.evaluation.metrics.classifier import LabelledImages, labelled_images
-from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
+from medfusion_monai.evaluation.metrics.comparison import Comparison
+from medfusion_monai.evaluation.metrics.fidelity import headline_metrics, measure_sets
 from medfusion_monai.evaluation.metrics.intervals import Figure
 from medfusion_monai.evaluation.metrics.label_steering import NOTE, label_steering
 from medfusion_monai.evaluation.metrics.neighbours import nearest_neighbours, neighbour_rows
-from medfusion_monai.evaluation.metrics.similarity import diversity
+from medfusion_monai.evaluation.metrics.similarity import DIVERSITY_PAIRS, diversity
 from medfusion_monai.evaluation.paper_figures import published_fidelity
 from medfusion_monai.report.builder import Draft
 from medfusion_monai.report.pictures import COLUMNS, picture_of_rows, spread
 from medfusion_monai.runtime.seeds import derive_seed
 
-DIVERSITY_PAIRS = 200
-BASELINE = {"fid": "a Fréchet distance of", "precision": "a precision of", "recall": "a recall of"}
 CLASSIFIER_IMAGES = 20_000  # of a set, kept in memory at the classifier's size
 SHARES_DIFFER = 0.05
 
 
 def fidelity_rows(
-    reference: Measured,
-    sets: Sequence[Measured],
-    replicates: int = 100,
-    seed: int = 0,
-    k: int = 3,
-    diversity_pairs: int = DIVERSITY_PAIRS,
+    reference: Measured, sets: Sequence[Measured], replicates: int = 100, seed: int = 0, k: int = 3
 ) -> list[dict[str, Any]]:
     """Compare sets with the reference, overall and for each class that both have.
 
     Args:
         reference: the real images.
         sets: the generated ones.
-        replicates: resampled sets behind each interval; 0 for none.
-        seed: of the resampling and of the pairs.
+        replicates: resampled sets per interval; 0 for none.
+        seed: of the resampling and of random pairs.
         k: neighbours of precision and recall.
-        diversity_pairs: random pairs behind the MS-SSIM within a set; 0 for none.
 
     Returns:
         Rows of a report's fidelity table.
@@ -61,26 +54,16 @@ def fidelity_rows(
                 few = Figure(None, note=f"{len(indices)} samples against {len(real)}; fewer than two have no spread")
                 rows.append(row | {"fid": few.as_dict()})
                 continue
-            figures = measure_fidelity(
-                real,
-                measured.features[indices],
-                replicates=replicates,
-                seed=seed,
-                k=k,
-            )
-            if diversity_pairs:
-                figures["diversity_ms_ssim"] = diversity_of(measured, indices, diversity_pairs, seed, replicates)
-            rows.append(row | {name: figure.as_dict() for name, figure in figures.items()})
+            sample = measured.features[indices]
+            compared = Comparison(real, sample, replicates, seed, k, images=_images(measured, indices))
+            rows.append(row | {name: figure.as_dict() for name, figure in measure_sets(compared).items()})
     return rows
 
 
-def diversity_of(
-    measured: Measured, indices: Sequence[int], pairs: int = DIVERSITY_PAIRS, seed: int = 0, replicates: int = 0
-) -> Figure:
-    """Mean MS-SSIM of random pairs among some images of a set."""
+def _images(measured: Measured, indices: Sequence[int]) -> Sequence[Tensor]:
+    """Return some images of a set, read when indexed."""
     paths = [measured.images.items[index]["image"] for index in indices]
-    images = cast(Sequence[Tensor], Dataset(paths, measured.load))  # read when asked for
-    return diversity(images, pairs, seed, replicates)
+    return cast(Sequence[Tensor], Dataset(paths, measured.load))
 
 
 def _positions(measured: Measured, class_name: str | None) -> list[int]:
@@ -163,7 +146,7 @@ def add_fidelity(
     results["sets"] = [measured.describe() for measured in sets]
     results["features"] = extractor.describe()
     results["fidelity"] = fidelity_rows(reference, sets, replicates, seed, k)
-    own = diversity_of(reference, _positions(reference, None), seed=seed)
+    own = diversity(_images(reference, _positions(reference, None)), DIVERSITY_PAIRS, seed, replicates=0)
     if own.value is not None:
         results["summary"] = [f"Random pairs of reference images have a mean MS-SSIM of {own.value:.3f}."]
     results["published"] = published_fidelity(reference.images.class_names)
@@ -201,10 +184,11 @@ def add_real_baseline(
         if count > len(others):
             continue
         drawn = np.random.default_rng(derive_seed("real baseline", seed)).permutation(others)[:count]
-        figures = measure_fidelity(reference.features, training.features[np.sort(drawn)], replicates=0, k=k)
-        values = [
-            f"{word} {figures[name].value:.2f}" for name, word in BASELINE.items() if figures[name].value is not None
-        ]
+        compared = Comparison(reference.features, training.features[np.sort(drawn)], replicates=0, k=k)
+        metrics = headline_metrics()
+        figures = measure_sets(compared, metrics)
+        named = [(metric.headline, figures.get(metric.column.key, Figure(None)).value) for metric in metrics]
+        values = [f"{headline} {value:.2f}" for headline, value in named if value is not None]
         draft.results.setdefault("summary", []).append(
             f"As a scale: {count} training images, drawn at random, get {', '.join(values)} against the reference."
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.evaluation.image_set import MANIFEST
@@ -16,6 +18,41 @@ from medfusion_monai.runtime.values import check_counts
 
 RESERVED = {"reference", "real", "real test"}
 """What tables call the real images."""
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """How ``medfusion compare`` measures.
+
+    Attributes:
+        features: of ``load_extractor``.
+        k: neighbours of precision and recall.
+        replicates: resampled sets per interval; 0 for none.
+        neighbours: generated images shown beside their nearest training images; 0 for none.
+        classifier_seeds: one classifier is trained per seed; an empty list leaves the classifier out.
+        batch_size: images measured at once.
+        device: where to compute.
+        seed: of all random choices.
+
+    Raises:
+        ValueError: for a setting out of range.
+    """
+
+    features: str | nn.Module = "inception"
+    k: int = 3
+    replicates: int = 100
+    neighbours: int = 8
+    classifier_seeds: Sequence[int] = (0, 1, 2)
+    batch_size: int = 32
+    device: torch.device | str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        check_counts(0, replicates=self.replicates, neighbours=self.neighbours, seed=self.seed)
+        check_counts(k=self.k, batch_size=self.batch_size)
+        check_seeds(self.classifier_seeds)
+        check_device(self.device)
 
 
 def check_kinds(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import medfusion_monai
+from medfusion_monai.evaluation.metrics.fidelity import fidelity_columns
 from medfusion_monai.export.metadata import image_text, metadata_of
 from medfusion_monai.export.public import public_info
 from medfusion_monai.model import Model
@@ -208,7 +209,7 @@ def _metrics(report: Mapping[str, Any] | None) -> list[Block]:
     if report is None:
         return [NOT_MEASURED]
     shown = {key: report[key] for key in MEASURED if key in report}
-    found = document({"title": "", "sets": [], "warnings": report.get("warnings"), **shown})
+    found = document({"title": "", "sets": [], "warnings": report.get("warnings"), **shown}, fidelity_columns())
     blocks = _blocks(found, report)
     return blocks if found.sections else [NOT_MEASURED]
 

@@ -1,4 +1,4 @@
-"""From the figures of an audit to sections of a report, which say what they do not show."""
+"""Sections of a report on an audit: its figures and their limits."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from medfusion_monai.report.page_parts import Block, Cell, Column, Group, Sectio
 from medfusion_monai.report.tables import DASH, Measure, count_cell, figure_cell, number, plain
 
 HOW_COPIES_ARE_FOUND = (
-    "Each image is compared with all training images, at 64 x 64 pixels, regardless of brightness, contrast and small "
-    "shifts, by pixels and local structure. Its score is the smallest geometric mean of both distances to one training "
+    "Each image is compared with all training images by pixels and local structure, at 64 x 64 pixels, regardless of "
+    "brightness, contrast and small shifts. Its score is the smallest geometric mean of both distances to one training "
     "image, each divided by the mean distance to the five nearest held-out images: about 1 for an image that is "
-    "not nearer to the training images than to others, near 0 for a copy."
+    "no nearer to the training images than to others, near 0 for a copy."
 )
 LIMITS = (
-    "No audit proves that nothing is memorised. Seen are copies of whole images among those that were generated, "
-    "also mirrored ({flips}), brighter, blurred, noisy or shifted by up to a thirty-second of the image. Not seen are "
-    "a part of an image (a device, a scar, a burnt-in name), copies that are turned or zoomed, images that other "
-    "seeds, labels or guidance would give, and what an attack on the weights could draw out: the test of the loss is "
-    "one such attack of many."
+    "No audit proves that nothing is memorised. This one detects copies of whole images among the generated ones, also "
+    "mirrored ({flips}), brighter, blurred, noisy or shifted by up to a thirty-second of the image. It does not detect "
+    "copied parts of an image (a device, a scar, a burnt-in name), rotated or zoomed copies, images that other seeds, "
+    "labels or guidance would give, or what an attack on the weights could extract: the test of the loss is one of "
+    "many such attacks."
 )
 _RATE = Measure("copy_rate", "Copy rate", 2, scale=100.0)
 _SHARE = Measure("nearer_to_training", "Nearer to training", 1, scale=100.0)
@@ -34,36 +34,36 @@ def audit_sections(audit: Mapping[str, Any]) -> list[Section]:
         _closest_section(audit),
         _sets_section(audit),
         _membership_section(audit),
-        Section("What this audit cannot see", [LIMITS.format(flips=flips)]),
+        Section("What this audit cannot detect", [LIMITS.format(flips=flips)]),
     ]
     return [section for section in sections if section.blocks]
 
 
 def conclusions(audit: Mapping[str, Any]) -> list[str]:
-    """Return sentences about what the audit found and what it withholds."""
+    """Return what the audit found and withheld, as sentences."""
     row = audit["rows"][0]
     rate = row["copy_rate"]
     if rate["value"] is None:
-        return [f"How many of the generated images are copies is not reported: {rate['note']}."]
+        return [f"The number of copies among the generated images is not reported: {rate['note']}."]
     found = (
         f"{row['copies']:,} of {row['count']:,} generated images are copies of a training image by the rule below "
         f"({_percent(rate['value'])}, 95% interval {_percent(rate['low'])} to {_percent(rate['high'])}), of "
         f"{row['training_images']:,} different training images; up to {row['expected_false_alarms']:.1f} would be "
-        "taken for copies if none were."
+        "flagged if none were copies."
     )
     return [found]
 
 
 def audit_warnings(results: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know before the figures, as sentences."""
+    """Return the warnings that precede the figures, as sentences."""
     audit, warnings = results["audit"], []
     if audit["leaks"]:
         shown = ", ".join(f"{leak['split']} {leak['number']}" for leak in audit["leaks"][:10])
         more = len(audit["leaks"]) - 10
         warnings.append(
-            f"{len(audit['leaks'])} held-out images are training images once more, or nearly so ({shown}"
+            f"{len(audit['leaks'])} held-out images are also training images, or nearly so ({shown}"
             + (f" and {more} more" if more > 0 else "")
-            + ", as numbers in the datalist, from 0). They make evaluations too good, and were left out here."
+            + "; numbers in the datalist, from 0). They make evaluations too good and were left out here."
         )
     if audit["repeats"]:
         warnings.append(
@@ -72,8 +72,8 @@ def audit_warnings(results: Mapping[str, Any]) -> list[str]:
         )
     if audit.get("rate") is not None and audit["rate"] > audit["wanted_rate"] + 1e-12:
         warnings.append(
-            f"With {audit['held_out']} held-out images the threshold's false alarms are only known to be at most "
-            f"{100 * audit['rate']:.2f}%; for {_percent(audit['wanted_rate'])} it takes 99."
+            f"With {audit['held_out']} held-out images, false alarms are only known to be at most "
+            f"{100 * audit['rate']:.2f}%; a bound of {_percent(audit['wanted_rate'])} takes 99."
         )
     return [*warnings, *_class_warnings(results)]
 
@@ -83,15 +83,15 @@ def _class_warnings(results: Mapping[str, Any]) -> list[str]:
     classes = [name for name, count in (sets["training"]["classes"] or {}).items() if count]
     if len(classes) == 1:
         return [
-            f"The training images are of one class, {plain(classes[0])}: the figures are about this class, and "
-            "say nothing about a model of several or about images of another."
+            f"All training images are of class {plain(classes[0])}: the figures say nothing about other classes or "
+            "a model of several."
         ]
     drawn = [name for name, count in (sets["generated"]["classes"] or {}).items() if count]
     if len(drawn) == 1 and drawn[0] in classes:
         lacking = ", ".join(plain(name) for name in classes if name != drawn[0])
         return [
-            f"The generated images are of one class, {plain(drawn[0])}: whether images of {lacking} are copied "
-            "cannot be concluded. Sample them too."
+            f"All generated images are of class {plain(drawn[0])}: nothing can be concluded about copies of "
+            f"{lacking}. Sample those classes too."
         ]
     return []
 
@@ -120,16 +120,16 @@ def _copies_section(audit: Mapping[str, Any]) -> Section:
         blocks.append(HOW_COPIES_ARE_FOUND)
     if audit.get("threshold") is not None:
         blocks.append(
-            f"An image counts as a copy if its score is below {audit['threshold']:.3f}. So do at most "
-            f"{_percent(audit['rate'])} of images like the {audit['held_out']:,} held-out ones, which no training has "
-            f"seen; their median is {audit['median_held_out']:.3f}, that of the generated images "
-            f"{audit['median_generated']:.3f}."
+            f"An image counts as a copy if its score is below {audit['threshold']:.3f}, as for at most "
+            f"{_percent(audit['rate'])} of images like the {audit['held_out']:,} held-out ones, which were not trained "
+            f"on. The median score is {audit['median_held_out']:.3f} for held-out images and "
+            f"{audit['median_generated']:.3f} for generated ones."
         )
     if audit.get("near_by_measure"):
         alone = ", ".join(f"{name} {count:,}" for name, count in audit["near_by_measure"].items())
         blocks.append(
-            f"Images that are as near by one distance alone, with a threshold of its own at the same rate: {alone}. "
-            "They are reported, not counted: smooth images come near to others by structure or features alone."
+            f"Images as near by a single distance, with its own threshold at the same rate: {alone}. "
+            "They are reported but not counted: smooth images come near to others by structure or features alone."
         )
     blocks.append(Table("Copies of training images, with 95% intervals", columns, [Group("", rows)], notes))
     return Section("Copies", blocks)
@@ -163,9 +163,9 @@ def _sets_section(audit: Mapping[str, Any]) -> Section:
     row = [Cell(title), figure_cell(audit["nearer_to_training"], _SHARE, notes)]
     columns = [Column("Figure"), Column("Value", kind="number")]
     text = (
-        "Half of the generated images are nearer to the training images than to as many held-out ones if the model has "
-        "memorised nothing, whatever they look like: smooth images lie near to both. The interval covers the choice of "
-        "generated images, not that of held-out ones."
+        "If the model has memorised nothing, half of the generated images are nearer to the training images than to as "
+        "many held-out ones, whatever they look like: smooth images lie near both. The interval covers the choice of "
+        "generated images, not of held-out ones."
     )
     caption = f"The set as a whole, in the space of {plain(space)}"
     return Section("The set as a whole", [text, Table(caption, columns, [Group("", [row])], notes)])
@@ -180,8 +180,8 @@ def _membership_section(audit: Mapping[str, Any]) -> Section:
     columns = [Column("Images of each set", kind="number"), *(Column(m.title, kind="number") for m in shown)]
     row = [count_cell(figures.get("images")), *(figure_cell(figures[m.key], m, notes) for m in shown)]
     text = (
-        "Whoever has the weights can measure how well the model denoises an image; training images are denoised better "
-        "where they were memorised. An AUC of 0.5 and a true-positive rate of 1% mean that this gives nothing away."
+        "Anyone with the weights can measure how well the model denoises an image; memorised training images are "
+        "denoised better. An AUC of 0.5 and a true-positive rate of 1% mean that the loss reveals nothing."
     )
     table = Table("Training against held-out images, with 95% intervals", columns, [Group("", [row])], notes)
     return Section("Membership from the denoising loss", [text, table])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from medfusion_monai.report.provenance import this_command, versions
+from medfusion_monai.report.tables import Measure
 from medfusion_monai.report.write import write_report
 
 SHOWS_REAL_IMAGES = "This report shows real images beside generated ones: it may go where the real ones may go."
@@ -21,9 +22,13 @@ class Draft:
         title: of the report.
         settings: what figures depend on, for the report.
         seeds: likewise, by what they decide.
+        fidelity: columns of the tables of fidelity and of the sweep, if the report has them.
     """
 
-    def __init__(self, title: str, settings: Mapping[str, Any], seeds: Mapping[str, Any]) -> None:
+    def __init__(
+        self, title: str, settings: Mapping[str, Any], seeds: Mapping[str, Any], fidelity: Sequence[Measure] = ()
+    ) -> None:
+        self.fidelity = fidelity
         self.pictures: dict[str, Image.Image] = {}
         self.results: dict[str, Any] = {
             "title": title,
@@ -56,5 +61,5 @@ class Draft:
         """Write the report's files, ``NAME.html`` and others, into a folder and give its figures."""
         if self.pictures:
             self.results.setdefault("summary", []).append(SHOWS_REAL_IMAGES)
-        write_report(self.results, self.pictures, output, name)
+        write_report(self.results, self.pictures, output, name, self.fidelity)
         return self.results

@@ -22,7 +22,6 @@ from medfusion_monai.report.page_parts import (
 from medfusion_monai.report.plot import sweep_svg
 from medfusion_monai.report.tables import (
     DASH,
-    FIDELITY,
     RECONSTRUCTION,
     STEERING,
     Measure,
@@ -38,29 +37,24 @@ from medfusion_monai.report.tables import (
 )
 
 PUBLISHED = "Published figures, measured on other reference sets: never ranked with the rows above"
-HOW_TO_READ = (
-    "FID and KID measure how far the distribution of a set lies from the reference's, in the space of the features. "
-    "Precision is the share of its images that look like reference images, recall the share of the reference that it "
-    "covers; density and coverage measure the same and are less sensitive to single odd images. FID is biased by the "
-    "number of images: the fewer, the larger, so compare equal counts. MS-SSIM within the set is the mean similarity "
-    "of random pairs: compare it with the reference's own."
-)
 SWEEP_FILE = "figure_7_sampling_steps.svg"
 HOW_TO_READ_SWEEP = "Lower FID, higher precision and recall are better; whiskers are 95% intervals."
 
 
-def document(results: Mapping[str, Any]) -> Document:
+def document(results: Mapping[str, Any], fidelity: Sequence[Measure] = ()) -> Document:
     """Turn results into a report.
 
     Args:
-        results: what ``report.json`` holds; ``title`` and ``sets`` are needed, every other part is optional.
+        results: what ``report.json`` holds; ``title`` and ``sets`` are required, every other part is optional.
+        fidelity: columns of the tables of fidelity and of the sweep, see ``fidelity_columns`` in ``evaluation``.
     """
+    assert fidelity or not ({"fidelity", "published", "sweep"} & results.keys())
     audit = results.get("audit")
     sections = [
         _sets_section(results),
-        _fidelity_section(results),
+        _fidelity_section(results, fidelity),
         _reconstructions_section(results),
-        _sweep_section(results),
+        _sweep_section(results, fidelity),
         _steering_section(results),
         *(audit_sections(audit) if audit else []),
         Section("Pictures", [_picture(item) for item in results.get("pictures") or []]),
@@ -92,16 +86,18 @@ def _sets_section(results: Mapping[str, Any]) -> Section:
     )
 
 
-def _fidelity_section(results: Mapping[str, Any]) -> Section:
+def _fidelity_section(results: Mapping[str, Any], fidelity: Sequence[Measure]) -> Section:
     rows, published = results.get("fidelity") or [], results.get("published") or {}
     blocks: list[Block] = []
     inception = is_inception(results)
     if rows:
         if not inception:
             blocks.append(Callout(not_inception(results)))
-        blocks += [HOW_TO_READ, _fidelity_table(results, rows, published if inception else {})]
+        measures = measures_in(rows, fidelity)
+        blocks.append(" ".join(measure.about for measure in measures if measure.about))
+        blocks.append(_fidelity_table(results, measures, published if inception else {}))
     if published and (not rows or not inception):
-        blocks.append(_published_table(published))
+        blocks.append(_published_table(published, fidelity))
     if results.get("features"):
         blocks.append(_features_text(results["features"]))
     return Section("Fidelity", blocks if rows or published else [])
@@ -123,8 +119,7 @@ def not_inception(results: Mapping[str, Any]) -> str:
     """Say what figures of other features are good for, and what not."""
     return (
         f"These figures were measured with {_features_name(results)} features, not with the Inception-v3 "
-        "features of published values: FID, KID, precision, recall, density and coverage are not comparable with "
-        "those, only with each other."
+        "features of published values. Compare them with each other only."
     )
 
 
@@ -137,10 +132,10 @@ def _named(measures: Sequence[Measure], results: Mapping[str, Any]) -> list[Meas
     return [m._replace(title=m.title.replace("FID", fid_title(results), 1)) for m in measures]
 
 
-def _fidelity_table(results: Mapping[str, Any], rows: list[Any], published: Mapping[str, Any]) -> Table:
-    measures = _named(measures_in(rows, FIDELITY), results)
+def _fidelity_table(results: Mapping[str, Any], measures: Sequence[Measure], published: Mapping[str, Any]) -> Table:
+    measures = _named(measures, results)
     notes: list[str] = []
-    by_class = grouped([without_counts(row) for row in rows], "class_name")
+    by_class = grouped([without_counts(row) for row in results["fidelity"]], "class_name")
     columns = [
         Column("Set"),
         Column("Images", kind="number"),
@@ -161,9 +156,9 @@ def _fidelity_table(results: Mapping[str, Any], rows: list[Any], published: Mapp
     return Table(caption, columns, _untitled_if_alone(groups), notes)
 
 
-def _published_table(published: Mapping[str, Any]) -> Table:
+def _published_table(published: Mapping[str, Any], fidelity: Sequence[Measure]) -> Table:
     """Published figures in a table of their own, where the measured ones are of other features."""
-    measures = measures_in(published.get("rows", []), FIDELITY)
+    measures = measures_in(published.get("rows", []), fidelity)
     notes: list[str] = []
     group = published_group("", published, measures, 0, notes)
     columns = [Column("Published", marks=group.marks), *(Column(m.title, kind="number") for m in measures)]
@@ -202,12 +197,12 @@ def _reconstructions_section(results: Mapping[str, Any]) -> Section:
     return Section("Reconstructions", [Table(caption + _bold(groups), columns, groups, notes)])
 
 
-def _sweep_section(results: Mapping[str, Any]) -> Section:
+def _sweep_section(results: Mapping[str, Any], fidelity: Sequence[Measure]) -> Section:
     sweep = results.get("sweep") or {}
     rows = [without_counts(row) for row in sweep.get("rows") or []]
     if not rows:
         return Section("Sampling steps", [])
-    measures = [m._replace(better="") for m in measures_in(rows, FIDELITY)]  # the plot shows which steps are enough
+    measures = [m._replace(better="") for m in measures_in(rows, fidelity)]  # the plot shows which steps are enough
     notes: list[str] = []
     counts = {"num_inference_steps": "Sampling steps", "count": "Images", "reference_count": "Reference"}
     shown = {key: title for key, title in counts.items() if any(row.get(key) is not None for row in rows)}

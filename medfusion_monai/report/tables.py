@@ -19,8 +19,8 @@ UNEQUAL_COUNTS = (
 class Measure(NamedTuple):
     """A measure and how its figures are written.
 
-    ``better`` is lower, higher or empty: never ranked. ``counts_matter`` says that the number of images changes the
-    value, so that sets of other sizes are not comparable.
+    ``better`` is lower, higher or empty (never ranked). If ``counts_matter``, the value depends on the number of images
+    and only sets of about equal size are ranked. ``about`` explains the measure above its table.
     """
 
     key: str
@@ -31,18 +31,9 @@ class Measure(NamedTuple):
     published_digits: int = 2
     counts_matter: bool = False
     hint: str = ""
+    about: str = ""
 
 
-FIDELITY = (
-    Measure("fid", "FID", 2, "lower", counts_matter=True),
-    Measure("kid", "KID \N{MULTIPLICATION SIGN} 1000", 2, "lower", 1000.0),
-    Measure("precision", "Precision", 3, "higher"),
-    Measure("recall", "Recall", 3, "higher", counts_matter=True),
-    Measure("density", "Density", 3, "higher"),
-    Measure("coverage", "Coverage", 3, "higher", counts_matter=True),
-    # Not ranked: noise has the lowest of all. The reference's own value is what a set should have.
-    Measure("diversity_ms_ssim", "MS-SSIM within the set", 3, hint="lower is more diverse"),
-)
 RECONSTRUCTION = (
     Measure("ms_ssim", "MS-SSIM", 3, "higher", published_digits=3),
     Measure("ssim", "SSIM", 3, "higher", published_digits=3),

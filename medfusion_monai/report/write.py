@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from numbers import Integral, Real
 from pathlib import Path, PurePosixPath
@@ -15,13 +15,18 @@ from PIL.Image import Image
 from medfusion_monai.report.page_parts import Document, Picture
 from medfusion_monai.report.render import as_html, as_markdown
 from medfusion_monai.report.sections import document
+from medfusion_monai.report.tables import Measure
 from medfusion_monai.runtime.files import DiskFullError, renamed_when_whole
 
 NOT_FINITE = "the computation gave no finite number"
 
 
 def write_report(
-    results: Mapping[str, Any], pictures: Mapping[str, Image], output: str | Path, name: str = "report"
+    results: Mapping[str, Any],
+    pictures: Mapping[str, Image],
+    output: str | Path,
+    name: str = "report",
+    fidelity: Sequence[Measure] = (),
 ) -> None:
     """Write ``NAME.html``, ``NAME.md``, ``NAME.json``, the pictures and the plot of a sweep into a folder.
 
@@ -34,6 +39,7 @@ def write_report(
         pictures: from file name, as in ``results["pictures"]``, to picture.
         output: the folder, made where it is missing; files of an earlier report in it are replaced.
         name: of the files.
+        fidelity: columns of ``document``, needed with ``fidelity``, ``published`` and ``sweep``.
 
     Raises:
         ValueError: for a folder that cannot be written, a disk that is full, and pictures that are not those of the
@@ -41,7 +47,7 @@ def write_report(
     """
     _check_pictures(results, pictures)
     results = finite(results)
-    report = document(results)
+    report = document(results, fidelity)
     encoded = {file: _png(picture) for file, picture in pictures.items()} | _plots(report)
     html = as_html(report, encoded, f"{name}.json")
     files = {

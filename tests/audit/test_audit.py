@@ -9,6 +9,7 @@ import torch
 from tiny_models import info_of, tiny
 
 from medfusion_monai import load
+from medfusion_monai.audit.audit_settings import AuditSettings
 from medfusion_monai.audit.guard import load_guard
 from medfusion_monai.audit.run_audit import Audit
 from medfusion_monai.cli import main
@@ -134,7 +135,13 @@ def test_report_is_html_markdown_and_json_with_pictures_of_the_pairs(audited):
         path.name for path in folder.iterdir()
     }
     text = (folder / "audit.md").read_text()
-    for sentence in ("cannot see", "shows real images", "are copies of a training image", "AUC", "Nearer to training"):
+    for sentence in (
+        "cannot detect",
+        "shows real images",
+        "are copies of a training image",
+        "AUC",
+        "Nearer to training",
+    ):
         assert sentence in text
     html = (folder / "audit.html").read_text()
     assert "audit.json holds the same figures" in html
@@ -150,7 +157,7 @@ def test_report_has_the_sections_of_an_audit(audited):
         "Closest pairs",
         "The set as a whole",
         "Membership from the denoising loss",
-        "What this audit cannot see",
+        "What this audit cannot detect",
         "Pictures",
         "To repeat this",
     ]
@@ -186,7 +193,7 @@ def test_model_of_other_images_is_not_audited(model, data, samples, tmp_path, ca
     change(training={"images": fingerprint(read_datalist(data, "training"))})
     code, results = run(data, samples, tmp_path / "out", "--model-file", str(path), *QUICK)
     assert code == 0
-    assert not any("No file says which images" in warning for warning in results["warnings"])
+    assert not any("No file states which images" in warning for warning in results["warnings"])
     change(training={"images": "0" * 16})
     code, results = run(data, samples, tmp_path / "other", "--model-file", str(path), *QUICK)
     assert (code, results) == (2, None)
@@ -196,7 +203,7 @@ def test_model_of_other_images_is_not_audited(model, data, samples, tmp_path, ca
 def test_model_that_does_not_say_its_images_is_audited_with_a_warning(model, data, samples, tmp_path):
     code, results = run(data, samples, tmp_path / "out", "--model-file", str(model[0].parent.parent), *QUICK)
     assert code == 0
-    assert any("No file says which images" in warning for warning in results["warnings"])
+    assert any("No file states which images" in warning for warning in results["warnings"])
 
 
 def test_weights_without_a_description_are_not_audited(model, data, samples, tmp_path, capsys):
@@ -205,7 +212,7 @@ def test_weights_without_a_description_are_not_audited(model, data, samples, tmp
     assert (code, results) == (2, None)
     error = capsys.readouterr().err
     assert "model.json is missing. Copy the file that was written with them" in error
-    assert "Without --model-file the images alone are audited" in error
+    assert "Without --model-file only the images are audited" in error
 
 
 def test_description_of_another_network_is_not_taken_for_that_of_the_weights(model, data, samples, tmp_path, capsys):
@@ -240,7 +247,7 @@ def test_network_of_ones_own_is_audited_in_python(model, data, samples, tmp_path
     assert run(data, samples, tmp_path / "out", "--model-file", str(path)) == (2, None)
     assert "'Own' is a custom network" in capsys.readouterr().err
     own = load(path, "cpu", network=tiny(["a", "b"], image_size=(32, 32)))
-    results = Audit(data, samples, tmp_path / "out", own, pictures=False, membership_images=0).run()
+    results = Audit(data, samples, tmp_path / "out", own, AuditSettings(pictures=False, membership_images=0)).run()
     assert results["audit"]["features"]["name"] == "latents of the autoencoder"
 
 
@@ -259,7 +266,7 @@ def test_pictures_can_be_left_out(data, samples, tmp_path):
     assert not (tmp_path / "closest.png").exists()
     assert "shows real images" not in (tmp_path / "audit.md").read_text()
     assert "needs the model's weights" in results["audit"]["membership"]["auc"]["note"]
-    assert any("No file says which images" in warning for warning in results["warnings"])
+    assert any("No file states which images" in warning for warning in results["warnings"])
 
 
 def test_missing_training_set_ends_with_what_is_needed_and_no_number(samples, tmp_path, capsys):
@@ -308,14 +315,14 @@ def test_one_class_is_said_to_be_all_that_is_concluded_about(alike, others, tmp_
     write_set(tmp_path / "samples", others)
     _, results = run(tmp_path / "data", tmp_path / "samples", tmp_path / "out", "--no-pictures")
     assert len(results["audit"]["rows"]) == 1
-    assert "are of one class, a" in (tmp_path / "out" / "audit.md").read_text()
+    assert "All training images are of class a" in (tmp_path / "out" / "audit.md").read_text()
 
 
 def test_samples_of_one_class_say_nothing_about_the_other(data, others, tmp_path, write_set):
     write_set(tmp_path / "samples" / "b", others)
     _, results = run(data, tmp_path / "samples", tmp_path / "out", "--no-pictures")
-    assert "no generated image of the class a" in results["audit"]["rows"][1]["copy_rate"]["note"]
-    assert "whether images of a are copied cannot be concluded" in (tmp_path / "out" / "audit.md").read_text()
+    assert "no generated images of class a" in results["audit"]["rows"][1]["copy_rate"]["note"]
+    assert "nothing can be concluded about copies of a. " in (tmp_path / "out" / "audit.md").read_text()
 
 
 def test_images_of_another_size_are_brought_to_that_of_the_samples(data, alike, tmp_path, write_set):
@@ -349,7 +356,7 @@ def test_leaks_and_repetitions_are_named_by_number(alike, others, tmp_path, writ
     assert results["audit"]["leaks"] == [{"split": "test", "number": 80 + k, "equal": True} for k in range(2)]
     assert results["audit"]["repeats"] == 3
     text = (tmp_path / "out" / "audit.md").read_text()
-    assert "2 held-out images are training images once more" in text
+    assert "2 held-out images are also training images" in text
     assert "3 training images repeat another one" in text
 
 

@@ -128,7 +128,7 @@ def test_images_that_are_no_copies_score_as_held_out_ones_do(matcher, real, unkn
 
 def test_features_of_one_set_alone_are_refused(alike, prints):
     training, held_out = alike
-    with pytest.raises(ValueError, match="give both or none"):
+    with pytest.raises(ValueError, match="for both or for neither"):
         Matcher(prints(training, features=torch.zeros(len(training), 1, 2)), prints(held_out))
 
 

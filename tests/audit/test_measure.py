@@ -87,8 +87,8 @@ def test_rate_of_each_class_has_its_own_row_and_few_images_no_number(copies, set
     assert [row["count"] for row in rows] == [60, 55, 5, 0]
     assert rows[1]["copy_rate"]["value"] >= 10 / 55
     assert rows[2]["copy_rate"]["value"] is None
-    assert "5 generated images; of fewer than 50" in rows[2]["copy_rate"]["note"]
-    assert "no generated image of the class c" in rows[3]["copy_rate"]["note"]
+    assert "5 generated images; at least 50" in rows[2]["copy_rate"]["note"]
+    assert "no generated images of class c" in rows[3]["copy_rate"]["note"]
 
 
 def test_few_held_out_images_withhold_the_rate(sets, alike):
@@ -99,7 +99,7 @@ def test_few_held_out_images_withhold_the_rate(sets, alike):
     row = copy_rows(found, 120, audited(sets[2]), [])[0]
     assert row["copy_rate"]["value"] is None
     assert "copies" not in row
-    assert "no threshold can be calibrated" in row["copy_rate"]["note"]
+    assert "too few to calibrate a threshold" in row["copy_rate"]["note"]
 
 
 def test_few_training_images_withhold_the_rate(copies, sets):

@@ -42,7 +42,7 @@ def test_false_alarms_over_many_calibrations_are_at_most_the_rate():
 
 
 def test_no_scores_give_no_threshold():
-    with pytest.raises(ValueError, match="no held-out images"):
+    with pytest.raises(ValueError, match="no scores of held-out images"):
         calibrate(torch.empty(0))
 
 

@@ -116,8 +116,8 @@ def test_report_takes_over_an_audit_of_the_same_samples(evaluate, audit, samples
     assert results["audit"] == audit["audit"]
     assert results["warnings"] == ["Look at the leaks."]
     text = (tmp_path / "report.md").read_text()
-    assert "How many of the generated images are copies is not reported: withheld" in text
-    for title in ("Copies", "The set as a whole", "What this audit cannot see"):
+    assert "The number of copies among the generated images is not reported: withheld" in text
+    for title in ("Copies", "The set as a whole", "What this audit cannot detect"):
         assert f"## {title}\n" in text
 
 

@@ -189,7 +189,7 @@ def test_split_that_is_missing_says_how_to_go_on_without(compare, tmp_path, caps
     datalist = tmp_path / "data" / "datalist.json"
     datalist.write_text(json.dumps(json.loads(datalist.read_text()) | {"training": []}))
     assert compare(tmp_path / "data", ("GAN", tmp_path / "s")) == 2
-    assert "with --neighbours 0" in capsys.readouterr().err
+    assert "by --neighbours 0" in capsys.readouterr().err
     assert not (tmp_path / "report" / "cache").exists()
     assert compare(tmp_path / "data", ("GAN", tmp_path / "s"), options=("--neighbours", "0", "--classifier-seeds")) == 0
 

@@ -1,13 +1,24 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from medfusion_monai.evaluation.image_form import ImageFacts
 from medfusion_monai.evaluation.image_set import ImageSet
 from medfusion_monai.evaluation.measured_set import Measured
-from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
-from medfusion_monai.evaluation.report_parts import add_neighbours, add_real_baseline, fidelity_rows, warnings_of
+from medfusion_monai.evaluation.metrics import fidelity
+from medfusion_monai.evaluation.metrics.fidelity import Metric, fidelity_columns, measure_fidelity
+from medfusion_monai.evaluation.metrics.intervals import Figure
+from medfusion_monai.evaluation.report_parts import (
+    add_fidelity,
+    add_neighbours,
+    add_real_baseline,
+    fidelity_rows,
+    warnings_of,
+)
 from medfusion_monai.report.builder import Draft
 from medfusion_monai.report.pictures import COLUMNS
+from medfusion_monai.report.tables import Measure
 
 
 def image(path):
@@ -27,7 +38,7 @@ def measured(name, labels, class_names=("a", "b"), features=None, digests=None, 
 def test_rows_are_overall_and_by_class():
     real = measured("reference", [0, 1] * 6)
     fake = measured("GAN", [1, 0, 0] * 5, features=real.features.repeat(2, 1)[:15] + 1)
-    rows = fidelity_rows(real, [fake], replicates=0, diversity_pairs=0)
+    rows = fidelity_rows(real, [fake], replicates=0)
     assert [(row["class_name"], row["reference_count"], row["count"]) for row in rows] == [
         (None, 12, 15),
         ("a", 6, 10),
@@ -37,21 +48,18 @@ def test_rows_are_overall_and_by_class():
         measured("reference", [0] * 6, ["a"], real.features[::2]),
         [measured("GAN", [0] * 10, ["a"], fake.features[[1, 2, 4, 5, 7, 8, 10, 11, 13, 14]])],
         replicates=0,
-        diversity_pairs=0,
     )
     assert len(of_class) == 1  # one class is the same as all
     assert rows[1]["fid"]["value"] == pytest.approx(of_class[0]["fid"]["value"])
 
 
 def test_sets_without_classes_are_compared_as_a_whole():
-    rows = fidelity_rows(
-        measured("reference", [0, 1] * 4), [measured("GAN", [None] * 6, [])], replicates=0, diversity_pairs=0
-    )
+    rows = fidelity_rows(measured("reference", [0, 1] * 4), [measured("GAN", [None] * 6, [])], replicates=0)
     assert [row["class_name"] for row in rows] == [None]
 
 
 def test_class_without_images_says_how_many_there_are():
-    [_, _, row] = fidelity_rows(measured("reference", [0] * 8), [measured("GAN", [0, 1] * 4)], diversity_pairs=0)
+    [_, _, row] = fidelity_rows(measured("reference", [0] * 8), [measured("GAN", [0, 1] * 4)])
     assert (row["class_name"], row["reference_count"], row["count"]) == ("b", 0, 4)
     assert row["fid"]["value"] is None
     assert row["fid"]["note"].startswith("4 samples against 0; ")
@@ -123,3 +131,28 @@ def test_real_images_are_measured_as_a_scale():
     assert sentence.startswith(
         f"As a scale: 30 training images, drawn at random, get a Fréchet distance of {expected:.2f}"
     )
+
+
+def test_metric_of_the_table_reaches_rows_summary_and_report(monkeypatch, tmp_path):
+    def centroid_figure(sets):
+        return Figure(float((sets.real.mean(dim=0) - sets.fake.mean(dim=0)).norm()), note=sets.note)
+
+    column = Measure("centroid", "Centroid distance", 3, "lower", about="Centroids are means of features.")
+    monkeypatch.setattr(fidelity, "METRICS", (*fidelity.METRICS, Metric(column, centroid_figure, "centroids apart by")))
+    real, near, far = (
+        measured(name, [0, 1] * 4, features=torch.eye(8) + shift)
+        for name, shift in (("reference", 0.0), ("near", 0.5), ("far", 2.0))
+    )
+    real = real._replace(images=real.images._replace(items=real.images.items[:4]), features=real.features[:4])
+    draft = Draft("title", {}, {}, fidelity=fidelity_columns())
+    extractor = SimpleNamespace(describe=lambda: {"name": "own"})
+    add_fidelity(draft, real, [near, far], extractor, replicates=0)
+    add_real_baseline(draft, real, [measured("GAN", [0] * 4)], far)
+    expected = float((real.features.mean(dim=0) - far.features.mean(dim=0)).norm())
+    rows = {(row["name"], row["class_name"]): row for row in draft.write(tmp_path)["fidelity"]}
+    assert rows["far", None]["centroid"]["value"] == pytest.approx(expected)
+    assert "centroids apart by" in draft.results["summary"][-2]
+    text = (tmp_path / "report.md").read_text()
+    assert "Centroids are means of features." in text
+    assert "Centroid distance (lower is better)" in text
+    assert f"{expected:.3f}" in text

@@ -146,7 +146,7 @@ def audited(monkeypatch):
             "Copies", ["How copies are found.", Table("Rates", [Column("Copies")], [Group("", [[Cell("7")]])], [])]
         ),
         Section("Closest pairs", ["planted_pair"]),
-        Section("What this audit cannot see", ["Parts of images."]),
+        Section("What this audit cannot detect", ["Parts of images."]),
     ]
     monkeypatch.setattr("medfusion_monai.report.sections.audit_sections", lambda audit: sections)
     monkeypatch.setattr("medfusion_monai.report.sections.conclusions", lambda audit: ["7 of 100 are copies."])

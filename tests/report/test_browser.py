@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from medfusion_monai.evaluation.metrics.fidelity import fidelity_columns
 from medfusion_monai.report.write import write_report
 
 CHROMIUM = shutil.which("chromium")
@@ -45,7 +46,7 @@ def report(results, pictures, tmp_path):
     results["repeat"]["commands"].append("medfusion " + "x" * 300)
     results["title"] += " " + "y" * 80
     results["warnings"].append("z" * 200)
-    write_report(results, pictures, tmp_path)
+    write_report(results, pictures, tmp_path, fidelity=fidelity_columns())
     return tmp_path / "report.html"
 
 

@@ -1,9 +1,9 @@
 import pytest
 
+from medfusion_monai.evaluation.metrics.fidelity import fidelity_columns
 from medfusion_monai.report.page_parts import Cell, letter, mark
 from medfusion_monai.report.tables import (
     DASH,
-    FIDELITY,
     RECONSTRUCTION,
     best_rows,
     figure_cell,
@@ -13,7 +13,7 @@ from medfusion_monai.report.tables import (
     without_counts,
 )
 
-MEASURES = {measure.key: measure for measure in (*FIDELITY, *RECONSTRUCTION)}
+MEASURES = {measure.key: measure for measure in (*fidelity_columns(), *RECONSTRUCTION)}
 
 
 def rows_of(key, *values, counts=None):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medfusion_monai.evaluation.metrics.fidelity import fidelity_columns
 from medfusion_monai.report.page_parts import Callout, Table
 from medfusion_monai.report.render import text_of
 from medfusion_monai.report.sections import document
@@ -61,14 +62,14 @@ def written(results, pictures, tmp_path):
     """Write a report of what ``results`` is by then, and read it."""
 
     def write():
-        write_report(results, pictures, tmp_path / "report")
+        write_report(results, pictures, tmp_path / "report", fidelity=fidelity_columns())
         return tuple((tmp_path / "report" / f"report.{end}").read_text("utf-8") for end in ("html", "md", "json"))
 
     return write
 
 
 def table_of(results, words):
-    blocks = [block for section in document(finite(results)).sections for block in section.blocks]
+    blocks = [block for section in document(finite(results), fidelity_columns()).sections for block in section.blocks]
     return next(block for block in blocks if isinstance(block, Table) and words in block.caption)
 
 
@@ -137,10 +138,10 @@ def test_single_set_has_nothing_in_bold(results):
 
 def test_fid_of_other_features_says_so_and_keeps_published_values_apart(results):
     results["features"] |= {"name": "phantom-cxr", "is_inception": False}
-    blocks = next(s.blocks for s in document(results).sections if s.title == "Fidelity")
+    blocks = next(s.blocks for s in document(results, fidelity_columns()).sections if s.title == "Fidelity")
     callout, _, table, published, _ = blocks
     assert isinstance(callout, Callout)
-    assert "are not comparable with those, only with each other" in callout.text
+    assert "not with the Inception-v3 features of published values" in callout.text
     assert "measured with phantom-cxr features" in callout.text
     title = "FID with phantom-cxr features (not Inception)"
     assert table.columns[3].title == title
@@ -266,7 +267,7 @@ def test_sections_without_results_are_left_out(results):
         results[part] = {} if isinstance(results[part], dict) else []
     for item in (results["reference"], *results["sets"]):
         del item["content_sha256"]
-    assert [section.title for section in document(results).sections] == ["Image sets", "Fidelity"]
+    assert [section.title for section in document(results, fidelity_columns()).sections] == ["Image sets", "Fidelity"]
 
 
 def test_checksums_of_sets_are_part_of_what_repeats_the_report(results):
@@ -282,16 +283,16 @@ def test_checksums_of_sets_are_part_of_what_repeats_the_report(results):
 def test_folder_that_cannot_be_written_is_refused(results, pictures, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write the report into"):
-        write_report(results, pictures, tmp_path / "file" / "report")
+        write_report(results, pictures, tmp_path / "file" / "report", fidelity=fidelity_columns())
 
 
 def test_pictures_that_are_not_those_of_the_results_are_refused(results, pictures, tmp_path):
     with pytest.raises(ValueError, match=r"list the pictures \['samples.png'\], but \[\] were given"):
-        write_report(results, {}, tmp_path)
+        write_report(results, {}, tmp_path, fidelity=fidelity_columns())
     for name in ("../samples.png", "a\\b.png", "report.html"):
         results["pictures"][0]["file"] = name
         with pytest.raises(ValueError, match="plain file name"):
-            write_report(results, {name: pictures["samples.png"]}, tmp_path)
+            write_report(results, {name: pictures["samples.png"]}, tmp_path, fidelity=fidelity_columns())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,1 +1,1 @@
-"""Measures of how good generated images are."""
+"""Metrics of generated images and of reconstructions."""

@@ -1,4 +1,4 @@
-"""Features of many image files, one batch in memory at a time, kept between runs by the files' contents."""
+"""Features of image files, with one batch in memory at a time, cached by the contents of the files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,60 +24,73 @@ FORMAT = "medfusion features 1"
 DIGEST_BYTES = 32
 
 
+@dataclass(frozen=True)
+class Extraction:
+    """How features are computed and where they are kept.
+
+    Attributes:
+        extractor: a ``FeatureExtractor``, which maps images (B, C, H, W) in [0, 1] to features (B, D). The audit works
+            without one, too: None.
+        cache_dir: folder in which features are kept. They are reused only for the same contents in the same order, the
+            same extractor and the same preprocessing; the names of the files do not matter. None keeps none.
+        batch_size: images per batch.
+        device: where the network runs.
+    """
+
+    extractor: Any
+    cache_dir: str | Path | None = None
+    batch_size: int = 32
+    device: str | torch.device = "cpu"
+
+
 def cached_features(
-    extractor: FeatureExtractor,
+    extraction: Extraction,
     items: Sequence[str | os.PathLike[str]],
     load: Callable[[Any], Tensor],
-    cache_dir: str | Path | None = None,
-    batch_size: int = 32,
-    device: str | torch.device = "cpu",
     preprocessing: str = "",
 ) -> np.ndarray:
     """Return the features of image files, in order. Several processes compute a share each and return all.
 
     Args:
-        extractor: maps images (B, C, H, W) in [0, 1] to features (B, D).
+        extraction: how they are computed and where they are kept.
         items: the files.
         load: reads a file as an image (C, H, W) in [0, 1]; all must have the same shape.
-        cache_dir: folder in which features are kept. They are found again only for the same contents in the same
-            order, the same extractor and the same preprocessing; the names of the files do not matter.
-        batch_size: images at a time.
-        device: where the network runs.
-        preprocessing: what ``load`` does, in words, e.g. the size that it brings images to.
+        preprocessing: a description of ``load`` that distinguishes it, such as the size that it resizes images to.
 
     Returns:
         Array (N, D), float32.
 
     Raises:
-        ValueError: there are no files, one is unreadable or of another shape, or the folder cannot be written.
+        ValueError: if there are no files, one is unreadable or of another shape, or the folder cannot be written.
     """
     if not items:
-        raise ValueError("there are no images to extract features of: name one or more files")
-    if cache_dir is None:
-        return _extract(extractor, items, load, batch_size, device)
+        raise ValueError("there are no images to extract features from: give at least one file")
+    if extraction.cache_dir is None:
+        return _extract(extraction, items, load)
+    extractor = extraction.extractor
     key = from_first(lambda: features_key(extractor, items, preprocessing))
 
     def compute() -> np.ndarray:
-        features = _extract(extractor, items, load, batch_size, device)
+        features = _extract(extraction, items, load)
         if from_first(lambda: features_key(extractor, items, preprocessing)) != key:
-            raise ValueError("images were changed while they were measured: start again once they are complete")
+            raise ValueError("images changed while they were measured: run again when nothing writes to them")
         return features
 
-    return kept_features(Path(cache_dir) / f"{key}.features", (len(items), extractor.dimensions), compute)
+    return kept_features(Path(extraction.cache_dir) / f"{key}.features", (len(items), extractor.dimensions), compute)
 
 
 def kept_features(path: Path, shape: tuple[int, int], compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return the features in a file, or compute and keep them.
+    """Return the features in a file, or compute and store them.
 
-    All processes compute; the first alone reads and writes.
+    All processes compute; only the first reads and writes.
 
     Args:
         path: the file.
         shape: of the features.
-        compute: called by all processes; what it returns in the first is kept.
+        compute: called by all processes; the result of the first is stored.
 
     Raises:
-        ValueError: the folder cannot be written, or as of ``compute``.
+        ValueError: if the folder cannot be written, or from ``compute``.
     """
     features = from_first(lambda: read_features(path, shape))
     if features is None:
@@ -87,10 +101,10 @@ def kept_features(path: Path, shape: tuple[int, int], compute: Callable[[], np.n
 
 
 def features_key(extractor: FeatureExtractor, items: Sequence[str | os.PathLike[str]], preprocessing: str = "") -> str:
-    """Give 64 hexadecimal digits for the contents of files in order, the extractor and the preprocessing.
+    """Return 64 hexadecimal digits for the contents of files in order, the extractor and the preprocessing.
 
     Raises:
-        ValueError: a file cannot be read.
+        ValueError: if a file cannot be read.
     """
     facts = json.dumps([FORMAT, extractor.describe(), preprocessing], sort_keys=True)
     digest = hashlib.sha256(facts.encode())
@@ -99,19 +113,16 @@ def features_key(extractor: FeatureExtractor, items: Sequence[str | os.PathLike[
             digest.update(bytes.fromhex(file_sha256(Path(item))))
         except OSError as error:
             raise ValueError(
-                f"image {os.fspath(item)} cannot be read: {error.strerror or error}. Bring it back and start again"
+                f"image {os.fspath(item)} cannot be read: {error.strerror or error}. Restore it and run again"
             ) from error
     return digest.hexdigest()
 
 
 def _extract(
-    extractor: FeatureExtractor,
-    items: Sequence[str | os.PathLike[str]],
-    load: Callable[[Any], Tensor],
-    batch_size: int,
-    device: str | torch.device,
+    extraction: Extraction, items: Sequence[str | os.PathLike[str]], load: Callable[[Any], Tensor]
 ) -> np.ndarray:
-    extractor = extractor.to(device)
+    device = extraction.device
+    extractor = extraction.extractor.to(device)
     shape: tuple[int, ...] | None = None
 
     def measure(places: range) -> Tensor:
@@ -132,19 +143,20 @@ def _extract(
         if not bool(finite.all()):
             place = places[int((~finite).nonzero()[0])]
             raise ValueError(
-                f"the features of {os.fspath(items[place])} by {extractor.name} are not finite: look at the image and, "
-                "if it is sound, at the extractor's weights"
+                f"the features of {os.fspath(items[place])} by {extractor.name} are not finite: check the image and, "
+                "if it is intact, the extractor's weights"
             )
         return values
 
-    return measure_images(measure, len(items), batch_size, [extractor.dimensions], device, "features").numpy()
+    shape_of_each = [extractor.dimensions]
+    return measure_images(measure, len(items), extraction.batch_size, shape_of_each, device, "features").numpy()
 
 
 def make_cache(folder: Path) -> None:
-    """Make the folder of the features, before work is spent on what could not be kept.
+    """Create the folder of the features before anything is computed that could not be stored.
 
     Raises:
-        ValueError: the folder cannot be made.
+        ValueError: if the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,10 +165,10 @@ def make_cache(folder: Path) -> None:
 
 
 def write_features(path: Path, features: np.ndarray) -> None:
-    """Write an .npy file and behind it the SHA-256 of its bytes.
+    """Write an .npy file followed by the SHA-256 of its bytes.
 
     Raises:
-        ValueError: the file cannot be written.
+        ValueError: if the file cannot be written.
     """
     body = io.BytesIO()
     np.save(body, features, allow_pickle=False)
@@ -168,7 +180,7 @@ def write_features(path: Path, features: np.ndarray) -> None:
 
 
 def read_features(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Give what ``write_features`` wrote, or None where there is nothing or it is damaged."""
+    """Return what ``write_features`` wrote; None if the file is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -181,4 +193,4 @@ def read_features(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 
 
 def _unwritable(folder: Path, error: OSError) -> ValueError:
-    return ValueError(f"features cannot be kept in {folder}: {error.strerror or error}. Choose another cache_dir")
+    return ValueError(f"cannot store features in {folder}: {error.strerror or error}. Choose another cache_dir")

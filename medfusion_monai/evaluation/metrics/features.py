@@ -1,7 +1,7 @@
-"""Feature extractors: networks that turn images into the vectors in which sets of images are compared.
+"""Feature extractors: networks that map images to the vectors by which sets of images are compared.
 
-All weights come from local files. A figure carries its extractor's ``describe()``: distances in the features of one
-network say nothing about those of another.
+All weights come from local files. Figures are reported with ``describe()`` of their extractor, because distances in
+the features of different networks are not comparable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from medfusion_monai.weights.state_dict import read_state
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ATTRIBUTES = ("name", "sha256", "dimensions", "resize", "is_inception", "describe")
-ONE_SIZE = "Build a resize into the network, or bring the images to the size that it wants"
+ONE_SIZE = "Build a resize into the network, or resize the images to what it expects"
 SPECIFICATIONS = (
     "inception, inception:FILE, torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE (a file name for FILE)"
 )
@@ -36,69 +36,69 @@ SPECIFICATIONS = (
 class FeatureExtractor(nn.Module):
     """A frozen network from images (B, C, H, W) in [0, 1] to features (B, D), float32.
 
-    Gray images are repeated where the network wants three channels. A subclass sets the attributes and ``extract``.
+    Gray images are repeated if the network takes three channels. Subclasses set the attributes and ``extract``.
     """
 
     name: str
-    """What a figure calls the network."""
+    """Name of the network in reports."""
     sha256: str
     """Of its weights file."""
     dimensions: int
     """D."""
     resize: str
-    """How images are brought to the size of the network, in words."""
+    """Description of how images are resized for the network."""
     is_inception: bool = False
-    """Whether these are the features in which published FID values are measured."""
+    """Whether these are the features of published FID values."""
     channels: int = 3
-    """Channels of the images that the network wants."""
+    """Channels of the images that the network takes."""
 
     def extract(self, image: Tensor) -> Tensor:
-        """Give the features of images that are checked and have the right channels."""
+        """Return the features of checked images with the right channels."""
         raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Give the features of images.
+        """Return the features of images.
 
         Raises:
-            ValueError: the images have another shape, or values that are not in [0, 1].
+            ValueError: if the images have another shape, or values outside [0, 1].
         """
         return self.extract(self.checked(image)).float()
 
     def checked(self, image: Tensor) -> Tensor:
-        """Give images with the channels of the network, or raise a ValueError."""
+        """Return images with the channels of the network, or raise a ValueError."""
         if image.ndim != 4 or image.shape[1] not in (1, 3):
             raise ValueError(f"images have shape {tuple(image.shape)}: give (B, C, H, W) with 1 or 3 channels")
         if image.shape[1] > self.channels:
             raise ValueError(
-                f"images have {image.shape[1]} channels, but {self.name} takes gray ones: choose other features"
+                f"images have {image.shape[1]} channels, but {self.name} takes gray images: choose other features"
             )
         low, high = image.amin().item(), image.amax().item()
         if not (low >= -1e-4 and high <= 1 + 1e-4):  # NaN fails both
-            raise ValueError(f"images have values from {low:.3g} to {high:.3g}: features are of images in [0, 1]")
+            raise ValueError(f"images have values from {low:.3g} to {high:.3g}: scale them to [0, 1]")
         return image.float().clamp(0.0, 1.0).expand(-1, self.channels, -1, -1)
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Stay in evaluation mode, whatever a trainer asks for."""
+        """Stay in evaluation mode, whatever a trainer requests."""
         return super().train(False)
 
     def describe(self) -> dict[str, Any]:
-        """Give what a figure says of its features: name, SHA-256, dimensions, resize, is_inception."""
+        """Return what identifies the features: name, SHA-256, dimensions, resize, is_inception."""
         return {key: getattr(self, key) for key in ATTRIBUTES[:-1]}
 
 
 class InceptionFeatures(FeatureExtractor):
     """The 2048 features of Inception-v3 as in the first implementation of FID (Heusel et al. 2017).
 
-    Images are rounded to 8 bits, as they are in files, and resized as TensorFlow 1 did, both by torch-fidelity.
+    Images are rounded to 8 bits, as in files; torch-fidelity resizes them as TensorFlow 1 did.
 
     Args:
-        weights_file: torch-fidelity's weights; None takes the file that ``medfusion weights`` knows.
-        sha256: the checksum of a file with other weights, from whoever trusts it; then ``is_inception`` is False and
-            the name says custom. None takes the published weights alone.
+        weights_file: torch-fidelity's weights; None takes the file of ``medfusion weights``.
+        sha256: checksum of a file with other weights that the caller trusts; ``is_inception`` is then False and the
+            name contains custom. None accepts only the published weights.
 
     Raises:
-        WeightsError: the weights are missing, have another checksum or do not fit.
+        WeightsError: if the weights are missing, have another checksum or do not fit.
     """
 
     def __init__(self, weights_file: str | Path | None = None, sha256: str | None = None) -> None:
@@ -110,7 +110,7 @@ class InceptionFeatures(FeatureExtractor):
         self.name = "inception-v3" if self.is_inception else "inception-v3, custom weights"
         self.dimensions = 2048
         self.resize = "bilinear to 299x299, as in TensorFlow 1"
-        # torch-fidelity would execute what is in a file: it gets the tensors alone.
+        # torch-fidelity would execute code in a file: it gets only the tensors.
         tensors = io.BytesIO()
         torch.save(read_state(path), tensors)
         tensors.seek(0)
@@ -120,20 +120,20 @@ class InceptionFeatures(FeatureExtractor):
             raise _misfit(path, "torch-fidelity's Inception-v3", error) from error
 
     def extract(self, image: Tensor) -> Tensor:
-        """Give the features."""
+        """Return the features."""
         return self.network((image * 255).round().to(torch.uint8))[0]
 
 
 class TorchvisionFeatures(FeatureExtractor):
-    """What the last linear layer of a torchvision classifier sees, for images resized to 224x224.
+    """The input of the last linear layer of a torchvision classifier, for images resized to 224x224.
 
     Args:
         architecture: torchvision's name, e.g. ``resnet50`` or ``densenet121``.
         weights_file: its state dict, for any number of classes.
-        sha256: the checksum that the file must have; None takes any.
+        sha256: checksum that the file must have; None accepts any.
 
     Raises:
-        ValueError: the architecture is unknown or ends in no linear layer, or the weights are missing or do not fit.
+        ValueError: if the architecture is unknown or lacks a linear layer, or the weights are missing or do not fit.
     """
 
     mean: Tensor
@@ -144,16 +144,16 @@ class TorchvisionFeatures(FeatureExtractor):
         known = models.list_models(module=models)
         if architecture not in known:
             near = difflib.get_close_matches(architecture, known) or ["resnet50", "densenet121"]
-            raise ValueError(f"torchvision has no classifier {architecture!r}: near are {', '.join(near)}")
-        self.sha256 = pretrained.check_sha256(weights_file, sha256, "Name the checksum of the file that you mean")
+            raise ValueError(f"torchvision has no classifier {architecture!r}. Similar names: {', '.join(near)}")
+        self.sha256 = pretrained.check_sha256(weights_file, sha256, "Give the checksum of the intended file")
         self.name = f"torchvision {architecture}"
         self.resize = "bilinear, antialiased, to 224x224; ImageNet mean and standard deviation"
-        with warnings.catch_warnings():  # some architectures warn of their slow first weights, which are replaced
+        with warnings.catch_warnings():  # some architectures warn about slow initialization; these weights are replaced
             warnings.simplefilter("ignore")
             network = models.get_model(architecture, weights=None)
         head = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
         if not head:
-            raise ValueError(f"{architecture} ends in no linear layer: choose another architecture")
+            raise ValueError(f"{architecture} has no linear layer: choose another architecture")
         self.dimensions = int(network.get_submodule(head[-1]).in_features)
         network.set_submodule(head[-1], nn.Identity())
         state = {
@@ -170,20 +170,20 @@ class TorchvisionFeatures(FeatureExtractor):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None])
 
     def extract(self, image: Tensor) -> Tensor:
-        """Give the features."""
+        """Return the features."""
         image = F.interpolate(image, size=(224, 224), mode="bilinear", antialias=True)
         return self.network((image - self.mean) / self.std)
 
 
 class TorchScriptFeatures(FeatureExtractor):
-    """The output of a TorchScript network. Such a file is a program: take only one that you trust.
+    """The output of a TorchScript network. Such a file is a program: use only files that you trust.
 
     Args:
         file: the network, from float images (B, 3, H, W), or (B, 1, H, W), in [0, 1] to floats (B, D).
         size: height and width that images are resized to, bilinear and antialiased; None leaves them as they are.
 
     Raises:
-        WeightsError: the file is missing, no TorchScript, or does not map images to (B, D) floats.
+        WeightsError: if the file is missing, not TorchScript, or does not map images to floats (B, D).
     """
 
     def __init__(self, file: str | Path, size: int | None = None) -> None:
@@ -193,15 +193,15 @@ class TorchScriptFeatures(FeatureExtractor):
         self.size = size
         self.resize = "none" if size is None else f"bilinear, antialiased, to {size}x{size}"
         try:
-            with warnings.catch_warnings():  # torch advises another format to whoever writes one
+            with warnings.catch_warnings():  # torch advises authors to use another format
                 warnings.simplefilter("ignore")
                 self.network = torch.jit.load(str(file), map_location="cpu").eval()
         except Exception as error:
-            raise WeightsError(f"{file} cannot be read as TorchScript: write it by torch.jit.save") from error
+            raise WeightsError(f"{file} cannot be read as TorchScript: write it with torch.jit.save") from error
         self.channels, self.dimensions = self._find_shapes(file)
 
     def extract(self, image: Tensor) -> Tensor:
-        """Give the features."""
+        """Return the features."""
         if self.size is not None:
             image = F.interpolate(image, size=(self.size, self.size), mode="bilinear", antialias=True)
         try:
@@ -213,14 +213,14 @@ class TorchScriptFeatures(FeatureExtractor):
             ) from error
         if features.shape != (len(image), self.dimensions):
             raise WeightsError(
-                f"{self.name} gives {tuple(features.shape)} for images of {tuple(image.shape[1:])}, and gave "
-                f"{self.dimensions} features at first. {ONE_SIZE}"
+                f"{self.name} returned {tuple(features.shape)} for images of {tuple(image.shape[1:])}, but "
+                f"{self.dimensions} features before. {ONE_SIZE}"
             )
         return features
 
     @torch.no_grad()
     def _find_shapes(self, file: str | Path) -> tuple[int, int]:
-        """Give the channels that the network takes and the number of features, by a trial."""
+        """Return the channels that the network takes and the number of features, by trial."""
         side, problem = self.size or 224, ""
         for channels in (3, 1):
             try:
@@ -231,19 +231,19 @@ class TorchScriptFeatures(FeatureExtractor):
             if isinstance(output, Tensor) and output.is_floating_point() and output.ndim == 2 and len(output) == 2:
                 return channels, output.shape[1]
             found = f"{output.dtype} of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output)
-            problem = f"it gives {found}"
+            problem = f"it returns {found}"
             break
         raise WeightsError(f"{file} must map images (2, 3, {side}, {side}) to floats (2, D), but {problem}")
 
 
 class PhantomFeatures(FeatureExtractor):
-    """The 64 features of a network that was trained on phantoms of one modality, see ``metrics.phantoms.features``.
+    """The 64 features of a network trained on phantoms of one modality, see ``demo.phantoms.network``.
 
     Args:
         weights_file: from ``train_phantom_features``.
 
     Raises:
-        WeightsError: the file is missing or holds something else.
+        WeightsError: if the file is missing or contains something else.
     """
 
     def __init__(self, weights_file: str | Path) -> None:
@@ -256,26 +256,28 @@ class PhantomFeatures(FeatureExtractor):
         self.resize = f"bilinear, antialiased, to {SIZE}x{SIZE}"
 
     def extract(self, image: Tensor) -> Tensor:
-        """Give the features."""
+        """Return the features."""
         return self.network(image)
 
 
 def load_extractor(specification: str | nn.Module, sha256: str | None = None) -> Any:
-    """Make a feature extractor from a text.
+    """Make a feature extractor from its specification.
 
     Args:
         specification: ``inception``, ``inception:FILE``, ``torchvision:ARCHITECTURE:FILE``, ``torchscript:FILE`` or
-            ``phantoms:FILE``. A module with the attributes and ``describe`` of ``FeatureExtractor`` is given back.
-        sha256: the checksum that the weights file must have; without it, Inception-v3 takes the published weights
-            alone and the others any.
+            ``phantoms:FILE``. A module with the attributes and ``describe`` of ``FeatureExtractor`` is returned.
+        sha256: checksum that the weights file must have; without it, Inception-v3 accepts only the published weights
+            and the others accept any.
 
     Raises:
-        ValueError: the text is none of these, or the weights are missing or do not fit.
+        ValueError: if the specification is invalid, or the weights are missing or do not fit.
     """
     if isinstance(specification, nn.Module):
         missing = [name for name in ATTRIBUTES if not hasattr(specification, name)]
         if missing:
-            raise ValueError(f"{type(specification).__name__} is no feature extractor, it has no {', '.join(missing)}")
+            raise ValueError(
+                f"{type(specification).__name__} is not a feature extractor: it lacks {', '.join(missing)}"
+            )
         return specification
     kind, _, rest = specification.partition(":")
     architecture, _, file = rest.partition(":")
@@ -285,12 +287,12 @@ def load_extractor(specification: str | nn.Module, sha256: str | None = None) ->
         return TorchvisionFeatures(architecture, file, sha256)
     if kind not in ("torchscript", "phantoms") or not rest:
         raise ValueError(f"features {specification!r} are unknown: use {SPECIFICATIONS}")
-    pretrained.check_sha256(rest, sha256, "Name the checksum of the file that you mean")
+    pretrained.check_sha256(rest, sha256, "Give the checksum of the intended file")
     return TorchScriptFeatures(rest) if kind == "torchscript" else PhantomFeatures(rest)
 
 
 def _modern_name(name: str) -> str:
-    """Give a weight's name in today's DenseNet: older files, torchvision's too, have norm.1 in place of norm1."""
+    """Return a weight's name in current DenseNet: older files, also torchvision's, have norm.1 instead of norm1."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
 
 

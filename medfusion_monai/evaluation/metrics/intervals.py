@@ -1,4 +1,4 @@
-"""Figures with 95% intervals, by resampling what was measured (Efron 1979)."""
+"""Figures with 95% intervals from resampling (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 LEVEL = 0.95
-"""Share of intervals that should hold the true value."""
+"""Share of intervals that should contain the true value."""
 
-_ENOUGH = 100  # resampled sets, for percentiles; those of 40 hold the true value 91 times of 100
+_ENOUGH = 100  # resampled sets for percentiles; with 40, they contain the true value 91 times of 100
 _REPLICATES_AT_A_TIME = 50  # bounds the memory of the weights
 
 
@@ -20,10 +20,10 @@ class Figure(NamedTuple):
     """A measured value with its 95% interval.
 
     Attributes:
-        value: None if it could not be computed; ``note`` then says why.
+        value: None if it could not be computed; ``note`` then states why.
         low: lower end of the interval, None without one.
         high: upper end of the interval, None without one.
-        note: what a reader must know beside the value.
+        note: what qualifies the value.
     """
 
     value: float | None
@@ -32,7 +32,7 @@ class Figure(NamedTuple):
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the figure as JSON takes it."""
+        """Return the figure for JSON."""
         return self._asdict()
 
 
@@ -40,25 +40,25 @@ def bootstrap_weights(count: int, replicates: int, seed: int | np.random.Generat
     """Draw how often each of ``count`` items occurs in each resampled set of ``count`` items.
 
     Returns:
-        (replicates, count) of float64, whole numbers; each row has the sum ``count``.
+        (replicates, count), whole numbers in float64; each row sums to ``count``.
     """
     generator = np.random.default_rng(seed)
     return torch.from_numpy(generator.multinomial(count, np.full(count, 1 / count), size=replicates)).double()
 
 
 def mean_figure(values: Tensor, replicates: int = 1000, seed: int = 0) -> Figure:
-    """Mean of one value an item, with a percentile bootstrap interval over the items.
+    """Mean of one value per item, with a percentile bootstrap interval over the items.
 
-    For a share, give ones and zeros, or booleans.
+    For a share, pass ones and zeros, or booleans.
 
     Args:
         values: (N,).
-        replicates: resampled sets; fewer than two leave the interval out. With fewer than a hundred it is that of
-            ``figure_around``, within the values.
+        replicates: resampled sets; fewer than two leave the interval out. With fewer than a hundred, it is the
+            interval of ``figure_around``, clipped to the range of the values.
         seed: of the resampling.
 
     Returns:
-        The mean; None if there is no value, or one is not finite.
+        The mean; None if there are no values or one is not finite.
     """
     values = values.detach().cpu().double().flatten()
     count = len(values)
@@ -77,14 +77,14 @@ def mean_figure(values: Tensor, replicates: int = 1000, seed: int = 0) -> Figure
 
 
 def figure_within(value: float, resampled: Tensor, least: float, most: float, note: str = "") -> Figure:
-    """Give a value the percentiles of its resampled values; of few of them the interval of ``figure_around``.
+    """Return a value with the percentiles of its resampled values; for few of them, the interval of ``figure_around``.
 
     Args:
-        value: the estimate of the whole set, unbiased.
+        value: the unbiased estimate of the whole set.
         resampled: (R,), the estimates of resampled sets.
-        least: no estimate is below it, nor is an end.
-        most: likewise above.
-        note: what a reader must know beside the value.
+        least: lower bound of the estimates and of the interval.
+        most: upper bound.
+        note: what qualifies the value.
     """
     if len(resampled) >= _ENOUGH:
         return Figure(value, *_percentiles(resampled), note)
@@ -97,14 +97,14 @@ def figure_within(value: float, resampled: Tensor, least: float, most: float, no
 def figure_around(value: float, resampled: Tensor, note: str = "") -> Figure:
     """Lay the spread of resampled values, taken around their own mean, around a value.
 
-    For estimates whose bias depends on the number of different items, as FID's does: a resampled set holds fewer
-    different items than the set, so that its value lies off by the bias once more. The spread does not.
+    For estimates whose bias depends on the number of different items, as FID's does: a resampled set has fewer
+    different items than the set, so its value is biased further. The spread is not.
 
     Args:
         value: the estimate of the whole set.
-        resampled: (R,), the estimates of resampled sets; fewer than two leave the interval out. Of fewer than a
-            hundred, which show no percentile, it takes the standard deviation and Student's t of as many.
-        note: what a reader must know beside the value.
+        resampled: (R,), the estimates of resampled sets; fewer than two leave the interval out. Fewer than a
+            hundred, too few for percentiles, give an interval from their standard deviation and Student's t.
+        note: what qualifies the value.
     """
     if len(resampled) < 2:
         return Figure(value, note=note)

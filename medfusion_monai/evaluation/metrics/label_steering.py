@@ -1,4 +1,4 @@
-"""Whether a generator's labels steer, and whether its images are of use: classifiers of real and generated images."""
+"""Whether a generator's labels steer, and whether its images are useful: classifiers of real and generated images."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from medfusion_monai.runtime.seeds import derive_seed
 logger = logging.getLogger(__name__)
 
 FEWEST = 10
-"""Images that each class needs, in training as in testing: with fewer, chance decides."""
+"""Images that each class needs for training and for testing: with fewer, chance decides."""
 
 NOTE = (
-    "Accuracy is balanced: the mean of the classes' own shares of right answers, so that guessing gives one over the "
-    "number of classes whatever their sizes; guessing gives an AUC of 0.5 (one class against the rest, averaged over "
-    "the classes where there are more than two). Every classifier is trained in the same number of steps, in which all "
-    "classes occur equally often. Figures are means over the trainings; intervals of 95% cover the sampling of the "
-    "test images and the chance of the training, not that of the training images. The label steers as far as a "
-    "classifier of real images agrees with the labels of generated ones as it does with those of real ones."
+    "Accuracy is balanced: the mean over classes of the share of correct answers, so guessing gives one over the "
+    "number of classes whatever their sizes. Guessing gives an AUC of 0.5 (for more than two classes, the mean of each class "
+    "against the rest). Every classifier is trained for the same number of steps, with all classes equally often. "
+    "Figures are means over trainings; 95% intervals cover the sampling of the test images and the randomness of "
+    "training, not the sampling of the training images. The label steers as far as a classifier trained on real images "
+    "agrees with the labels of generated images as well as with those of real ones."
 )
-"""What a reader must know beside the rows."""
+"""How to read the rows."""
 
 _REPLICATES_AT_A_TIME = 50  # bounds the memory of the weights
 
@@ -47,36 +47,36 @@ def label_steering(
 ) -> list[dict[str, Any]]:
     """Train classifiers on real images, on generated ones and on both, and test them.
 
-    Trained on real images and tested on generated ones, they tell whether the label steers; the same on real test
-    images is what to compare with. Trained on generated images, alone or beside the real ones, and tested on real ones,
-    they tell of what use the images are downstream.
+    Trained on real images and tested on generated ones, they show whether the label steers; the same test on real
+    images is the comparison. Trained on generated images, alone or together with real ones, and tested on real ones,
+    they show how useful the images are downstream.
 
     Args:
         train: real images that the generator was trained on.
-        test: real images that were held out, of patients of their own.
-        generated: generated images with the labels they were asked for, by the generator's name.
+        test: held-out real images, of other patients.
+        generated: generated images with the requested labels, by the generator's name.
         class_names: in label order.
-        seeds: one training each, the same in every regime.
-        steps: of each training, whatever it is trained on.
-        size: pixels a side that the classifier looks at.
-        flip: mirror images in training; for tissue, not for chests and eyes.
-        replicates: resampled test sets and trainings behind each interval; fewer than two leave it out.
+        seeds: one training per seed, the same for every training set.
+        steps: of each training, for any training set.
+        size: height and width that the classifier works at.
+        flip: mirror images in training; for tissue, not for chests or eyes.
+        replicates: resampled test sets and trainings per interval; fewer than two leave it out.
         device: where to train.
 
     Returns:
         Rows with ``trained_on``, ``tested_on``, ``train_count``, ``test_count``, ``seeds`` and, as dictionaries of
-        ``Figure``, ``accuracy`` (balanced) and ``auc``. Where a class has fewer than ten images in a set, the values
-        that need the set are None and their note says so. See ``NOTE``.
+        ``Figure``, ``accuracy`` (balanced) and ``auc``. If a class has fewer than ten images in a set, the values that
+        need the set are None, with a note. See ``NOTE``.
 
     Raises:
-        ValueError: for fewer than two classes, no seed, a label that names no class, no images at all in a set, or sets
-            that differ in their channels.
+        ValueError: for fewer than two classes, no seed, a label out of range, a set without images, or sets that differ
+            in their channels.
     """
     sets = {"real": train, "real test": test, **generated}
     _check(sets, len(generated), class_names, seeds)
     regimes = [("real", lambda: train, {"real test": test, **generated})]
     regimes += [(name, partial(generated.__getitem__, name), {"real test": test}) for name in generated]
-    # Joined one at a time: a set may take gigabytes.
+    # Joined one by one: a set may take gigabytes.
     regimes += [(f"real and {name}", partial(_both, train, generated[name]), {"real test": test}) for name in generated]
     problems = {name: _problem(name, images, class_names) for name, images in sets.items()}
     problems |= {f"real and {name}": problems["real"] or problems[name] for name in generated}
@@ -103,13 +103,13 @@ def steering_figures(
 ) -> tuple[Figure, Figure]:
     """Balanced accuracy and AUC, averaged over trainings, with 95% intervals.
 
-    Each replicate resamples the test images within their classes, the same for all trainings, and the trainings. Of S
-    trainings the resampling shows (S - 1) / S of the variance between them, of one alone nothing.
+    Each replicate resamples the trainings, and the test images within their classes, the same for all trainings. With S
+    trainings, resampling shows (S - 1) / S of the variance between them; with one, none.
 
     Args:
-        probabilities: of each training, (N, classes).
+        probabilities: (N, classes) per training.
         labels: (N,), each class at least once.
-        replicates: fewer than two leave intervals out.
+        replicates: fewer than two leave the intervals out.
         seed: of the resampling.
 
     Returns:
@@ -127,7 +127,7 @@ def steering_figures(
         for measure, parts in zip(measures, resampled, strict=True):
             each = torch.stack([measure(one, labels, images) for one in probabilities], dim=1)
             parts.append((each * trainings).sum(dim=1) / len(probabilities))
-    trainings_note = "" if len(probabilities) > 1 else "one training: the interval covers the test images alone"
+    trainings_note = "" if len(probabilities) > 1 else "one training: the interval covers the test images only"
     fewest = int(torch.bincount(labels).min())
     figures = [
         _with_interval(float(value), torch.cat(parts), trainings_note, fewest * probabilities[0].shape[1])
@@ -139,7 +139,7 @@ def steering_figures(
 
 
 def balanced_accuracies(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the classes of the share of their images that get the highest probability for their own class.
+    """Mean over the classes of the share of images whose own class has the highest probability.
 
     Args:
         probabilities: (N, classes).
@@ -155,15 +155,15 @@ def balanced_accuracies(probabilities: Tensor, labels: Tensor, weights: Tensor) 
 
 
 def areas_under_curve(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Area under the ROC curve; of more than two classes the mean of each one against the rest.
+    """Area under the ROC curve; for more than two classes, the mean of each against the rest.
 
     By ranks (Hanley and McNeil 1982): the share of pairs of an image of the class and another one in which the first
-    has the higher probability, ties by half. For all resampled sets at once, which torchmetrics' is not.
+    has the higher probability, counting ties by half. For all resampled sets at once, unlike torchmetrics.
 
     Args:
         probabilities: (N, classes).
         labels: (N,), each class at least once.
-        weights: (R, N), as of ``balanced_accuracies``.
+        weights: (R, N), as in ``balanced_accuracies``.
 
     Returns:
         (R,).
@@ -192,7 +192,7 @@ def _trained_scores(
     seeds: Sequence[int],
     settings: Mapping[str, Any],
 ) -> dict[str, list[Tensor]]:
-    """Train once a seed, and give each test set's probabilities of every training."""
+    """Train once per seed, and return each test set's probabilities for every training."""
     probabilities: dict[str, list[Tensor]] = {name: [] for name in tests}
     for seed in seeds if tests else ():
         classifier = train_classifier(images, num_classes, seed=seed, **settings)
@@ -205,9 +205,9 @@ def _check(
     sets: Mapping[str, LabelledImages], generators: int, class_names: Sequence[str], seeds: Sequence[int]
 ) -> None:
     if len(sets) != generators + 2:
-        raise ValueError("generated images are called 'real' or 'real test', as the real ones are: use another name")
+        raise ValueError("generated images are named 'real' or 'real test', like the real ones: use another name")
     if len(class_names) < 2:
-        raise ValueError(f"class_names are {list(class_names)}: of fewer than two classes no label can steer")
+        raise ValueError(f"class_names are {list(class_names)}: a label can steer only between two or more")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds are {list(seeds)}: give at least one, each once")
     for name, (images, labels) in sets.items():
@@ -219,11 +219,11 @@ def _check(
             raise ValueError(f"{name}: {error}") from error
     channels = {name: each.images.shape[1] for name, each in sets.items()}
     if len(set(channels.values())) > 1:
-        raise ValueError(f"channels differ: {channels}; bring all images to gray (1) or to RGB (3)")
+        raise ValueError(f"channels differ: {channels}. Convert all images to gray (1) or RGB (3)")
 
 
 def _problem(name: str, images: LabelledImages, class_names: Sequence[str]) -> str:
-    """Say which classes have too few images; empty if none has."""
+    """Return which classes have too few images; empty if none."""
     counts = class_counts(images, len(class_names))
     few = [f"{class_name} {count}" for class_name, count in zip(class_names, counts, strict=True) if count < FEWEST]
     return f"{name}: too few images of {', '.join(few)}; each class needs {FEWEST}" if few else ""
@@ -232,14 +232,14 @@ def _problem(name: str, images: LabelledImages, class_names: Sequence[str]) -> s
 def _both(first: LabelledImages, second: LabelledImages) -> LabelledImages:
     if first.images.shape[1:] != second.images.shape[1:]:
         raise ValueError(
-            f"images are {tuple(first.images.shape[1:])} and {tuple(second.images.shape[1:])}: bring all sets to one "
-            "working size by labelled_images"
+            f"images are {tuple(first.images.shape[1:])} and {tuple(second.images.shape[1:])}: read all sets at one "
+            "working size with labelled_images"
         )
     return LabelledImages(torch.cat([first.images, second.images]), torch.cat([first.labels, second.labels]))
 
 
 def _resampled_within_classes(labels: Tensor, replicates: int, generator: np.random.Generator) -> Tensor:
-    """Weights (replicates, N) of images that are resampled within their class, so that none loses all its images."""
+    """Weights (replicates, N) of images resampled within their class, so no class loses all images."""
     weights = torch.zeros(replicates, len(labels), dtype=torch.float64)
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look, by the features of a classifier of photographs."""
+"""LPIPS: perceptual distance between images, by the features of a classifier of photographs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medfusion_monai.weights import pretrained
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}
 """The known weights file of each backbone, a key of ``pretrained.KNOWN``."""
 SMALLEST_SIDE = {"alex": 31, "vgg": 16}
-"""Pixels below which a backbone's last layer has none left."""
+"""Smallest image side for which a backbone's last layer is not empty."""
 
 
 def load_lpips(
@@ -24,10 +24,9 @@ def load_lpips(
     """Load LPIPS 0.1 (Zhang et al. 2018) with the calibrated linear heads, which come with the lpips library.
 
     Args:
-        net: backbone; ``alex`` is the authors' for evaluation, ``vgg`` is slower.
-        weights_file: torchvision's weights of the backbone; None takes the file that ``medfusion weights`` knows.
-        sha256: the checksum of a file with other weights, from whoever trusts it; None takes the published weights
-            alone.
+        net: backbone; the authors evaluate with ``alex``; ``vgg`` is slower.
+        weights_file: torchvision's weights of the backbone; None takes the file of ``medfusion weights``.
+        sha256: checksum of a file with other weights that the caller trusts; None accepts only the published weights.
 
     Returns:
         A frozen network for ``lpips_distance``.
@@ -62,7 +61,7 @@ def lpips_distance(prediction: Tensor, image: Tensor, network: nn.Module) -> Ten
         Distances (B,).
 
     Raises:
-        ValueError: the shapes differ, or images are not gray or RGB or too small for the network.
+        ValueError: if the shapes differ, or images are not gray or RGB, or too small for the network.
     """
     if prediction.shape != image.shape or image.ndim != 4 or image.shape[1] not in (1, 3):
         raise ValueError(
@@ -71,6 +70,8 @@ def lpips_distance(prediction: Tensor, image: Tensor, network: nn.Module) -> Ten
         )
     smallest = SMALLEST_SIDE.get(str(network.pnet_type), 1)
     if min(image.shape[-2:]) < smallest:
-        raise ValueError(f"images have {tuple(image.shape[-2:])} pixels: LPIPS here needs {smallest} or more a side")
+        raise ValueError(
+            f"images have {tuple(image.shape[-2:])} pixels: this LPIPS needs at least {smallest} pixels per side"
+        )
     pair = [images.expand(-1, 3, -1, -1) * 2 - 1 for images in (prediction, image)]
     return network(*pair).flatten()

@@ -1,4 +1,4 @@
-"""Distances between samples block by block, and who lies in whose neighbourhood: memory grows with the count alone."""
+"""Distances between samples in blocks, and who lies in whose neighbourhood: memory grows linearly with the count."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_NEAR = 0.1  # of the squared lengths: float32 is right to about 1e-7 of them, so that a millionth is lost below it
+_NEAR = 0.1  # of the squared lengths: float32 is exact to about 1e-7 of them, a millionth of a distance at this limit
 _SAME = 1e-13  # of the squared lengths: below it two vectors are equal to the last digit of float32
-_TIE = 2e-6  # of a squared radius: nearer to the border than this is on it, as rounding may differ between blocks
+_TIE = 2e-6  # of a squared radius: this close to the border counts as on it, because rounding differs between blocks
 
 
 class Neighbourhoods(NamedTuple):
-    """What each sample adds to precision, recall, density and coverage, which are the means.
+    """Contribution of each sample to precision, recall, density and coverage, which are the means.
 
     Attributes:
         precision: (M,) for the generated samples, whether one lies in the ball of a real sample.
@@ -30,7 +30,7 @@ class Neighbourhoods(NamedTuple):
 
 
 def blocks(count: int, chunk: int) -> Iterator[slice]:
-    """Cut ``count`` rows into slices of ``chunk``."""
+    """Split ``count`` rows into slices of ``chunk``."""
     return (slice(start, min(start + chunk, count)) for start in range(0, count, chunk))
 
 
@@ -70,7 +70,7 @@ def neighbourhoods(real: Tensor, fake: Tensor, k: int, density_k: int, chunk: in
 def neighbour_distances(features: Tensor, k: int, chunk: int = 1024) -> Tensor:
     """Squared distances (N, k) of samples (N, D) to their k nearest others, ascending.
 
-    A sample is no neighbour of itself; an equal one is, at distance 0.
+    A sample is not its own neighbour; an equal sample is, at distance 0.
     """
     features = _shifted(features, _mean(features, chunk=chunk))
     nearest = features.new_full((len(features), k), torch.inf)
@@ -88,19 +88,19 @@ def neighbour_distances(features: Tensor, k: int, chunk: int = 1024) -> Tensor:
 
 
 def nearest_neighbours(queries: Tensor, references: Tensor, k: int = 1, chunk: int = 1024) -> tuple[Tensor, Tensor]:
-    """Find the nearest references of each query, as the training images that a generated image is closest to.
+    """Find the nearest references of each query, such as the training images closest to a generated image.
 
-    Exact, by Euclidean distances in float64. For likeness pixel by pixel give images that are averaged to a low
-    resolution and flattened, ``adaptive_avg_pool2d(images, 32).flatten(1)``.
+    Exact, by Euclidean distances in float64. To compare pixels, pass images averaged to a low resolution and
+    flattened, ``adaptive_avg_pool2d(images, 32).flatten(1)``.
 
     Args:
         queries: (M, D), finite.
         references: (N, D), finite.
-        k: how many of each query, at most N.
+        k: references per query, at most N.
         chunk: rows and columns of the distance matrix at a time.
 
     Returns:
-        Distances (M, k) in float64, ascending, and the places (M, k) of those references.
+        Distances (M, k) in float64, ascending, and the indices (M, k) of those references.
 
     Raises:
         ValueError: if the vectors differ in size or are not finite, or there are fewer than ``k`` references.
@@ -120,12 +120,12 @@ def nearest_neighbours(queries: Tensor, references: Tensor, k: int = 1, chunk: i
 
 
 def neighbour_rows(samples: Tensor, places: Tensor, load: Callable[[int], Tensor]) -> list[Tensor]:
-    """Give rows of images for ``grid_of_rows``: samples above their nearest references, the nearest first.
+    """Return rows of images for ``grid_of_rows``: samples above their nearest references, nearest first.
 
     Args:
         samples: (M, C, H, W).
         places: (M, k), of ``nearest_neighbours``.
-        load: gives the reference (C, H, W) at a place.
+        load: returns the reference (C, H, W) at an index.
 
     Returns:
         k + 1 rows, (M, C, H, W) each.
@@ -136,8 +136,8 @@ def neighbour_rows(samples: Tensor, places: Tensor, load: Callable[[int], Tensor
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
     """Squared distances (N, M) of vectors (N, D) and (M, D); 0 for equal ones.
 
-    By lengths and products, which is as fast as a matrix product. Where that cancels, because two vectors are near
-    each other beside their lengths, the block is computed again in float64: sets full of copies take up to three times
+    By lengths and products, as fast as a matrix product. Where that cancels, because two vectors are close compared
+    with their lengths, the block is computed again in float64: sets full of copies take up to three times
     as long.
     """
     distances, sizes = _expanded(first, second)
@@ -154,7 +154,7 @@ def _expanded(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(queries: Tensor, references: Tensor, shift: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """Distances and places (M, k) of the nearest references of a few queries (M, D), which are shifted already."""
+    """Distances and indices (M, k) of the nearest references of a few shifted queries (M, D)."""
     nearest = queries.new_full((len(queries), k), torch.inf)
     places = torch.zeros_like(nearest, dtype=torch.long)
     for columns in blocks(len(references), chunk):
@@ -162,7 +162,7 @@ def _nearest(queries: Tensor, references: Tensor, shift: Tensor, k: int, chunk: 
         here = torch.arange(columns.start, columns.stop, device=places.device).expand(len(queries), -1)
         nearest, chosen = torch.cat([nearest, distances], dim=1).topk(k, dim=1, largest=False)
         places = torch.cat([places, here], dim=1).gather(1, chosen)
-    # Products have cancelled where a query and a reference are alike: what was chosen is measured by differences.
+    # Products cancel where a query and a reference are alike: the chosen ones are measured again by differences.
     columns_of = [(queries - (references[place].double() - shift)).norm(dim=1) for place in places.T]
     exact, order = torch.stack(columns_of, dim=1).sort(dim=1, stable=True)
     return exact, places.gather(1, order)
@@ -181,6 +181,6 @@ def _mean(*sets: Tensor, chunk: int) -> Tensor:
 
 
 def _shifted(features: Tensor, shift: Tensor) -> Tensor:
-    """Features around the shift: distances are the same and products cancel less."""
+    """Shift features: distances stay the same, and products cancel less."""
     dtype = features.dtype if features.dtype in (torch.float32, torch.float64) else torch.float32
     return features.to(dtype) - shift.to(dtype)

@@ -1,4 +1,4 @@
-"""The network that knows phantoms, whose features stand in where there are no pretrained weights.
+"""A network trained on phantoms, whose features replace those of pretrained weights in demonstrations.
 
 It is trained by ``demo.phantoms.network``.
 """
@@ -19,20 +19,20 @@ DIMENSIONS = 64
 
 
 SIZE = 64
-"""Height and width that images are brought to."""
+"""Height and width that images are resized to."""
 
 
 DETAIL_GAIN = 20.0
-"""Brings the absolute differences from the surroundings to about the range of the image."""
+"""Scales absolute differences from the surroundings to about the range of the image."""
 
 
 class PhantomNetwork(nn.Module):
-    """Strided convolutions to 64 features, and from them by one layer what a phantom is.
+    """Strided convolutions to 64 features, and a linear layer that predicts the parameters of a phantom.
 
     Args:
         channels: of the images.
-        num_values: numbers to predict beside the label.
-        modality: key of ``FAMILIES``; it travels with the weights.
+        num_values: numbers to predict besides the label.
+        modality: key of ``FAMILIES``; stored with the weights.
     """
 
     modality: Tensor
@@ -50,7 +50,7 @@ class PhantomNetwork(nn.Module):
 
     @property
     def modality_name(self) -> str:
-        """Key of ``FAMILIES`` whose phantoms the network knows."""
+        """Key of ``FAMILIES`` that the network was trained on."""
         return bytes(self.modality.tolist()).decode()
 
     @property
@@ -62,13 +62,13 @@ class PhantomNetwork(nn.Module):
         """Map images (B, C, H, W) in [0, 1] to features (B, 64)."""
         if image.shape[-2:] != (SIZE, SIZE):
             image = F.interpolate(image, size=(SIZE, SIZE), mode="bilinear", antialias=True)
-        # Strided convolutions hardly see fine grain: it gets a channel of its own.
+        # Strided convolutions hardly register fine grain, so it gets its own channel.
         smooth = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
         detail = (image - smooth).abs().mean(dim=1, keepdim=True)
         return self.body(torch.cat([image * 2 - 1, DETAIL_GAIN * detail], dim=1))
 
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the values (B, num_values) of images, the standardised truth first, and the logits (B,) of label 1."""
+        """Return the values (B, num_values) of images, the standardised truth first, and the logits (B,) of label 1."""
         outputs = self.head(self(image))
         return outputs[:, :-1], outputs[:, -1]
 
@@ -77,7 +77,7 @@ def load_phantom_network(path: str | Path) -> PhantomNetwork:
     """Load what ``train_phantom_features`` wrote; nothing in the file is executed.
 
     Raises:
-        WeightsError: the file is missing or holds something else.
+        WeightsError: if the file is missing or contains something else.
     """
     state = read_state(path)
     try:
@@ -86,6 +86,6 @@ def load_phantom_network(path: str | Path) -> PhantomNetwork:
         network.load_state_dict(state)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
-            f"weights {path} are none of phantom features: write them by train_phantom_features"
+            f"weights {path} are not those of phantom features: write them with train_phantom_features"
         ) from error
     return network.eval().requires_grad_(False)

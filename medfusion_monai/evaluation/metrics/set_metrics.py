@@ -1,4 +1,4 @@
-"""What is measured of each image of a set, by one process or by several that take a share each, as torchmetrics."""
+"""Values per image of a set, computed by one process or shared between several, as torchmetrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medfusion_monai.runtime.distributed import together
 class SetValues(Metric):
     """Values of the images of a set, e.g. their features, in the order of the set.
 
-    Each process adds those of its own batches, see ``own_batches``; ``compute`` returns those of all processes.
+    Each process adds values of its own batches, see ``own_batches``; ``compute`` returns those of all processes.
 
     Shapes: ``update`` takes (B, ...); ``compute`` returns (N, ...).
 
@@ -52,8 +52,8 @@ class SetValues(Metric):
 def own_batches(count: int, batch_size: int) -> list[range]:
     """Return the batches of this process, as ranges of the numbers below ``count``.
 
-    All processes have the same batches as one would, so that values that depend on the batch in their last bits do
-    not depend on the number of processes. They lie in the order of the ranks; with few batches some have none.
+    Batches are the same as with one process, so values whose last bits depend on the batch do not depend on the number
+    of processes. They follow the order of the ranks; with few batches, some processes have none.
     """
     starts = np.array_split(range(0, count, batch_size), idist.get_world_size())[idist.get_rank()]
     return [range(start, min(start + batch_size, count)) for start in starts.tolist()]
@@ -72,20 +72,20 @@ def measure_images(
     """Measure the images of a set batch by batch, each process its own batches.
 
     Args:
-        measure: turns the places of a batch in the set into values (B, ...).
+        measure: maps the indices of a batch to values (B, ...).
         count: images of the set.
-        batch_size: images at once.
+        batch_size: images per batch.
         shape: of the values of one image.
-        device: where values are collected: a GPU, if it is GPUs that the processes compute on.
+        device: where values are collected: a GPU if the processes compute on GPUs.
         title: of the progress bar.
-        bar_from: images from which on there is one.
+        bar_from: smallest number of images with a progress bar.
         dtype: of the values.
 
     Returns:
         (N, ...), in the order of the set, in every process, on the CPU.
 
     Raises:
-        ValueError: in every process, if ``measure`` raised it in one.
+        ValueError: in every process if ``measure`` raised it in one.
     """
     metric = SetValues().to(device)
 

@@ -1,4 +1,4 @@
-"""How alike two images are."""
+"""Similarity of two images, and the diversity of a set."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from monai.metrics import CumulativeIterationMetric
 from monai.metrics.regression import compute_ms_ssim
 from torch import Tensor
 
+from medfusion_monai.evaluation.metrics.comparison import Comparison
 from medfusion_monai.evaluation.metrics.intervals import Figure, mean_figure
 from medfusion_monai.losses.reconstruction import structural_similarity
 
+DIVERSITY_PAIRS = 200
+"""Random pairs within a set whose mean similarity a report shows."""
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales (Wang et al. 2003, section 3.2)."""
 
 
 def ms_ssim_window(height: int, width: int) -> int:
-    """Give the side of the largest window, odd and at most 11, with which five scales fit into an image.
+    """Return the side of the largest odd window, at most 11, with which five scales fit into an image.
 
-    From 176 pixels on it is the usual 11; at 64 pixels it is 3.
+    It is the usual 11 from 176 pixels, and 3 at 64 pixels.
 
     Raises:
         ValueError: if the image is too small for five scales of a 3x3 window (below 48 pixels).
@@ -34,12 +37,12 @@ def ms_ssim_window(height: int, width: int) -> int:
 
 
 def ms_ssim(prediction: Tensor, image: Tensor, window: int | None = None) -> Tensor:
-    """Multi-scale SSIM (Wang et al. 2003) of five scales, one value an image.
+    """Multi-scale SSIM (Wang et al. 2003) of five scales, one value per image.
 
     Args:
         prediction: (B, C, H, W) in [0, 1].
         image: of the same shape and range.
-        window: side of the Gaussian window of sigma 1.5; the largest that fits, at most 11, if None.
+        window: side of the Gaussian window of sigma 1.5; None takes the largest that fits, at most 11.
 
     Returns:
         (B,), at most 1.
@@ -49,7 +52,7 @@ def ms_ssim(prediction: Tensor, image: Tensor, window: int | None = None) -> Ten
 
 
 def ssim(prediction: Tensor, image: Tensor) -> Tensor:
-    """SSIM (B,) of images (B, C, H, W) in [0, 1] by the usual 11x11 Gaussian window of sigma 1.5."""
+    """SSIM (B,) of images (B, C, H, W) in [0, 1] with the usual 11x11 Gaussian window of sigma 1.5."""
     return structural_similarity(prediction, image)
 
 
@@ -68,15 +71,15 @@ def diversity(
 ) -> Figure:
     """Mean MS-SSIM of random pairs within a set (Odena et al. 2017, section 4.2): the lower, the more diverse.
 
-    No image meets itself and no pair is drawn twice; a small set gives all of its pairs. The interval resamples the
-    pairs. They share images, which it does not see: it is too narrow where an image is in many pairs.
+    No image is paired with itself and no pair is drawn twice; a small set gives all of its pairs. The interval
+    resamples pairs as if they shared no images, and is too narrow if an image is in many pairs.
 
     Args:
-        images: (N, C, H, W) in [0, 1], or a sequence that gives image i, (C, H, W), when asked for it.
-        pairs: how many to draw.
+        images: (N, C, H, W) in [0, 1], or a sequence that returns image i, (C, H, W), when indexed.
+        pairs: number of pairs to draw.
         seed: of the draw and the resampling.
         replicates: resampled sets of pairs; 0 leaves the interval out.
-        batch_size: pairs at a time, which bounds the memory.
+        batch_size: pairs per batch, which bounds the memory.
 
     Returns:
         The mean; None for fewer than two images, or images below 48x48 pixels.
@@ -96,8 +99,15 @@ def diversity(
     return figure._replace(note="; ".join(filter(None, [f"{len(drawn)} pairs of {len(images)} images", figure.note])))
 
 
+def diversity_figure(sets: Comparison) -> Figure | None:
+    """Return the diversity of the generated images; None if only their features are known."""
+    if sets.images is None:
+        return None
+    return diversity(sets.images, DIVERSITY_PAIRS, sets.seed, sets.replicates)
+
+
 def _random_pairs(count: int, pairs: int, seed: int) -> Tensor:
-    """Draw different pairs (P, 2) of different numbers below ``count``."""
+    """Draw distinct pairs (P, 2) of distinct numbers below ``count``."""
     number = count * (count - 1) // 2
     drawn = np.random.default_rng(seed).choice(number, size=min(pairs, number), replace=False)
     # The pairs in order are (1, 0), (2, 0), (2, 1), (3, 0), ...: the first pair of n has the number n (n - 1) / 2.
@@ -106,10 +116,10 @@ def _random_pairs(count: int, pairs: int, seed: int) -> Tensor:
 
 
 class ImageMetric(CumulativeIterationMetric):
-    """Collects one value an image, for MONAI's ``IgniteMetricHandler`` and ``MetricsSaver``.
+    """Collects one value per image, for MONAI's ``IgniteMetricHandler`` and ``MetricsSaver``.
 
     Args:
-        function: turns predictions and images, (B, C, H, W) in [0, 1], into values (B,); e.g. ``ms_ssim``.
+        function: maps predictions and images, (B, C, H, W) in [0, 1], to values (B,); e.g. ``ms_ssim``.
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -121,7 +131,7 @@ class ImageMetric(CumulativeIterationMetric):
         return self.function(y_pred, y)[:, None]  # (B,) -> (B, 1): one class
 
     def aggregate(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Give the mean of all images."""
+        """Return the mean over all images."""
         values = self.get_buffer()
         assert isinstance(values, Tensor)
         return values.mean()

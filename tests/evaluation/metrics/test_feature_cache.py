@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medfusion_monai.evaluation.metrics.feature_cache import cached_features
+from medfusion_monai.evaluation.metrics.feature_cache import Extraction, cached_features
 from medfusion_monai.evaluation.metrics.features import FeatureExtractor
 
 
@@ -25,6 +25,10 @@ def load(path):
     return torch.from_numpy(np.array(Image.open(path), dtype=np.float32) / 255)[None]
 
 
+def extract(extractor, files, load, cache_dir=None, batch_size=32, preprocessing=""):
+    return cached_features(Extraction(extractor, cache_dir, batch_size), files, load, preprocessing)
+
+
 @pytest.fixture
 def files(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
@@ -40,43 +44,43 @@ def expected(files):
 
 
 def test_features_of_files_are_in_order(files, expected):
-    features = cached_features(Corners(), files, load, batch_size=2)
+    features = extract(Corners(), files, load, batch_size=2)
     assert features.dtype == np.float32
     np.testing.assert_array_equal(features, expected)
 
 
 def test_one_batch_of_images_is_in_memory_at_a_time(files):
     extractor, reads = Corners(), []
-    cached_features(extractor, files, lambda path: reads.append(extractor.seen) or load(path), batch_size=2)
+    extract(extractor, files, lambda path: reads.append(extractor.seen) or load(path), batch_size=2)
     assert extractor.largest == 2
     assert reads == [0, 0, 2, 2, 4]  # a batch is read when the one before has been used
 
 
 def test_second_time_takes_what_is_kept(files, expected, tmp_path):
-    cached_features(Corners(), files, load, tmp_path / "cache")
+    extract(Corners(), files, load, tmp_path / "cache")
     again = Corners()
-    np.testing.assert_array_equal(cached_features(again, files, load, tmp_path / "cache"), expected)
+    np.testing.assert_array_equal(extract(again, files, load, tmp_path / "cache"), expected)
     assert again.seen == 0
 
 
 def test_renamed_files_are_found_again(files, tmp_path):
-    cached_features(Corners(), files, load, tmp_path / "cache")
+    extract(Corners(), files, load, tmp_path / "cache")
     renamed = [path.rename(path.with_name(f"new_{path.name}")) for path in files]
     again = Corners()
-    cached_features(again, renamed, load, tmp_path / "cache")
+    extract(again, renamed, load, tmp_path / "cache")
     assert again.seen == 0
 
 
 def test_another_order_is_computed(files, expected, tmp_path):
-    cached_features(Corners(), files, load, tmp_path / "cache")
-    features = cached_features(Corners(), files[::-1], load, tmp_path / "cache")
+    extract(Corners(), files, load, tmp_path / "cache")
+    features = extract(Corners(), files[::-1], load, tmp_path / "cache")
     np.testing.assert_array_equal(features, expected[::-1])
 
 
 def test_another_content_is_computed(files, expected, tmp_path):
-    cached_features(Corners(), files, load, tmp_path / "cache")
+    extract(Corners(), files, load, tmp_path / "cache")
     Image.fromarray(np.full((8, 8), 51, np.uint8)).save(files[2])
-    features = cached_features(Corners(), files, load, tmp_path / "cache")
+    features = extract(Corners(), files, load, tmp_path / "cache")
     np.testing.assert_allclose(features[2], 0.2)
     np.testing.assert_array_equal(features[3:], expected[3:])
 
@@ -87,8 +91,8 @@ def test_another_content_is_computed(files, expected, tmp_path):
     ids=["weights", "preprocessing"],
 )
 def test_other_settings_are_computed(files, tmp_path, extractor, preprocessing):
-    cached_features(Corners(), files, load, tmp_path / "cache", preprocessing="as they are")
-    cached_features(extractor, files, load, tmp_path / "cache", preprocessing=preprocessing)
+    extract(Corners(), files, load, tmp_path / "cache", preprocessing="as they are")
+    extract(extractor, files, load, tmp_path / "cache", preprocessing=preprocessing)
     assert extractor.seen == 5
 
 
@@ -96,11 +100,11 @@ def test_other_settings_are_computed(files, tmp_path, extractor, preprocessing):
     "damage", [lambda data: data[:-40], lambda data: data[:200] + b"?" + data[201:], lambda _: b""]
 )
 def test_damaged_cache_is_computed_and_written_again(files, expected, tmp_path, damage):
-    cached_features(Corners(), files, load, tmp_path / "cache")
+    extract(Corners(), files, load, tmp_path / "cache")
     (kept,) = (tmp_path / "cache").iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(damage(whole))
-    np.testing.assert_array_equal(cached_features(Corners(), files, load, tmp_path / "cache"), expected)
+    np.testing.assert_array_equal(extract(Corners(), files, load, tmp_path / "cache"), expected)
     assert kept.read_bytes() == whole
 
 
@@ -112,41 +116,41 @@ def test_files_that_change_while_they_are_measured_are_refused(files, tmp_path):
         return image
 
     with pytest.raises(ValueError, match="changed while they were measured"):
-        cached_features(Corners(), files, load_and_replace, tmp_path / "cache")
+        extract(Corners(), files, load_and_replace, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.features"))
 
 
 def test_failure_leaves_nothing_in_the_cache(files, tmp_path):
     files[4].write_bytes(b"no image")
     with pytest.raises(OSError, match="cannot identify image"):
-        cached_features(Corners(), files, load, tmp_path / "cache", batch_size=2)
+        extract(Corners(), files, load, tmp_path / "cache", batch_size=2)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_image_of_another_size_is_named(files):
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(files[4])
     with pytest.raises(ValueError, match=r"4\.png has shape \(1, 8, 9\), but .*0\.png has \(1, 8, 8\)"):
-        cached_features(Corners(), files, load, batch_size=2)
+        extract(Corners(), files, load, batch_size=2)
 
 
 def test_features_that_are_not_finite_are_named(files):
     extractor = Corners()
     extractor.extract = lambda image: 1 / (image[:, 0, ::7, ::7].flatten(1) - load(files[3])[0, 0, 0])
     with pytest.raises(ValueError, match=r"features of .*3\.png by corners are not finite"):
-        cached_features(extractor, files, load, batch_size=2)
+        extract(extractor, files, load, batch_size=2)
 
 
 def test_missing_file_is_named(files, tmp_path):
     with pytest.raises(ValueError, match=r"image .*no\.png cannot be read: No such file"):
-        cached_features(Corners(), [*files, tmp_path / "no.png"], load, tmp_path / "cache")
+        extract(Corners(), [*files, tmp_path / "no.png"], load, tmp_path / "cache")
 
 
 def test_no_files_are_refused():
     with pytest.raises(ValueError, match="there are no images"):
-        cached_features(Corners(), [], load)
+        extract(Corners(), [], load)
 
 
 def test_folder_that_cannot_be_written_is_one_sentence(files, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(ValueError, match="features cannot be kept in .*cache: .*Choose another cache_dir"):
-        cached_features(Corners(), files, load, tmp_path / "cache")
+        extract(Corners(), files, load, tmp_path / "cache")

@@ -5,11 +5,8 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from medfusion_monai.evaluation.metrics.fidelity import (
-    density_coverage,
-    improved_precision_recall,
-    measure_fidelity,
-)
+from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
+from medfusion_monai.evaluation.metrics.precision_recall import density_coverage, improved_precision_recall
 
 KEYS = {"fid", "kid", "precision", "recall", "density", "coverage"}
 

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from medfusion_monai.evaluation.metrics.fidelity import density_coverage, improved_precision_recall
 from medfusion_monai.evaluation.metrics.kid import kernel_figure
 from medfusion_monai.evaluation.metrics.neighbours import (
     nearest_neighbours,
@@ -11,6 +10,7 @@ from medfusion_monai.evaluation.metrics.neighbours import (
     neighbourhoods,
     squared_distances,
 )
+from medfusion_monai.evaluation.metrics.precision_recall import density_coverage, improved_precision_recall
 
 
 class LargestTensor(TorchDispatchMode):
