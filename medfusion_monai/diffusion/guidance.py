@@ -1,14 +1,32 @@
-"""Classifier-free guidance: a UNet and its labels as one denoiser."""
+"""Classifier-free guidance (Ho and Salimans 2022): dropped labels in training, two predictions in sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medfusion_monai.diffusion.denoiser import Denoiser
 from medfusion_monai.networks.unet import NO_LABEL
+
+
+def drop_labels(
+    labels: Tensor, sources: Sequence[np.random.Generator], probability: float, null_label: int = NO_LABEL
+) -> Tensor:
+    """Replace each sample's label by the null label with a given probability (Ho and Salimans 2022, algorithm 1).
+
+    The UNet thus also learns the prediction without a label, which ``guided_denoiser`` needs.
+
+    Args:
+        labels: (B,) integers, on the CPU.
+        sources: one generator per sample.
+        probability: of dropping a label.
+        null_label: stands for 'no label'.
+    """
+    keep = torch.tensor([source.random() for source in sources]) >= probability
+    return torch.where(keep, labels, null_label)
 
 
 def guided_denoiser(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medfusion_monai.diffusion.guidance import drop_labels
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
 from medfusion_monai.networks.unet import NO_LABEL
@@ -83,8 +84,8 @@ class DiffusionPrepareBatch:
         latents = self.autoencoder.normalize(posterior.sample(to_device(randn(shape, sources), device)))
         noise = to_device(randn(shape, sources), device)
         timesteps = torch.tensor([int(source.integers(self.schedule.num_train_timesteps)) for source in sources])
-        keep = torch.tensor([source.random() for source in sources]) >= self.label_dropout
-        labels = torch.where(keep, torch.as_tensor(batch["label"]).cpu(), self.null_label)
+        labels = torch.as_tensor(batch["label"]).cpu()
+        labels = drop_labels(labels, sources, self.label_dropout, self.null_label)
         timesteps, labels = to_device(timesteps, device), to_device(labels, device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         target = self.schedule.target(latents, noise, timesteps)

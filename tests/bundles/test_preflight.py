@@ -12,7 +12,7 @@ import torch
 
 from medfusion_monai.cli import main
 from medfusion_monai.runtime.errors import first_cause
-from medfusion_monai.training.preflight import disk
+from medfusion_monai.training.preflight import disk, training_checks
 from medfusion_monai.training.preflight import trial_step as memory
 from medfusion_monai.training.preflight.run_checks import PreflightError
 
@@ -155,16 +155,16 @@ def test_disk_that_is_too_small_is_refused_before_the_first_step(bundle, setting
 
 def test_trial_step_changes_nothing_of_the_training(bundle, settings, tmp_path, monkeypatch):
     tried, ends, states = [], [], []
-    try_step, try_steps = memory.try_step, memory.try_steps
+    try_step, check_memory = memory.try_step, memory.check_memory
 
     def watched(trainers):
         states.append(torch.random.get_rng_state())
-        words = try_steps(trainers)
+        words = check_memory(trainers)
         states.append(torch.random.get_rng_state())
         return words
 
     monkeypatch.setattr(memory, "try_step", lambda *arguments: tried.append(arguments[0].phase) or try_step(*arguments))
-    monkeypatch.setattr(memory, "try_steps", watched)
+    monkeypatch.setattr(training_checks, "check_memory", watched)
     for trial in (True, False):
         places = {"model_dir": str(tmp_path / f"{trial}"), "output_dir": str(tmp_path / f"{trial}")}
         bundle("train_autoencoder", **(settings | places | {"trial_step": trial, "adversarial_start": 1}))
@@ -178,12 +178,7 @@ def test_trial_step_changes_nothing_of_the_training(bundle, settings, tmp_path, 
 
 def test_phase_that_goes_on_is_not_tried_again(bundle, settings, monkeypatch):
     bundle("train_autoencoder", **(settings | {"trial_step": False}))
-    fresh_phases = []
-
-    def try_steps(trainers):
-        fresh_phases.append([trainer.phase for trainer in trainers])
-        return "1 GiB"
-
-    monkeypatch.setattr(memory, "try_steps", try_steps)
+    phases = []
+    monkeypatch.setattr(memory, "try_step", lambda trainer, free: phases.append(trainer.phase))
     bundle("train_autoencoder", **settings)
-    assert fresh_phases == [["diffusion"]]
+    assert phases == ["diffusion"]

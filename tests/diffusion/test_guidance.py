@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.guidance import drop_labels, guided_denoiser
 from medfusion_monai.networks.unet import NO_LABEL
 
 
@@ -66,3 +67,9 @@ def test_negative_label_0_is_a_label(network):
 def test_null_label_can_be_another_number(network):
     guided_denoiser(network, LABELS, 2.0, null_label=9)(LATENTS, TIMESTEPS)
     assert network.calls[0][2].tolist()[3:] == [9, 9, 9]
+
+
+@pytest.mark.parametrize(("probability", "labels"), [(0.0, [0, 1, 2]), (0.5, [7, 1, 2]), (0.9, [7, 7, 2])])
+def test_label_is_dropped_where_the_draw_of_its_sample_is_below_the_probability(probability, labels):
+    sources = [np.random.default_rng(seed) for seed in (3, 0, 4)]  # first draws: 0.086, 0.637, 0.943
+    assert drop_labels(LABELS, sources, probability, null_label=7).tolist() == labels

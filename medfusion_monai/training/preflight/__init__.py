@@ -1,4 +1,4 @@
-"""What is checked before the first step of a training, so that it does not fail after days."""
+"""Checks before the first step of a training, which would otherwise fail after days."""
 
 from medfusion_monai.training.preflight.run_checks import PreflightError
 from medfusion_monai.training.preflight.training_checks import TrainingChecks

@@ -1,4 +1,4 @@
-"""Whether there is room for what a run will write."""
+"""Whether the disks have room for what a run will write."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from medfusion_monai.runtime.files import in_words, nearest_existing
 
-COPIES = 3  # of a checkpoint: the newest, the one before, and the one that is being written
-ADAM = 2  # values that Adam keeps for each weight
+COPIES = 3  # of a checkpoint: the newest, the previous, and the one being written
+ADAM = 2  # values that Adam keeps per weight
 
 
 def check_disk(
@@ -23,21 +23,21 @@ def check_disk(
     discriminators: nn.Module | None = None,
     other: Mapping[str, int] | None = None,
 ) -> str:
-    """Compare what both phases will write with the free space of each disk, and give both in words.
+    """Compare what both phases will write with the free space of each disk, and return both in words.
 
-    Counted from the weights: a checkpoint has each weight, Adam's two values for it, and in phase two its average.
-    Files that are there already count as written.
+    A checkpoint holds each weight, Adam's two values for it and, in phase two, its average. Existing files are
+    subtracted.
 
     Args:
         ckpt_dir: folder of the checkpoints.
         model_dir: folder of the weights.
         autoencoder: network of phase one.
         unet: network of phase two.
-        discriminators: networks that are trained with the autoencoder.
-        other: bytes that will be written in other folders, e.g. pictures and latents.
+        discriminators: networks trained with the autoencoder.
+        other: bytes to be written in other folders, e.g. pictures and latents.
 
     Raises:
-        ValueError: naming the folders of a disk, the space needed and the space left.
+        ValueError: naming the folders on a full disk, the space needed and the space free.
     """
     first, second = num_bytes(autoencoder), num_bytes(unet)
     trained = first + (num_bytes(discriminators) if discriminators is not None else 0)
@@ -50,13 +50,14 @@ def check_disk(
     }
     needed: dict[Path, int] = defaultdict(int)
     for path, size in files.items():
-        needed[path.parent] += max(0, size - _size(path) - _size(path.with_name(f"{path.stem}.previous{path.suffix}")))
+        written = (path, path.with_name(f"{path.stem}.previous{path.suffix}"))
+        needed[path.parent] += max(0, size - sum(file.stat().st_size for file in written if file.is_file()))
     for folder, size in (other or {}).items():
         needed[Path(folder)] += size
     disks: dict[int, dict[Path, int]] = defaultdict(dict)
     for place, count in needed.items():
         disks[_disk_of(place)][place] = count
-    return "; ".join(_compared(disk) for disk in disks.values())
+    return "; ".join(_compare(disk) for disk in disks.values())
 
 
 def num_bytes(network: nn.Module) -> int:
@@ -65,38 +66,34 @@ def num_bytes(network: nn.Module) -> int:
 
 
 def pictures_bytes(image_size: Sequence[int], rows: int, epochs: int, per_row: int = 8) -> int:
-    """Return the most that pictures of validations take, as files and in TensorBoard."""
+    """Return the most bytes that the pictures of validations take, as files and in TensorBoard."""
     return 2 * epochs * rows * per_row * image_size[0] * image_size[1] * 3
 
 
 def latents_bytes(folder: str | Path, images: int, channels: int, size: Sequence[int], variants: int = 1) -> int:
-    """Return what a store of posteriors in 16 bits will still take.
+    """Return the bytes that a store of 16-bit posteriors still has to write.
 
     Args:
-        folder: where it will be; files that are there count as written.
-        images: of training and validation.
+        folder: of the store; existing files are subtracted.
+        images: number of images.
         channels: of the latents.
         size: height and width of the latents.
-        variants: entries of each image, 1 without flips.
+        variants: entries per image, 1 without flips.
     """
-    there = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    return max(0, images * variants * 2 * channels * size[0] * size[1] * 2 - there)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+    written = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    return max(0, images * variants * 2 * channels * size[0] * size[1] * 2 - written)
 
 
 def _disk_of(folder: Path) -> int:
     return nearest_existing(folder).stat().st_dev
 
 
-def _compared(disk: Mapping[Path, int]) -> str:
+def _compare(disk: Mapping[Path, int]) -> str:
     size, free = sum(disk.values()), shutil.disk_usage(nearest_existing(next(iter(disk)))).free
     if size > free:
         parts = ", ".join(f"{in_words(part)} in {folder}" for folder, part in disk.items())
         raise ValueError(
-            f"the run will write {in_words(size)} ({parts}), where {in_words(free)} are left: make room, or choose "
-            "another folder, e.g. by --output_dir and --model_dir"
+            f"the run will write {in_words(size)} ({parts}), but only {in_words(free)} are free: make room, or choose "
+            "another folder with --output_dir or --model_dir"
         )
     return f"the run will write {in_words(size)} at most, {in_words(free)} are free"

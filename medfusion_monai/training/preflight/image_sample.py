@@ -1,4 +1,4 @@
-"""Whether images can be read and fit the settings, by a sample of them."""
+"""Whether a sample of the images can be read and fits the settings."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def check_sample(
     unreadable: str = "stop",
     count: int = SAMPLE,
 ) -> str:
-    """Read images that are spread over a list and say how large they are.
+    """Read images spread evenly over a list and return their sizes, in words.
 
     Args:
         paths: the files.
-        channels: 1 or 3 that they must have.
-        image_size: height and width that they are brought to.
-        modalities: values of DICOM's Modality that are accepted.
-        unreadable: with ``skip`` images that cannot be read are counted only.
-        count: images to read, at most.
+        channels: 1 or 3, which they must have.
+        image_size: height and width of the training.
+        modalities: accepted values of DICOM's Modality.
+        unreadable: with ``skip``, unreadable images are only counted.
+        count: most images to read.
 
     Raises:
-        DataError: listing those that cannot be read; with ``skip`` if none can.
+        DataError: listing the unreadable images; with ``skip``, only if none can be read.
     """
     count = min(count, len(paths))
     chosen = [paths[round(index * (len(paths) - 1) / max(1, count - 1))] for index in range(count)]
@@ -42,10 +42,10 @@ def check_sample(
         except DataError as error:
             problems.append(str(error))
     if problems and (unreadable != "skip" or not sizes):
-        title = f"{len(problems)} of {len(sizes) + len(problems)} images that were tried cannot be used"
+        title = f"{len(problems)} of a sample of {count} images cannot be used"
         raise DataError(list_problems(title, problems) + "\nReplace or remove these files.")
     least, most = min(sizes), max(sizes)
     small = sum(height < image_size[0] or width < image_size[1] for height, width in sizes)
     words = f"{len(sizes)} of {len(paths)} read, {least[0]}x{least[1]} to {most[0]}x{most[1]} pixels"
     words += f", {small} smaller than image_size" if small else ""
-    return words + (f", {len(problems)} cannot be read and will be left out" if problems else "")
+    return words + (f", {len(problems)} cannot be read and will be skipped" if problems else "")

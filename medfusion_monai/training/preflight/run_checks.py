@@ -1,4 +1,4 @@
-"""Trying all checks of a run and reporting all problems at once."""
+"""Running all checks of a training and reporting all problems at once."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 from medfusion_monai.runtime.errors import first_cause, short_message
 
 NEEDS = {"networks": ("settings",), "room": ("machine", "settings", "data", "networks")}
-"""Parts of the checks that are left out where one of these had a problem, which would come back in other words."""
+"""Parts that are skipped after a problem in one of these, which they would only report again in other words."""
 
 
 class PreflightError(ValueError):
-    """Several problems that were found before the first step."""
+    """Several problems found before the first step."""
 
 
 class Check(NamedTuple):
-    """A check: it raises a ValueError, or says what it found.
+    """A check: raises a ValueError, or returns what it found.
 
     Attributes:
-        part: ``machine``, ``settings``, ``data``, ``networks`` or ``room``.
+        part: ``machine``, ``settings``, ``data``, ``networks`` or ``room`` (disk and memory).
         name: of the check.
         try_it: does the work.
     """
@@ -31,14 +31,14 @@ class Check(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of one check.
+    """The outcome of one check.
 
     Attributes:
-        part: of the checks.
+        part: of the check.
         name: of the check.
-        found: what it says if all is well.
-        error: what it raised.
-        left_out: whether it was not tried, since another problem comes first.
+        found: the text it returned, if any.
+        error: the error it raised.
+        left_out: whether it was skipped because of an earlier problem.
     """
 
     part: str
@@ -53,7 +53,7 @@ _collected: list[Outcome] | None = None
 
 @contextmanager
 def rehearsal() -> Iterator[list[Outcome]]:
-    """Have a run in this block try its checks and nothing else; yields the list to which their outcomes are added."""
+    """Limit runs in this block to their checks; yields the list that collects the outcomes."""
     global _collected
     _collected = []
     try:
@@ -63,21 +63,23 @@ def rehearsal() -> Iterator[list[Outcome]]:
 
 
 def is_rehearsal() -> bool:
-    """Whether the run is one of ``medfusion check``: it writes nothing and trains nothing."""
+    """Whether the run is one of ``medfusion check``, which writes and trains nothing."""
     return _collected is not None
 
 
 def check_all(checks: Sequence[Check]) -> None:
-    """Try every check.
+    """Run every check.
 
     Raises:
-        ValueError: the one problem that there is, as it was raised.
-        PreflightError: all of them, numbered, if there are more.
+        ValueError: the problem as it was raised, if there is only one.
+        PreflightError: all problems, numbered.
     """
-    outcomes = run_checks(checks, tell=is_rehearsal())
+    outcomes = run_checks(checks)
+    problems = problems_of(outcomes)
     if _collected is not None:
         _collected.extend(outcomes)
-    problems = problems_of(outcomes)
+    else:  # other errors are bugs, or follow from the problems of the user
+        problems = [error for error in problems if isinstance(error, ValueError)] or problems[:1]
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -85,35 +87,22 @@ def check_all(checks: Sequence[Check]) -> None:
         raise PreflightError("\n".join([f"{len(problems)} problems:", *numbered]))
 
 
-def run_checks(checks: Sequence[Check], tell: bool = False) -> list[Outcome]:
-    """Try every check, in order.
-
-    Args:
-        checks: those of a part stand together.
-        tell: whether errors that are none of the user's are outcomes as well; otherwise they are raised, unless a
-            problem that may be behind them was found.
-    """
+def run_checks(checks: Sequence[Check]) -> list[Outcome]:
+    """Run checks in order, skipping those that ``NEEDS`` a part with a problem."""
     outcomes: list[Outcome] = []
     failed: set[str] = set()
-    unexpected: list[BaseException] = []
     for check in checks:
         if failed.intersection(NEEDS.get(check.part, ())):
             outcomes.append(Outcome(check.part, check.name, left_out=True))
             continue
-        outcome = try_check(check)
-        if outcome.error is not None:
+        outcomes.append(try_check(check))
+        if outcomes[-1].error is not None:
             failed.add(check.part)
-            if not (tell or isinstance(outcome.error, ValueError)):
-                unexpected.append(outcome.error)
-                continue
-        outcomes.append(outcome)
-    if unexpected and not problems_of(outcomes):
-        raise unexpected[0]
     return outcomes
 
 
 def try_check(check: Check) -> Outcome:
-    """Try a check; whatever it raises is its outcome."""
+    """Run one check and catch any error."""
     try:
         found = check.try_it()
     except Exception as error:
@@ -122,6 +111,9 @@ def try_check(check: Check) -> Outcome:
 
 
 def problems_of(outcomes: Sequence[Outcome]) -> list[BaseException]:
-    """Return the errors, those that say the same once."""
-    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
-    return list({short_message(error): error for error in reversed(errors)}.values())[::-1]
+    """Return the errors, one per message."""
+    errors: dict[str, BaseException] = {}
+    for outcome in outcomes:
+        if outcome.error is not None:
+            errors.setdefault(short_message(outcome.error), outcome.error)
+    return list(errors.values())

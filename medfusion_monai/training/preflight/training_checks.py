@@ -1,4 +1,4 @@
-"""What is checked before the first step of a training, by the run itself and by ``medfusion check``."""
+"""The checks before the first step of a training, for the run itself and for ``medfusion check``."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 
 class TrainingChecks:
-    """All that can be checked before hours are spent, in two steps: settings and data first, then what needs networks.
+    """Checks settings and data of a training, then what depends on its networks.
 
-    Both phases are checked before the first one begins, so that none fails after the other has run for days.
+    Both phases are checked before the first one begins, so that the second cannot fail after days.
 
     Args:
         run: what both phases share.
@@ -58,7 +58,7 @@ class TrainingChecks:
         """Check machine, settings and data.
 
         Raises:
-            ValueError: the problem, or all of them.
+            ValueError: one problem, or all of them.
         """
         run, images = self.run, self.images
         check_all(
@@ -67,7 +67,14 @@ class TrainingChecks:
                 Check("machine", "device", lambda: check_device(run.device)),
                 Check("settings", "image_size", lambda: check_image_size(images.image_size, images.downsampling)),
                 Check("settings", "choices", images.check_choices),
-                *(Check("settings", f"{name}_steps", partial(self._check_steps, name)) for name in self.phases),
+                *(
+                    Check(
+                        "settings",
+                        f"{name}_steps",
+                        partial(check_steps, name, phase["steps"], phase["val_interval"], run.val_interval),
+                    )
+                    for name, phase in self.phases.items()
+                ),
                 Check("settings", "seed", lambda: check_counts(0, seed=run.seed)),
                 Check("settings", "counts", self._check_counts),
                 Check("settings", "switches", self._check_switches),
@@ -85,36 +92,23 @@ class TrainingChecks:
     def check_networks(
         self, network: Medfusion, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining
     ) -> None:
-        """Check room on the disks and in memory, by the networks and trainers of both phases.
+        """Check disks and memory, given the networks and trainers of both phases.
 
         Raises:
-            ValueError: the problem, or all of them.
+            ValueError: one problem, or all of them.
         """
+        trainers = [autoencoder, diffusion]
         check_all(
             [
                 Check("networks", "networks", lambda: None),
                 Check("data", "latents", lambda: refuse_unwritable(diffusion.latent_folders)),
                 Check("room", "disk", lambda: self._check_disk(network, autoencoder, diffusion)),
-                Check("room", "memory", lambda: self._check_memory(autoencoder, diffusion)),
+                Check("room", "memory", lambda: check_memory(trainers) if self.run.trial_step else "not tried"),
             ]
         )
 
-    def _check_steps(self, phase: str) -> None:
-        settings = self.phases[phase]
-        check_steps(phase, settings["steps"], settings["val_interval"], self.run.val_interval)
-
-    def _check_sample(self) -> str:
-        images = self.images
-        if images.check_files and not is_rehearsal():
-            return "all images are read before the first step"
-        return check_sample([item["image"] for item in images.training + images.validation], **images.reading)
-
-    def _check_folders(self) -> None:
-        refuse_used(self.run.folders)
-        refuse_unwritable(self.run.folders)
-
     def _check_counts(self) -> None:
-        batch_sizes = {f"{phase}_batch_size": settings["batch_size"] for phase, settings in self.phases.items()}
+        batch_sizes = {f"{name}_batch_size": phase["batch_size"] for name, phase in self.phases.items()}
         check_counts(val_images=self.images.val_images, log_interval=self.run.log_interval, **batch_sizes)
         check_optional_counts(checkpoint_interval=self.run.checkpoint_interval)
         if self.run.workers != "auto":
@@ -126,19 +120,25 @@ class TrainingChecks:
         switches = {"resume": run.resume, "compile": run.compile, "trial_step": run.trial_step}
         check_bool(**switches, check_files=self.images.check_files)
 
+    def _check_sample(self) -> str:
+        images = self.images
+        if images.check_files and not is_rehearsal():
+            return "all images are read before the first step"
+        return check_sample([item["image"] for item in images.training + images.validation], **images.reading)
+
+    def _check_folders(self) -> None:
+        refuse_used(self.run.folders)
+        refuse_unwritable(self.run.folders)
+
     def _check_disk(self, network: Medfusion, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining) -> str:
-        size, run = self.images.image_size, self.run
-        pictures = pictures_bytes(size, 3, autoencoder.state.max_epochs or 0)
-        pictures += pictures_bytes(size, len(self.images.class_names), diffusion.state.max_epochs or 0)
+        run, images = self.run, self.images
+        pictures = pictures_bytes(images.image_size, 3, autoencoder.state.max_epochs or 0)
+        pictures += pictures_bytes(images.image_size, len(images.class_names), diffusion.state.max_epochs or 0)
         other = {str(run.output_dir): pictures}
-        for folder, count in zip(
-            diffusion.latent_folders, (len(self.images.training), len(self.images.validation)), strict=False
-        ):
-            channels, *sides = network.latent_shape
+        channels, *sides = network.latent_shape
+        counts = (len(images.training), len(images.validation))
+        for folder, count in zip(diffusion.latent_folders, counts, strict=False):  # no folders without a cache
             other[str(folder)] = latents_bytes(folder, count, channels, sides, 1 + len(diffusion.dataset.flips))
         return check_disk(
             run.ckpt_dir, run.model_dir, network.autoencoder, network.unet, autoencoder.adversarial, other
         )
-
-    def _check_memory(self, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining) -> str:
-        return check_memory([autoencoder, diffusion]) if self.run.trial_step else "not tried"

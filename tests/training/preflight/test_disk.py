@@ -10,7 +10,7 @@ from medfusion_monai.training.preflight.disk import check_disk, latents_bytes, p
 
 
 def networks(kib):
-    """Give networks of as many times 16 * 16 values of 4 bytes."""
+    """Return networks of this many KiB: 16 * 16 values of 4 bytes each."""
     return nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(kib))
 
 
@@ -33,25 +33,25 @@ def test_what_both_phases_write_is_counted_from_their_weights(check):
     assert check(NEEDED) == f"the run will write {NEEDED} KiB at most, {NEEDED} KiB are free"
 
 
-def test_disk_that_is_too_small_is_refused_with_both_sizes(check, tmp_path):
+def test_disk_without_enough_room_is_refused_with_both_sizes(check, tmp_path):
     words = f"the run will write {NEEDED} KiB (62 KiB in {tmp_path}/runs/checkpoints, 7 KiB in {tmp_path}/models)"
     with pytest.raises(ValueError, match="make room") as caught:
         check(NEEDED - 1)
-    assert str(caught.value).startswith(f"{words}, where {NEEDED - 1} KiB are left: make room, or choose another")
+    assert str(caught.value).startswith(f"{words}, but only {NEEDED - 1} KiB are free: make room, or choose another")
 
 
 def test_other_files_count_as_well(check, tmp_path):
     assert f"write {NEEDED + 5} KiB" in check(1000, other={str(tmp_path / "runs"): 5 * 1024})
 
 
-def test_files_that_are_there_already_are_written(check, tmp_path):
+def test_existing_files_are_subtracted(check, tmp_path):
     (tmp_path / "runs" / "checkpoints").mkdir(parents=True)
     for name in ("autoencoder_training.pt", "autoencoder_training.previous.pt"):
         (tmp_path / "runs" / "checkpoints" / name).write_bytes(bytes(12 * 1024))
     assert f"write {NEEDED - 24} KiB" in check(1000)
 
 
-def test_disks_are_compared_each_for_itself(check, monkeypatch):
+def test_each_disk_is_compared_on_its_own(check, monkeypatch):
     monkeypatch.setattr(disk, "_disk_of", lambda folder: folder.name)
     both = "the run will write 62 KiB at most, 62 KiB are free; the run will write 7 KiB at most, 62 KiB are free"
     assert check(62) == both
@@ -61,7 +61,7 @@ def test_pictures_are_counted_twice_as_file_and_in_tensorboard():
     assert pictures_bytes([10, 20], rows=3, epochs=5, per_row=8) == 2 * 5 * 3 * 8 * 10 * 20 * 3
 
 
-def test_latents_take_two_values_of_two_bytes_less_what_is_there(tmp_path):
+def test_latents_take_two_values_of_two_bytes_less_existing_files(tmp_path):
     assert latents_bytes(tmp_path / "none", images=10, channels=8, size=[4, 6], variants=3) == 10 * 3 * 16 * 24 * 2
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "moments.npy").write_bytes(bytes(100))

@@ -1,4 +1,4 @@
-"""Checks of a config: all are tried, all problems are told."""
+"""Checks of a config: all run, all problems are reported."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def refuse(text, kind=OwnError):
 
 
 def checks_of(**parts):
-    """Checks of parts, each by name: a value that it says, or a function that raises."""
+    """Checks of parts, each by name: a value to return, or a function that raises."""
     made = []
     for part, checks in parts.items():
         made += [Check(part, name, what if callable(what) else lambda what=what: what) for name, what in checks.items()]
@@ -42,7 +42,7 @@ def raised(**parts):
     return caught.value
 
 
-def test_config_without_problems_goes_on():
+def test_config_without_problems_passes():
     check_all(checks_of(settings={"size": 1, "seed": None}))
 
 
@@ -52,13 +52,13 @@ def test_one_problem_comes_as_it_was_raised():
     assert str(error) == "too small"
 
 
-def test_all_problems_are_told_at_once_and_numbered():
+def test_all_problems_are_reported_at_once_and_numbered():
     error = raised(settings={"a": no("first"), "b": no("second")}, data={"c": no("third")})
     assert type(error) is PreflightError
     assert str(error) == "3 problems:\n1. first\n2. second\n3. third"
 
 
-def test_same_problem_of_two_checks_is_told_once():
+def test_same_problem_of_two_checks_is_reported_once():
     assert str(raised(data={"training": no("no folder"), "validation": no("no folder")})) == "no folder"
 
 
@@ -75,25 +75,26 @@ def test_networks_are_not_built_with_bad_settings_only(part, left_out):
     assert outcomes[-1].left_out == left_out
 
 
-def test_error_that_is_none_of_the_users_is_raised_as_it_is():
+def test_error_that_is_not_the_users_is_raised_as_it_is():
     assert isinstance(raised(settings={"a": divide}), ZeroDivisionError)
 
 
-def test_error_that_follows_from_a_problem_is_not_told():
+def test_error_that_follows_from_a_problem_is_not_reported():
     assert str(raised(settings={"a": divide, "b": no("no number")})) == "no number"
 
 
-def test_errors_of_all_kinds_are_outcomes_where_all_is_to_be_told():
-    outcomes = run_checks(checks_of(settings={"a": divide, "b": no("no number")}), tell=True)
+def test_errors_of_all_kinds_are_outcomes_of_a_rehearsal():
+    with rehearsal() as outcomes, pytest.raises(PreflightError, match="2 problems"):
+        check_all(checks_of(settings={"a": divide, "b": no("no number")}))
     assert [str(outcome.error) for outcome in outcomes] == ["division by zero", "no number"]
 
 
-def test_what_a_check_says_is_kept():
+def test_text_that_a_check_returns_is_kept():
     (outcome,) = run_checks(checks_of(machine={"device": "cpu, 2 cores"}))
     assert (outcome.part, outcome.name, outcome.found, outcome.error) == ("machine", "device", "cpu, 2 cores", None)
 
 
-def test_rehearsal_collects_what_came_of_each_check_and_ends_at_a_problem():
+def test_rehearsal_collects_all_outcomes_and_ends_at_a_problem():
     assert not is_rehearsal()
     with rehearsal() as outcomes:
         assert is_rehearsal()
