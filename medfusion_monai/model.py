@@ -166,6 +166,11 @@ class Model:
         return self.info.get("class_shares")
 
     @property
+    def trained_on(self) -> str | None:
+        """The ``fingerprint`` of the training images; None if unknown."""
+        return self.info.get("training", {}).get("images")
+
+    @property
     def device(self) -> torch.device:
         """Device of the network."""
         return next(self.network.parameters()).device

@@ -56,6 +56,7 @@ class CopyGuard:
         size: height and width of the images behind the fingerprints; others are resized to it, because a sharper image
             has another fingerprint.
         flips: key of ``FLIPS``: how a copy may be mirrored.
+        trained_on: ``fingerprint`` of the list of training images.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class CopyGuard:
         calibration: Calibration,
         size: Sequence[int],
         flips: str = "horizontal",
+        trained_on: str | None = None,
     ) -> None:
+        self.trained_on = trained_on
         self.fine = {"training": training, "held_out": held_out}
         self.calibration, self.size, self.flips = calibration, [int(side) for side in size], flips
         # Queries belong to none of these patients, so each image counts as a patient of its own.
@@ -90,7 +93,8 @@ class CopyGuard:
 
     def save(self, folder: str | Path) -> Path:
         """Write ``copy_guard.npz`` into a folder and return its path."""
-        facts = json.dumps({"format": _FORMAT, "flips": self.flips, "size": self.size, **self.calibration._asdict()})
+        own = {"flips": self.flips, "size": self.size, "trained_on": self.trained_on}
+        facts = json.dumps({"format": _FORMAT, **own, **self.calibration._asdict()})
         arrays = {name: fine.numpy() for name, fine in self.fine.items()}
         path = Path(folder) / GUARD_NAME
         body = io.BytesIO()
@@ -100,14 +104,18 @@ class CopyGuard:
         return path
 
 
-def load_guard(path: str | Path | None) -> CopyGuard | None:
+def load_guard(
+    path: str | Path | None, trained_on: str | None = None, size: Sequence[int] | None = None
+) -> CopyGuard | None:
     """Read a guard.
 
     Args:
         path: the folder of an audit, or its ``copy_guard.npz``; None for no guard.
+        trained_on: ``fingerprint`` of the images that the model was trained on; None if it is unknown.
+        size: height and width of the images to judge; None for any.
 
     Raises:
-        GuardError: if it is missing, damaged or of another version.
+        GuardError: if it is missing, damaged, of another version, of other training images, or of another size.
     """
     if path is None:
         return None
@@ -124,7 +132,18 @@ def load_guard(path: str | Path | None) -> CopyGuard | None:
         raise GuardError(f"{path} is damaged or of another version: {facts.get('format')!r}. {advice}")
     calibration = Calibration(facts["threshold"], facts["rate"], facts["held_out"])
     prints = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return CopyGuard(prints["training"], prints["held_out"], calibration, facts["size"], facts["flips"])
+    if None not in (trained_on, facts["trained_on"]) and trained_on != facts["trained_on"]:
+        raise GuardError(
+            f"{path} guards other training images than those of the model (fingerprint {facts['trained_on']}, "
+            f"model.json has {trained_on}): name the folder of an audit of this model"
+        )
+    if size is not None and list(size) != facts["size"]:
+        raise GuardError(
+            f"{path} was made for images of {facts['size']}, height and width, but {list(size)} are sampled: sample at "
+            "the size of the audit, or audit images of this size"
+        )
+    own = (calibration, facts["size"], facts["flips"], facts["trained_on"])
+    return CopyGuard(prints["training"], prints["held_out"], *own)
 
 
 def guard_sha256(path: str | Path | None) -> str:

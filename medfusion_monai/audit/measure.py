@@ -89,7 +89,12 @@ def _some(matches: Matches, chosen: Tensor) -> Matches:
 
 
 def make_guard(
-    training: Prints, held_out: Prints, copies: Copies | None, size: Sequence[int], flips: str
+    training: Prints,
+    held_out: Prints,
+    copies: Copies | None,
+    size: Sequence[int],
+    flips: str,
+    trained_on: str | None = None,
 ) -> CopyGuard | None:
     """Make the filter for sampling, which compares pixels and structure only.
 
@@ -99,6 +104,7 @@ def make_guard(
         copies: of ``find_copies``, with the same flips.
         size: height and width of the images.
         flips: key of ``FLIPS``.
+        trained_on: ``fingerprint`` of the training images.
 
     Returns:
         The guard; None if there are too few held-out images.
@@ -110,7 +116,7 @@ def make_guard(
     scores = copies.held_out.scores
     if len(copies.measures) > len(JUDGES):
         scores = Matcher(known, seen, flips).match(seen).scores
-    return CopyGuard(known.fine, seen.fine, calibrate(scores), size, flips)
+    return CopyGuard(known.fine, seen.fine, calibrate(scores), size, flips, trained_on)
 
 
 def copy_rows(

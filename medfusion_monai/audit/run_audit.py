@@ -37,8 +37,8 @@ from medfusion_monai.audit.sets import (
     take_prints,
 )
 from medfusion_monai.data.datalist import DATALIST_NAME, find_datalist
+from medfusion_monai.data.pixels import PIXELS, fingerprint
 from medfusion_monai.data.training.latent_identity import describe_transforms
-from medfusion_monai.data.training.stream import fingerprint
 from medfusion_monai.evaluation.image_form import ImageFacts, common_form, content_sha256, inspect_set
 from medfusion_monai.evaluation.image_set import open_image_set
 from medfusion_monai.evaluation.metrics.feature_cache import Extraction
@@ -91,13 +91,14 @@ class Audit:
         if settings.features == LATENTS and model is None:
             raise ValueError(f"features={LATENTS} {NEEDS_MODEL}")
         self.model, self.dataset_dir, self.output = model, dataset_dir, Path(output)
+        for name in ("audit.json", GUARD_NAME):  # an earlier result must not be mistaken for that of a refused audit
+            (self.output / name).unlink(missing_ok=True)
         self.weights_sha256 = None if model is None else _weights_sha256(model)
         names = model.class_names if model else None
         self.real: dict[str, RealImages] = {
             "training": open_training(dataset_dir, names),
             "held-out": open_held_out(dataset_dir, names),
         }
-        self._check_training_images()
         self.samples = open_image_set("generated", samples_dir)
         refuse_inside(output, {"generated": samples_dir})
         use_folders([output])
@@ -138,12 +139,10 @@ class Audit:
         if copies and self.settings.pictures:
             picture, caption = closest_picture(copies, training, held_out, generated)
             self.draft.add_picture("closest.png", picture, "Closest pairs", caption)
-        guard = make_guard(training.prints, held_out.prints, copies, training.stack([0]).shape[-2:], flips)
+        guard = make_guard(training.prints, held_out.prints, copies, training.stack([0]).shape[-2:], flips, self._found)
         if guard is not None:
             self.draft.note("checksums", **{GUARD_NAME: file_sha256(guard.save(self.output))})
             results["audit"]["guard"] = guard.calibration._asdict()
-        else:
-            (self.output / GUARD_NAME).unlink(missing_ok=True)  # an earlier guard would be mistaken for this audit's
         self._note_sources()
         self.draft.add_warnings(*audit_warnings(results))
         return self.draft.write(self.output, "audit")
@@ -151,7 +150,7 @@ class Audit:
     def _note_sources(self) -> None:
         """Record data set and weights, and warn if nothing states which images the model was trained on."""
         datalist = find_datalist(self.dataset_dir)
-        self.draft.note("checksums", **{DATALIST_NAME: file_sha256(datalist)})
+        self.draft.note("checksums", **{DATALIST_NAME: file_sha256(datalist), "training images": self._found})
         if self.weights_sha256 is not None:
             self.draft.note("checksums", **{"model.pt": self.weights_sha256})
         if self._trained_on is None:
@@ -159,18 +158,23 @@ class Audit:
 
     @property
     def _trained_on(self) -> str | None:
-        """The ``fingerprint`` of the images that the model was trained on; None if unknown."""
-        return self.model.info.get("training", {}).get("images") if self.model else None
+        return self.model.trained_on if self.model else None
 
-    def _check_training_images(self) -> None:
-        """Raise an AuditError if the model was trained on other images than those of the data set."""
-        found = fingerprint(self.real["training"].images.items)
+    def _identify(self, facts: Sequence[ImageFacts]) -> str:
+        """Return the ``fingerprint`` of the training images.
+
+        Raises:
+            AuditError: if the model was trained on other images than those of the data set.
+        """
+        items = self.real["training"].images.items
+        found = fingerprint([{**item, PIXELS: fact.digest} for item, fact in zip(items, facts, strict=True)])
         if self._trained_on not in (None, found):
             raise AuditError(
                 f"{self.dataset_dir}: the model was trained on other images, or with other labels, than those of "
                 f"split 'training' (fingerprint {found}; model.json has {self._trained_on}).\n"
                 f"No audit: {NO_CONCLUSION}."
             )
+        return found
 
     @property
     def class_names(self) -> list[str]:
@@ -186,6 +190,7 @@ class Audit:
         """
         images = {"generated": self.samples, **{name: each.images for name, each in self.real.items()}}
         facts = from_first(lambda: {name: inspect_set(each) for name, each in images.items()})
+        self._found = self._identify(facts["training"])
         load, form = self._form({name: each for name, each in facts.items() if each})
         numbers = self._patient_numbers()
         axes = FLIPS[self.settings.flips]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medfusion_monai.data.pixels import PIXELS, refuse_repeats
 from medfusion_monai.data.preparing.splits import SPLITS, DataError, split_by_patient
 from medfusion_monai.data.training.class_shares import true_shares
 from medfusion_monai.runtime.files import look_at_all, make_folders, renamed_when_whole
@@ -41,7 +42,8 @@ def read_datalist(
         class_names: class names expected by the caller, in label order; None takes the datalist's own.
 
     Returns:
-        Items with ``image`` (absolute path), ``label`` (int) and ``patient`` (str; an entry without one is its own
+        Items with ``image`` (absolute path), ``label`` (int), ``pixels`` (checksum, where the datalist records it) and
+        ``patient`` (str; an entry without one is its own
         patient).
 
     Raises:
@@ -62,6 +64,7 @@ def read_datalist(
     folder = path.parent
     items = [_checked_item(path, f"{split}[{index}]", entry, names) for index, entry in enumerate(entries)]
     _refuse_shared_patients(path, document)
+    _refuse_repeats(path, document, names)
     for item in items:
         item["image"] = os.path.normpath(os.path.join(folder, item["image"]))
     _refuse_missing_files(path, split, [item["image"] for item in items])
@@ -118,7 +121,12 @@ def make_datalist(
     shares = true_shares(labels, len(class_names)) if labels else [0.0] * len(class_names)
     entries = {
         name: [
-            {"image": _posix(item["image"]), "label": int(item["label"]), "patient": str(item["patient"])}
+            {
+                "image": _posix(item["image"]),
+                "label": int(item["label"]),
+                "patient": str(item["patient"]),
+                **({PIXELS: item[PIXELS]} if PIXELS in item else {}),
+            }
             for item in items
         ]
         for name, items in parts.items()
@@ -194,6 +202,8 @@ def save_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> 
 def refuse_other_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
     """Raise if writing a document would replace a different datalist.
 
+    Checksums of pixels are compared where the document has them.
+
     Raises:
         DataError: if the file exists and differs.
     """
@@ -201,14 +211,25 @@ def refuse_other_datalist(path: str | os.PathLike[str], document: Mapping[str, A
     if not os.path.exists(path):
         return
     try:
-        same = json.loads(path.read_text(encoding="utf-8")) == document
-    except (OSError, ValueError):
+        same = _without_unknown(json.loads(path.read_text(encoding="utf-8")), document) == document
+    except (OSError, ValueError, TypeError, AttributeError):
         same = False
     if not same:
         raise DataError(
             f"{path}: exists and differs from the new datalist. Choose another --output, or replace it with "
             "--overwrite."
         )
+
+
+def _without_unknown(existing: dict[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an existing datalist without checksums if a new one has none."""
+    if any(PIXELS in item for name in (*SPLITS, REFERENCE) for item in document.get(name, [])):
+        return existing
+    parts = {name: existing[name] for name in (*SPLITS, REFERENCE) if name in existing}
+    return {
+        **existing,
+        **{name: [{k: v for k, v in item.items() if k != PIXELS} for item in items] for name, items in parts.items()},
+    }
 
 
 def missing_files(paths: Sequence[str]) -> list[str]:
@@ -270,7 +291,14 @@ def _checked_item(path: Path, place: str, entry: Any, names: Sequence[str] | Non
             f"{path}: {place} ({entry['image']}) has label {label}, outside the classes "
             f"{'0, 1, ...' if names is None else dict(enumerate(names))}. Correct the label, or list all classes."
         )
-    return {"image": entry["image"], "label": label, "patient": _patient(entry)}
+    pixels = entry.get(PIXELS)
+    if pixels is not None and not isinstance(pixels, str):
+        raise DataError(
+            f"{path}: {place} ({entry['image']}) has {PIXELS} {pixels!r}: it must be the checksum that `medfusion "
+            "prepare` writes. Remove it, or prepare the data again."
+        )
+    item = {"image": entry["image"], "label": label, "patient": _patient(entry)}
+    return item if pixels is None else {**item, PIXELS: pixels}
 
 
 def _patient(entry: Mapping[str, Any]) -> str:
@@ -299,6 +327,18 @@ def _refuse_shared_patients(path: Path, document: Mapping[str, Any]) -> None:
             f"{path}: {len(shared)} patient(s) are in two splits, first '{patient}' in {first} and {second}. "
             "Split by patient, as `medfusion prepare` does with --patient-column."
         )
+
+
+def _refuse_repeats(path: Path, document: Mapping[str, Any], names: Sequence[str] | None) -> None:
+    """Raise if images whose checksums the datalist records are equal, but in two splits or under two labels."""
+    complete = {
+        name: [entry for entry in document.get(name) or [] if {"image", "label"} <= entry.keys()] for name in SPLITS
+    }
+    labels = [entry["label"] for entries in complete.values() for entry in entries]
+    try:
+        refuse_repeats(complete, names or {label: str(label) for label in labels})
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _refuse_missing_files(path: Path, split: str, images: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.values import check_counts
 from medfusion_monai.sampling.plan import sampling_plan
 from medfusion_monai.weights import pretrained
+from medfusion_monai.weights.model_info import read_model_info
 
 logger = logging.getLogger(__name__)
 
@@ -291,6 +292,9 @@ class Evaluation:
         self.images.refuse_changed()
         datalist = find_datalist(self.images.dataset_dir)
         self.draft.note("checksums", **{"model.pt": file_sha256(model_file), datalist.name: file_sha256(datalist)})
+        trained_on = (read_model_info(model_file) or {}).get("training", {}).get("images")
+        if trained_on:
+            self.draft.note("checksums", **{"training images": trained_on})
         results = self.draft.write(self.output_dir)
         logger.info("the report is %s", self.output_dir / "report.html")
         return results

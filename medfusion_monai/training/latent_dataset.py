@@ -9,11 +9,12 @@ import torch
 from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset
 
+from medfusion_monai.data.pixels import ordered_fingerprint
 from medfusion_monai.data.reading.transforms import form_of
 from medfusion_monai.data.training.flips import FlippedDataset, check_flips, for_each_variant
 from medfusion_monai.data.training.latent_store import LatentStore
 from medfusion_monai.data.training.readable import ReadableDataset
-from medfusion_monai.data.training.stream import SeededDataset, fingerprint
+from medfusion_monai.data.training.stream import SeededDataset
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.training.latent_encoding import cached_latents
 from medfusion_monai.training.run import TrainingRun
@@ -132,8 +133,8 @@ class LatentDataset(Dataset):
         return {
             "seed": run.seed,
             "epochs_per_validation": run.val_interval,
-            "training_images": images.fingerprint,
-            "val_images": f"{len(images.validation)}, {fingerprint(images.validation)}",
+            "training_images": ordered_fingerprint(images.training),
+            "val_images": f"{len(images.validation)}, {ordered_fingerprint(images.validation)}",
             "class_names": images.class_names,
             "class_shares": images.class_shares,
             "image_size": images.image_size,

@@ -185,6 +185,7 @@ class TrainingRun:
         use_folders(self.folders)
         if images.check_files:
             check_readable(read, images.class_names, distributed.from_first)
+        images.identify()
 
     def finish(self) -> None:
         """Close what ``start`` and the phases opened."""

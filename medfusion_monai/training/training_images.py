@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from medfusion_monai.data.datalist import read_datalist
+from medfusion_monai.data.pixels import digests_of, fingerprint, record_digests, refuse_repeats
 from medfusion_monai.data.reading.transforms import read_and_resize
 from medfusion_monai.data.training.class_shares import parse_class_shares, training_shares
 from medfusion_monai.data.training.readable import check_policy
-from medfusion_monai.data.training.stream import fingerprint
+from medfusion_monai.runtime.distributed import from_first
 
 Item = dict[str, Any]
 
@@ -84,8 +85,18 @@ class TrainingImages:
 
     @property
     def fingerprint(self) -> str:
-        """Digits that tell one list of training images from another."""
+        """Digits that identify the training images by their pixels."""
         return fingerprint(self.training)
+
+    def identify(self) -> None:
+        """Take the checksums of the images' pixels that neither the datalist records nor a check has taken.
+
+        Raises:
+            DataError: if images with equal pixels are in both splits or have two labels.
+        """
+        for items in (self.training, self.validation):
+            record_digests(items, from_first(partial(digests_of, items)))
+        refuse_repeats({"training": self.training, "validation": self.validation}, self.class_names)
 
     @property
     def reading(self) -> dict[str, Any]:

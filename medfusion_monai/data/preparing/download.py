@@ -18,6 +18,8 @@ from medfusion_monai.data.datalist import (
     refuse_other_datalist,
     save_datalist,
 )
+from medfusion_monai.data.pixels import record_digests
+from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
 from medfusion_monai.data.preparing.splits import DataError, split_around_test, split_by_patient
 from medfusion_monai.data.reading.images import check_images, list_problems
 from medfusion_monai.runtime.files import refuse_unwritable
@@ -71,7 +73,8 @@ def write_download(
         seed: seed of the splits and the reference batch.
         overwrite: replace a different datalist.
         allow_missing: leave out missing images instead of raising.
-        check: decode every image before writing.
+        check: decode every image before writing, record the checksums of their pixels, and keep patients with equal
+            images in one split.
 
     Returns:
         The datalist that was written.
@@ -90,6 +93,25 @@ def write_download(
     way = os.path.relpath(os.path.realpath(download.folder), os.path.realpath(output))
     start = "" if way == os.curdir else f"{way}/"
     records = [{**record, "image": start + record["image"]} for record in records]
+    document = _datalist(download, records, missing, fractions, seed)  # problems are reported before long decoding
+    if not overwrite:
+        refuse_other_datalist(output / DATALIST_NAME, document)
+    if check:
+        digests = check_images(images, download.channels)
+        record_digests(records, [digests[path] for path in images])
+        groups = find_duplicates(records)
+        refuse_contradictions(groups, download.class_names)
+        link_patients(records, groups)
+        document = _datalist(download, records, missing, fractions, seed)
+        if not overwrite:
+            refuse_other_datalist(output / DATALIST_NAME, document)
+    save_datalist(output / DATALIST_NAME, document)
+    return document
+
+
+def _datalist(
+    download: Download, records: list[Record], missing: int, fractions: Sequence[float], seed: int
+) -> dict[str, Any]:
     test = [record for record in records if record.get("test")]
     rest = [record for record in records if not record.get("test")]
     own_test = any(record.get("test") for record in download.records)
@@ -103,13 +125,7 @@ def write_download(
         **download.counts,
         **({"missing": missing} if missing else {}),
     }
-    document = make_datalist(splits, download.class_names, download.source, seed, reference=reference, counts=counts)
-    if not overwrite:
-        refuse_other_datalist(output / DATALIST_NAME, document)
-    if check:
-        check_images(images, download.channels)
-    save_datalist(output / DATALIST_NAME, document)
-    return document
+    return make_datalist(splits, download.class_names, download.source, seed, reference=reference, counts=counts)
 
 
 def draw_reference(records: Sequence[Record], num_classes: int, size: int, seed: int) -> list[Record]:

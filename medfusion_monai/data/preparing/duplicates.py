@@ -14,31 +14,32 @@ from medfusion_monai.data.reading.images import list_problems
 logger = logging.getLogger(__name__)
 
 
-def find_duplicates(records: Sequence[dict[str, Any]], digests: Mapping[str, str]) -> list[list[dict[str, Any]]]:
-    """Return the groups of records with equal digests, each sorted by image.
+def find_duplicates(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the groups of records with equal pixels, each sorted by image.
 
     Args:
-        records: mappings with ``image``, a path.
-        digests: digests of the pixels by path, from ``inspect_images``. Resized, cropped, rotated or recompressed
-            copies have other digests.
+        records: mappings with ``image``, a path, and ``pixels``, the ``pixel_digest`` of the image. Resized, cropped,
+            rotated or recompressed copies have other digests.
     """
     groups = defaultdict(list)
     for record in sorted(records, key=lambda record: os.fspath(record["image"])):
-        groups[digests[os.fspath(record["image"])]].append(record)
+        groups[record["pixels"]].append(record)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def refuse_contradictions(groups: Sequence[Sequence[Mapping[str, Any]]], class_names: Sequence[str]) -> None:
+def refuse_contradictions(
+    groups: Sequence[Sequence[Mapping[str, Any]]], class_names: Sequence[str] | Mapping[int, str]
+) -> None:
     """Raise if equal images have different labels or given splits.
 
     Args:
         groups: from :func:`find_duplicates`.
-        class_names: in label order.
+        class_names: names by label.
 
     Raises:
         DataError: with the first ten such groups.
     """
-    for key, what in (("label", "labels"), ("split", "given splits")):
+    for key, what in (("label", "labels"), ("split", "splits")):
         odd = [group for group in groups if len({record.get(key) for record in group}) > 1]
         if odd:
             lines = [

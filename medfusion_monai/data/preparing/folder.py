@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medfusion_monai.data.datalist import DATALIST_NAME, make_datalist, refuse_other_datalist, save_datalist
+from medfusion_monai.data.pixels import PIXELS
 from medfusion_monai.data.preparing.class_folders import records_of_subfolders, refuse_output_among_classes
 from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
 from medfusion_monai.data.preparing.given_splits import split_as_given
@@ -136,7 +137,9 @@ def _decode(records: list[Record], names: Sequence[str], rules: ImageRules) -> t
     digests, problems = inspect_images(images, rules.channels, modalities=rules.modalities)
     kept, skipped = _drop_unreadable(records, problems, rules.skip_unreadable)
     _refuse_empty_classes(kept, names, skipped)
-    groups = find_duplicates(kept, digests)
+    for record in kept:
+        record[PIXELS] = digests[os.fspath(record["image"])]
+    groups = find_duplicates(kept)
     refuse_contradictions(groups, names)
     return kept, skipped, link_patients(kept, groups)
 

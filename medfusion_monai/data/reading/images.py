@@ -85,22 +85,26 @@ def decode_all(work: Callable[[Any], T], images: Sequence[Any], title: str) -> l
         return list(tqdm(pool.map(work, images), title, len(images), disable=len(images) <= BAR_FROM))
 
 
-def check_images(paths: Sequence[str | os.PathLike[str]], channels: int | None = None) -> None:
+def check_images(paths: Sequence[str | os.PathLike[str]], channels: int | None = None) -> dict[str, str]:
     """Decode all images and raise one error that counts and lists the problems.
 
     Args:
         paths: the files.
         channels: as for :func:`read_image`.
 
+    Returns:
+        ``{path: digest}`` as ``inspect_images``.
+
     Raises:
         DataError: if at least one image cannot be read; the first ten are listed.
     """
-    _, problems = inspect_images(paths, channels)
+    digests, problems = inspect_images(paths, channels)
     if problems:
         raise DataError(
             list_problems(f"{len(problems)} of {len(paths)} images cannot be used", list(problems.values()))
             + "\nReplace or remove these files."
         )
+    return digests
 
 
 def list_problems(title: str, problems: Sequence[str], limit: int = 10) -> str:
@@ -112,9 +116,12 @@ def list_problems(title: str, problems: Sequence[str], limit: int = 10) -> str:
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """Return a checksum of an image (C, H, W) in [0, 1], equal for equal pixels in any file format."""
-    if len(pixels) == 3 and (pixels == pixels[:1]).all():
-        pixels = pixels[:1]
+    """Return a checksum of an image (C, H, W) in [0, 1], equal for equal pixels in any file format.
+
+    An RGB image whose channels are equal counts as the gray image that ``read_image`` makes of it.
+    """
+    if len(pixels) == 3 and _colour(pixels) <= GRAY_TOLERANCE:
+        pixels = _to_gray(pixels)
     values = np.rint(pixels * 65535).astype("<u2")  # equal for 8 bits and their copy in 16 bits
     digest = hashlib.blake2b(repr(values.shape).encode(), digest_size=16)
     digest.update(values.tobytes())
@@ -203,10 +210,19 @@ def _with_channels(pixels: np.ndarray, channels: int | None, path: str | os.Path
         raise DataError(
             f"{path}: has 1 channel, but the bundle needs 3. Choose the bundle for gray images, or use colour images."
         )
-    difference = float(np.max(pixels.max(0) - pixels.min(0))) * 255
-    if difference > GRAY_TOLERANCE + 1e-3:
+    difference = _colour(pixels)
+    if difference > GRAY_TOLERANCE:
         raise DataError(
             f"{path}: is coloured (its channels differ by up to {difference:.0f} of 255), but the bundle needs 1 "
             "channel. Convert it to gray, or choose the bundle for colour images."
         )
+    return _to_gray(pixels)
+
+
+def _colour(pixels: np.ndarray) -> float:
+    """Return by how much the channels of an image (C, H, W) in [0, 1] differ at most, of 255."""
+    return round(float(np.max(pixels.max(0) - pixels.min(0))) * 255, 3)
+
+
+def _to_gray(pixels: np.ndarray) -> np.ndarray:
     return pixels.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)

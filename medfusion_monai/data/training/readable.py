@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 from monai.data import Dataset
+from monai.transforms import Compose
 
+from medfusion_monai.data.pixels import PIXELS
 from medfusion_monai.data.preparing.splits import DataError
-from medfusion_monai.data.reading.images import decode_all, list_problems
+from medfusion_monai.data.reading.images import decode_all, list_problems, pixel_digest
+from medfusion_monai.data.reading.transforms import ReadImaged
 from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.runtime.files import size_and_time
 from medfusion_monai.runtime.seeds import derive_seed
@@ -55,6 +58,7 @@ class ReadableDataset(Dataset):
         self.bad: dict[int, str] = {}
         self._kept: dict[int, tuple[Any, tuple[int, int] | None]] = {}  # items; sizes and times of their files
         self._as_files_are = False
+        self.digests: dict[int, str] = {}
         super().__init__(data, transform)
 
     def as_files_are(self) -> ReadableDataset:
@@ -64,7 +68,9 @@ class ReadableDataset(Dataset):
         return current
 
     def keep(self, indices: Sequence[int] | None = None) -> dict[int, str]:
-        """Read images in threads, fill the cache, and return the error message of each unreadable image.
+        """Read images in threads, fill the cache, and return the error message of each unusable image.
+
+        ``digests`` has the checksums of their pixels; an image that the datalist records with another one is unusable.
 
         Args:
             indices: indices of the images; None takes those that are cached.
@@ -74,9 +80,12 @@ class ReadableDataset(Dataset):
 
         def problem(index: int) -> str | None:
             try:
-                self._load(index)
+                self._load(index, digest=True)
             except Exception as error:
                 return str(_data_error(error))
+            recorded, found = self.data[index].get(PIXELS), self.digests.get(index)
+            if recorded and found and recorded != found:
+                return f"{self.data[index]['image']}: holds other pixels than when the datalist was written."
             return None
 
         found = decode_all(problem, wanted, "read images")
@@ -102,6 +111,7 @@ class ReadableDataset(Dataset):
                 "replace these files, or prepare the data again"
             )
         self._kept = {new: self._kept[old] for new, old in enumerate(stay) if old in self._kept}
+        self.digests = {new: self.digests[old] for new, old in enumerate(stay) if old in self.digests}
         self.data = [self.data[index] for index in stay]
 
     def _transform(self, index: int) -> Any:
@@ -114,18 +124,26 @@ class ReadableDataset(Dataset):
         label = self.data[index]["label"]
         raise DataError(f"no image of label {label} can be read, e.g. {self.bad[index]} Replace these files.")
 
-    def _load(self, index: int) -> Any:
-        """Return an image from memory or read it."""
+    def _load(self, index: int, digest: bool = False) -> Any:
+        """Return an image from memory or read it, taking the checksum of its pixels if asked for."""
         item, was = self._kept.get(index, (None, None))
         if item is not None and not self._as_files_are:
             return item
         now = size_and_time(self.data[index]["image"])
         if item is not None and now == was:
             return item
-        item = super()._transform(index)
+        item = self._digested(index) if digest else super()._transform(index)
         if index < self.cache_num:
             self._kept[index] = item, now
         return item
+
+    def _digested(self, index: int) -> Any:
+        """Read an image and record the checksum of its pixels, unless a custom reader decodes it."""
+        if not isinstance(self.transform, Compose) or not isinstance(self.transform.transforms[0], ReadImaged):
+            return super()._transform(index)
+        item: Any = self.transform(self.data[index], end=1)
+        self.digests[index] = pixel_digest(item["image"].numpy())
+        return self.transform(item, start=1)
 
     def _candidates(self, index: int) -> Iterator[int]:
         yield index
@@ -161,12 +179,16 @@ def check_readable(
         DataError: with ``stop``, for unreadable images (the first ten are listed); with ``skip``, if a class has no
             image left.
     """
-    found = in_first_process(lambda: [dataset.keep(range(len(dataset))) for dataset in datasets])
+    read = in_first_process(lambda: [(dataset.keep(range(len(dataset))), dataset.digests) for dataset in datasets])
+    found = [reasons for reasons, _ in read]
+    for dataset, (_, digests) in zip(datasets, read, strict=True):
+        for index, digest in digests.items():  # of the items themselves, which others know as well
+            dataset.data[index].setdefault(PIXELS, digest)
     problems = [reason for reasons in found for reason in reasons.values()]
     count = sum(map(len, datasets))
     if problems and datasets[0].unreadable == "stop":
         title = f"{len(problems)} of {count} images cannot be used"
-        raise DataError(list_problems(title, problems) + "\nReplace or remove these files.")
+        raise DataError(list_problems(title, problems) + "\nReplace or remove these files, or prepare the data again.")
     if problems:
         title = f"{len(problems)} of {count} images cannot be used and are left out"
         logger.warning(list_problems(title, problems))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -107,11 +106,3 @@ class StreamSampler(Sampler[list[int]]):
         while True:
             yield list(range(first, first + self.batch_size))
             first += self.world_size * self.batch_size
-
-
-def fingerprint(datalist: Sequence[dict[str, Any]]) -> str:
-    """Return 16 digits that identify a list of training images and labels, independently of its folder."""
-    # Relative paths instead of names, since in some sources each folder has the same names, e.g. view1_frontal.jpg.
-    folder = os.path.commonpath([os.path.dirname(item["image"]) for item in datalist])
-    names = sorted(f"{os.path.relpath(item['image'], folder)}={item['label']}" for item in datalist)
-    return f"{derive_seed(*names):016x}"

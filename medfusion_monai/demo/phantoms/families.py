@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from medfusion_monai.data.datalist import DATALIST_NAME, make_datalist, refuse_other_datalist, write_datalist
+from medfusion_monai.data.pixels import digests_of, record_digests
 from medfusion_monai.data.preparing.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
 from medfusion_monai.demo.phantoms import draw_chest as chest
 from medfusion_monai.demo.phantoms import draw_fundus as fundus
@@ -117,4 +118,6 @@ def prepare_phantoms(
             raise DataError(
                 f"{output}: cannot be written: {error.strerror or error}. Choose another --output."
             ) from error
+    for items in splits.values():
+        record_digests(items, digests_of([{"image": output / item["image"]} for item in items]))
     return write_datalist(output / DATALIST_NAME, splits, names, source, seed)

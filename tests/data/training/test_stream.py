@@ -6,7 +6,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose, RandAffined, RandFlipd
 from torch.utils.data import DataLoader
 
-from medfusion_monai.data.training.stream import SeededDataset, StreamSampler, fingerprint
+from medfusion_monai.data.training.stream import SeededDataset, StreamSampler
 
 
 def random_flip():
@@ -158,39 +158,6 @@ def test_empty_dataset_is_refused():
 def test_batch_size_below_one_is_refused(size):
     with pytest.raises(ValueError, match=f"batch_size must be at least 1, received {size}"):
         StreamSampler(size)
-
-
-def datalist(*entries, folder="/data"):
-    return [{"image": f"{folder}/{name}", "label": label, "patient": "p"} for name, label in entries]
-
-
-def test_fingerprint_ignores_folder_and_order():
-    here = datalist(("a/1.png", 0), ("b/2.png", 1))
-    there = datalist(("b/2.png", 1), ("a/1.png", 0), folder="/mnt/other/place")
-    assert fingerprint(here) == fingerprint(there)
-    assert len(fingerprint(here)) == 16
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        datalist(("a/1.png", 0), ("b/2.png", 0)),
-        datalist(("a/1.png", 1), ("b/2.png", 0)),
-        datalist(("a/1.png", 0), ("b/3.png", 1)),
-        datalist(("a/1.png", 0)),
-        datalist(("a/1.png", 0), ("b/2.png", 1), ("b/2.png", 1)),
-    ],
-    ids=["label", "labels swapped", "other image", "fewer", "more"],
-)
-def test_fingerprint_sees_labels_and_images(other):
-    assert fingerprint(datalist(("a/1.png", 0), ("b/2.png", 1))) != fingerprint(other)
-
-
-def test_fingerprint_tells_images_of_one_name_in_two_folders_apart():
-    views = [datalist(("patient1/view1.png", first), ("patient2/view1.png", 1 - first)) for first in (0, 1)]
-    assert fingerprint(views[0]) != fingerprint(views[1])
-    others = datalist(("patient3/view1.png", 0), ("patient4/view1.png", 1))
-    assert fingerprint(views[0]) != fingerprint(others)
 
 
 def test_augmentation_in_place_does_not_reach_the_dataset():
