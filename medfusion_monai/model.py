@@ -321,7 +321,7 @@ def save_model(network: Medfusion, path: str | Path, sampler: LatentDiffusionSam
         ValueError: if the network has no ``class_names`` or ``image_size``.
 
     Example:
-        >>> network = load_published("vae.ckpt", "diffusion.ckpt")  # doctest: +SKIP
+        >>> network = load_published("diffusion.ckpt")  # doctest: +SKIP
         >>> network.class_names, network.image_size = ["no_cardiomegaly", "cardiomegaly"], [256, 256]  # doctest: +SKIP
         >>> save_model(network, "models/model.pt", LatentDiffusionSampler(NoiseSchedule()))  # doctest: +SKIP
     """

@@ -23,7 +23,7 @@ from medfusion_monai.runtime.errors import WeightsError
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A folder ``models`` of a tiny training, whose weights give images with contrast."""
+    """A folder ``models`` of a tiny training, whose weights yield images with contrast."""
     from monai.bundle import run
 
     from medfusion_monai.runtime.locks import leave_folders
@@ -67,7 +67,7 @@ def test_five_lines_of_the_readme(models, monkeypatch):
     assert 0 <= images.min() < images.max() <= 1
 
 
-def test_model_says_what_it_is(model):
+def test_model_describes_itself(model):
     assert model.class_names == ["no_cardiomegaly", "cardiomegaly"]
     assert (model.image_size, model.image_channels) == ([32, 32], 1)
     assert model.device == torch.device("cpu")
@@ -129,7 +129,7 @@ def test_bundle_folder_and_zip_load_as_well_as_a_file(model, models, tmp_path):
     ("label", "words"),
     [("cardiomegally", "0 no_cardiomegaly, 1 cardiomegaly"), (2, "label 2 is not a class"), ([], "at least one class")],
 )
-def test_unknown_class_is_refused_with_those_that_there_are(model, label, words):
+def test_unknown_class_is_refused_with_the_known_ones(model, label, words):
     with pytest.raises(ValueError, match=words):
         model.sample(label)
 

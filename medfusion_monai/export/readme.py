@@ -47,7 +47,7 @@ def _install(name: str) -> list[Block]:
         Commands("In the folder of this bundle", [f"python -m pip install -r {REQUIREMENTS}"]),
         "Run the commands below in the folder of this bundle. From another folder, put the bundle on Python's path "
         "and give the path of the config:",
-        Commands("From the folder that holds this bundle", [command]),
+        Commands("From the folder that contains this bundle", [command]),
         "The medfusion command, which prepares data and audits models, comes with the wheel, which also installs all "
         "requirements. To build the wheel, run make bundles in a clone of the project.",
         Commands("Or install the wheel", [f"pip install medfusion_monai-{version}-py3-none-any.whl"]),
@@ -58,7 +58,7 @@ def _weights(name: str, facts: CardFacts, fetched: Sequence[str]) -> list[Block]
     label = facts.info["class_names"][-1]
     columns, rows = [Column("Setting"), Column("Value")], network_rows(facts.info, facts.parameters)
     fetch = f"python -m monai.bundle download_large_files --bundle_path {name}"
-    large = Commands(f"Fetch {', '.join(fetched)} first, from the folder that holds this bundle", [fetch])
+    large = Commands(f"Fetch {', '.join(fetched)} first, from the folder that contains this bundle", [fetch])
     elsewhere = f"PYTHONPATH={name} {sample_command(label, bundle=f'{name}/')}"
     images = str((facts.metadata or {}).get("image_classes", ""))
     return [
@@ -66,7 +66,7 @@ def _weights(name: str, facts: CardFacts, fetched: Sequence[str]) -> list[Block]
         "need to be given.",
         *([large] if fetched else []),
         Commands("Sample, in the folder of this bundle", [sample_command(label)]),
-        Commands("Sample, from the folder that holds this bundle", [elsewhere]),
+        Commands("Sample, from the folder that contains this bundle", [elsewhere]),
         Commands("Sample in Python, in the folder of this bundle", sample_lines(label, ".")),
         *training_data(facts.info, images, TO_COMPLETE),
         Table("Networks, sampler and training", columns, [Group("", rows)], []),

@@ -51,7 +51,7 @@ class MonaiAutoencoder(LatentAutoencoder):
         self._check_shapes()
 
     def encode(self, image: Tensor) -> DiagonalGaussian:
-        """Give the posterior of the raw latents, (B, latent_channels, h, w), of images (B, C, H, W) in [-1, 1].
+        """Return the posterior of the raw latents, (B, latent_channels, h, w), of images (B, C, H, W) in [-1, 1].
 
         Raises:
             ValueError: if the channels or the size do not fit.

@@ -24,13 +24,14 @@ class ImageFormat(NamedTuple):
 
     Args:
         suffix: ending of the file names.
-        encode: returns the content of the file, ``encode(image, note)``, of an image (C, H, W) in [0, 1] and of a
-            note, which is stored in the file and marks it as synthetic.
+        encode: returns the content of the file, ``encode(image, note)``, for an image (C, H, W) in [0, 1] and a note,
+            which is stored in the file and marks it as synthetic.
         is_whole: returns whether a path is a complete file; False if it is missing or cut off.
-        channels: numbers of channels that it can hold.
+        channels: numbers of channels that it supports.
     """
 
     suffix: str
+    # Bytes and not a path, as files have temporary names at first and libraries such as NumPy would append a suffix.
     encode: Callable[[np.ndarray, Note], bytes]
     is_whole: Callable[[Path], bool]
     channels: tuple[int, ...] = (1, 3)
@@ -41,7 +42,7 @@ def png_bytes(image: np.ndarray, note: Note, bits: int = 8) -> bytes:
 
     Args:
         image: one or three channels.
-        note: goes into the text entry ``Comment``, beside ``Synthetic`` and ``Software``.
+        note: stored as text entry ``Comment``, besides ``Synthetic`` and ``Software``.
         bits: 8, or 16 for gray images.
     """
     values = np.rint(image.clip(0.0, 1.0) * (2**bits - 1)).astype(np.uint16 if bits == 16 else np.uint8)
@@ -108,12 +109,12 @@ def image_format(output_format: str) -> ImageFormat:
 
 
 def suffix_of(output_format: str, channels: int) -> str:
-    """Return the file ending of a format; raise a ValueError if it is unknown or cannot hold these channels."""
+    """Return the file ending of a format; raise a ValueError if it is unknown or does not support these channels."""
     chosen = image_format(output_format)
     if channels not in chosen.channels:
         able = [name for name, other in FORMATS.items() if channels in other.channels]
         raise ValueError(
-            f"output_format {output_format} cannot hold images of {channels} channels: choose "
+            f"output_format {output_format} does not support images of {channels} channels: choose "
             f"{' or '.join(able) or 'a network of another number of channels'}"
         )
     return chosen.suffix

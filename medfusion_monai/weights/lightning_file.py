@@ -35,7 +35,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
             torch can only read by running code: operating system functions, or subclasses of dictionaries and lists.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
+        raise WeightsError(f"weights {path} do not exist: choose another file")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

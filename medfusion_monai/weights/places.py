@@ -31,7 +31,7 @@ def missing_weights(path: Path) -> str:
             f"weights {path} have not been downloaded yet: {listed.name} lists their address. With internet, run "
             f"python -m monai.bundle download_large_files --bundle_path {path.parent.parent}"
         )
-    return f"weights {path} do not exist: run training first, or name another file"
+    return f"weights {path} do not exist: run training first, or choose another file"
 
 
 def unpack_weights(archive: Path, folder: Path) -> Path:

@@ -149,7 +149,7 @@ def check_sha256(path: str | Path, expected: str | None = None, otherwise: str =
         WeightsError: if the file is missing, unreadable or has another checksum.
     """
     if not Path(path).is_file():
-        raise WeightsError(f"weights {path} do not exist: name another file")
+        raise WeightsError(f"weights {path} do not exist: choose another file")
     found = _sha256(path)
     if expected is not None and found != expected.lower():
         raise WeightsError(f"weights {path} have SHA-256 {found}, expected {expected}. {otherwise}".rstrip())

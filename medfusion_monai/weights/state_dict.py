@@ -90,7 +90,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"weights {path} do not exist: name another file")
+        raise WeightsError(f"weights {path} do not exist: choose another file")
     try:
         state = load_file(path) if _is_safetensors(path) else _load_saved(path)
     except Exception as error:
@@ -116,7 +116,7 @@ def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") 
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"weights {path} do not exist: {how_made} first, or name another file")
+        raise WeightsError(f"weights {path} do not exist: {how_made} first, or choose another file")
     check_listed(path)
     state = read_state(path)
     problems = _misfits(network.state_dict(), state)

@@ -1,7 +1,7 @@
 """Samplers against the exact solution of the probability-flow equation, for data whose best prediction is known.
 
 The data are a mixture of Gaussians, in one case a single one. Samplers take timesteps that are whole numbers, so the
-exact solution is followed from the last timestep to timestep 0, where the samplers give their last estimate. The
+exact solution is followed from the last timestep to timestep 0, where the samplers return their last estimate. The
 schedules have 10,000 timesteps, so that eighty of them can be spaced as a formula wants, but for rounding.
 """
 
@@ -67,7 +67,7 @@ def start(count=64):
 
 
 def exact_gaussian(schedule, latents):
-    """Give what the Gaussian's flow leads to: a point keeps its distance from the mean in standard deviations."""
+    """Return the end of the Gaussian's flow: a point keeps its distance from the mean in standard deviations."""
     (mean,), variance = GAUSSIAN.means, GAUSSIAN.variance
 
     def moments(t):

@@ -23,7 +23,7 @@ def start(count=3):
 
 
 def crooked(latents, timesteps):
-    """A network that is no predictor of anything, but smooth in latents and timesteps."""
+    """A network that predicts nothing meaningful, but is smooth in latents and timesteps."""
     phase = (timesteps.to(latents.dtype) / 300)[:, None, None, None]
     return torch.sin(1.7 * latents + phase) + 0.3 * latents.flip(1)
 

@@ -41,7 +41,7 @@ def test_published_timesteps_are_reproduced(name, vectors):
 
 
 def exact_denoiser(prediction_type="epsilon"):
-    """Give the best prediction where the data are Gaussian: linear in the noisy latents."""
+    """Return the best prediction for Gaussian data: linear in the noisy latents."""
     alphas = NoiseSchedule().exact_alphas_cumprod
 
     def denoise(latents, timesteps):

@@ -167,7 +167,7 @@ def test_targets_of_schedules_without_last_signal_lead_back_to_clean_latents_and
     torch.testing.assert_close(estimated_noise, noise, rtol=0, atol=2e-4)
 
 
-def test_schedule_holds_no_weights():
+def test_schedule_has_no_weights():
     assert not NoiseSchedule().state_dict()
     assert not NoiseSchedule(schedule="flow", prediction_type="velocity").state_dict()
 

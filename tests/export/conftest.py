@@ -17,7 +17,7 @@ def model_file(network, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def sampler(model_file):
-    """How the tiny model says that it is sampled."""
+    """The default sampler of the tiny model."""
     return Model(model_file).sampler
 
 

@@ -30,7 +30,7 @@ def section(card, title):
     return rest.partition("\n## ")[0]
 
 
-def test_card_says_what_the_bundle_says_of_itself():
+def test_card_shows_the_description_of_the_bundle():
     card = model_card(FACTS)
     assert card.startswith("# Name: weights\n\nWhat it is.\n")
     assert section(card, "Intended use").strip() == "Only for tests."
@@ -56,7 +56,7 @@ def test_card_has_classes_shares_and_sizes():
     assert "negative_label" not in networks
 
 
-def test_what_no_file_says_is_said_to_be_unknown():
+def test_facts_that_no_file_records_are_unknown():
     card = model_card(
         FACTS._replace(info={key: INFO[key] for key in INFO if key not in ("class_shares", "version", "training")})
     )
@@ -65,13 +65,13 @@ def test_what_no_file_says_is_said_to_be_unknown():
     assert "| trained with medfusion_monai | unknown |" in section(card, "Networks")
 
 
-def test_card_without_reports_says_not_measured_and_not_audited():
+def test_card_without_reports_states_not_measured_and_not_audited():
     card = model_card(FACTS)
     assert "Not measured" in section(card, "Metrics")
     assert "Not audited" in section(card, "Privacy audit")
 
 
-def test_command_gives_the_weights_and_a_class_and_nothing_else():
+def test_command_names_only_the_weights_and_a_class():
     lines = model_card(FACTS).splitlines()
     command = "python -m monai.bundle run inference --config_file configs/inference.yaml"
     assert f"{command} --model_file FOLDER/model.safetensors --label ill --num_samples 64" in lines
@@ -92,7 +92,7 @@ def test_card_names_the_wheel_and_no_package_of_an_index():
     assert "medfusion-monai" not in use
 
 
-def test_card_without_a_bundle_says_so():
+def test_card_without_a_bundle_states_it():
     card = model_card(FACTS._replace(metadata=None))
     assert card.startswith("# Medfusion: weights\n\nThese weights were exported without a bundle")
     assert section(card, "Intended use").strip() == "Not stated."
@@ -129,7 +129,7 @@ def test_places_commands_and_pictures_of_a_report_stay_out_of_the_card():
     assert "planted" not in model_card(FACTS._replace(report=REPORT))
 
 
-def test_report_that_names_no_weights_is_said_to_be_unbound():
+def test_report_that_names_no_weights_is_marked_as_unbound():
     report = {key: value for key, value in REPORT.items() if key != "repeat"}
     assert "do not record which weights" in section(model_card(FACTS._replace(report=report)), "Metrics")
 
@@ -167,7 +167,7 @@ def test_card_shows_what_an_audit_concludes_its_figures_warnings_and_limits(audi
     assert "Not audited" not in audited
 
 
-def test_what_an_audit_says_of_single_images_stays_out_of_the_card(audited):
+def test_audit_sections_about_single_images_stay_out_of_the_card(audited):
     assert "planted" not in audited
 
 

@@ -132,7 +132,7 @@ def test_samplers_differ_by_more_than_the_tolerance_of_the_test_before(network):
 
 
 @pytest.mark.parametrize("file_format", list(FORMATS))
-def test_each_file_gives_pytorch_s_values(file_format, exported):
+def test_each_file_reproduces_pytorch_s_values(file_format, exported):
     networks = facts_of(exported(file_format))["networks"]
     assert list(networks) == ["encoder", "decoder", "unet"]
     for facts in networks.values():
@@ -192,7 +192,7 @@ def test_file_that_differs_is_not_left(added, export, tmp_path, monkeypatch, cap
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_format_that_cannot_hold_a_network_is_said_with_its_reason(export, tmp_path, monkeypatch, capsys):
+def test_format_that_cannot_hold_a_network_is_reported_with_the_reason(export, tmp_path, monkeypatch, capsys):
     def run(part, path, inputs):
         raise RuntimeError("Got: 1 Expected: 2\nand more")
 

@@ -53,7 +53,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_folder_holds_weights_settings_card_and_checksums(written):
+def test_folder_contains_weights_settings_card_and_checksums(written):
     assert sorted(contents(written)) == NAMES
 
 
@@ -64,7 +64,7 @@ def test_weights_are_those_of_the_model_bit_for_bit(written, network):
             assert torch.equal(file.get_tensor(name), value), name
 
 
-def test_header_says_what_the_weights_are(written):
+def test_header_describes_the_weights(written):
     with safe_open(str(written / "model.safetensors"), "pt") as file:
         header = file.metadata()
     metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
@@ -102,12 +102,12 @@ def test_command_of_the_card_samples_in_a_bundle(written, tmp_path):
     assert len(list((tmp_path / "samples").glob("1_cardiomegaly_*.png"))) == 2
 
 
-def test_what_the_model_says_of_itself_is_kept_and_nothing_else(written, model_file):
+def test_only_known_keys_of_the_description_are_kept(written, model_file):
     info = read_model_info(written / "model.safetensors")
     assert info == {**read_model_info(model_file), "version": "0.0.9"}
 
 
-def test_settings_of_the_sampler_that_are_kept_are_all_that_there_are():
+def test_all_settings_of_the_sampler_are_kept():
     assert set(SAMPLER) == set(LatentDiffusionSampler(NoiseSchedule()).settings())
 
 
@@ -130,7 +130,7 @@ def test_same_model_gives_the_same_bytes(written, trained, tmp_path):
     assert contents(tmp_path) == contents(written)
 
 
-def test_exporting_an_export_gives_it_again(written, tmp_path):
+def test_exporting_an_export_reproduces_it(written, tmp_path):
     export_weights(written / "model.safetensors", tmp_path, BUNDLE)
     assert contents(tmp_path) == contents(written)
 
@@ -247,7 +247,7 @@ def test_bundle_without_metadata_is_refused(trained, tmp_path):
         export_weights(trained, tmp_path / "out", tmp_path / "bundle")
 
 
-def test_card_is_of_the_bundle_whose_models_folder_holds_the_weights(trained, written, tmp_path):
+def test_card_is_of_the_bundle_whose_models_folder_contains_the_weights(trained, written, tmp_path):
     shutil.copytree(BUNDLE / "configs", tmp_path / "bundle" / "configs")
     shutil.copytree(trained.parent, tmp_path / "bundle" / "models")
     export_weights(tmp_path / "bundle", tmp_path / "out")

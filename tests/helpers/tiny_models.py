@@ -33,7 +33,7 @@ def tiny(class_names=CLASSES, channels=1, image_size=(16, 24)):
 
 
 def info_of(network):
-    """What a training would say about these networks."""
+    """Return the description that a training would write for these networks."""
     schedule = NoiseSchedule(prediction_type="v_prediction")
     sampler = LatentDiffusionSampler(schedule, num_inference_steps=4, guidance_scale=2.0, eta=0.0, spacing="logsnr")
     training = {"images": "ab" * 32, "image_count": 557, "steps": 1000, "images_per_step": 32}

@@ -62,7 +62,7 @@ def test_without_timesteps_all_samples_weigh_one(pair):
     assert not torch.isclose(loss(*pair), loss(*pair, TIMESTEPS), rtol=0.01)
 
 
-def test_loss_holds_no_weights(pair):
+def test_loss_has_no_weights(pair):
     assert not DiffusionLoss(NoiseSchedule(), weighting="min_snr").state_dict()
 
 

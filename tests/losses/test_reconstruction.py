@@ -44,13 +44,13 @@ def output():
 
 
 def perfect(image, offset=0.0):
-    """Give an output without error, or with the same error everywhere."""
+    """Return an output without error, or with the same error everywhere."""
     low = image[:, :, 1::2, 1::2]  # what nearest-exact picks
     return AutoencoderOutput(image + offset, low + offset, DiagonalGaussian(torch.zeros(2, 4, 3, 2)))
 
 
 def ssim_by_torchmetrics(prediction, image):
-    """Give SSIM (B, C) where the window lies inside the image; torchmetrics' own mean takes in a mirrored border."""
+    """Return SSIM (B, C) where the window is inside the image; torchmetrics' mean includes a mirrored border."""
     _, values = structural_similarity_index_measure(prediction, image, data_range=1.0, return_full_image=True)
     return values[..., 5:-5, 5:-5].mean(dim=(2, 3))
 
@@ -159,14 +159,14 @@ def test_colour_images_are_seen_as_they_are_by_the_perceptual_term(distance):
     assert torch.equal(distance.seen[0][1], image)
 
 
-def test_perceptual_term_without_a_file_is_off_and_says_so(image, output, caplog):
+def test_perceptual_term_without_a_file_is_off_with_a_warning(image, output, caplog):
     with caplog.at_level(logging.WARNING):
         loss = make_loss(perceptual_weight=1.0)
     assert "perceptual_weights_file" in caplog.text
     assert not [name for name in loss(output, image) if "perceptual" in name]
 
 
-def test_perceptual_term_that_is_not_wanted_gives_no_warning(image, output, caplog):
+def test_perceptual_term_with_weight_zero_logs_no_warning(image, output, caplog):
     with caplog.at_level(logging.WARNING):
         make_loss(perceptual_weight=0.0)
     assert not caplog.records

@@ -154,7 +154,7 @@ def test_weights_of_another_shape_are_refused(folder):
         DiffusersAutoencoder(folder)
 
 
-def test_network_that_gives_other_channels_than_it_takes_is_refused(tmp_path):
+def test_network_with_other_output_than_input_channels_is_refused(tmp_path):
     vae(out_channels=1).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="has 3 input and 1 output channels"):
         DiffusersAutoencoder(tmp_path)
@@ -169,7 +169,7 @@ def test_nothing_is_fetched(folder, monkeypatch):
     DiffusersAutoencoder(folder)
 
 
-def test_missing_package_says_how_to_install_it(folder, monkeypatch):
+def test_missing_package_is_reported_with_how_to_install_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"pip install diffusers"):
         DiffusersAutoencoder(folder)

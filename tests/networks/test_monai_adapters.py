@@ -150,7 +150,7 @@ def test_labels_reach_the_network_and_no_label_is_its_last_class(unet):
 
 
 @torch.no_grad()
-def test_no_labels_at_all_are_no_label_for_each_sample(unet):
+def test_no_labels_mean_no_label_for_each_sample(unet):
     latents, timesteps = torch.randn(3, 4, 4, 4), torch.tensor([5, 500, 999])
     expected = unet(latents, timesteps, class_labels=torch.full((3,), NO_LABEL))
     assert torch.equal(unet(latents, timesteps), expected)

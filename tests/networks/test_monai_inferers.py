@@ -1,4 +1,4 @@
-"""Our networks under MONAI's inferer and scheduler give what our own pipeline gives.
+"""Our networks under MONAI's inferer and scheduler return what our own pipeline returns.
 
 The inferers pass no class labels, so these are bound to the UNet before. MONAI's DDIM steps to the timestep before,
 whichever are used, so the samplers are compared where all are used.

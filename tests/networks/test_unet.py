@@ -145,7 +145,7 @@ def gradients_of(network, autocast=False):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_gradient_checkpointing_gives_the_same_gradients(autocast):
+def test_gradient_checkpointing_yields_the_same_gradients(autocast):
     torch.manual_seed(0)
     network = UNet(**SMALL, attention=True)
     nn.init.normal_(network.conv_out.weight)

@@ -20,9 +20,11 @@ def test_unknown_format_is_refused_with_those_that_are_known(npy):
 
 
 @pytest.mark.parametrize("name", ["png16", "npy"])
-def test_format_is_refused_for_channels_that_it_cannot_hold(name, npy):
+def test_format_is_refused_for_channels_that_it_does_not_support(name, npy):
     assert suffix_of(name, channels=1) == FORMATS[name].suffix
-    with pytest.raises(ValueError, match=f"output_format {name} cannot hold images of 3 channels: choose png or nifti"):
+    with pytest.raises(
+        ValueError, match=f"output_format {name} does not support images of 3 channels: choose png or nifti"
+    ):
         suffix_of(name, channels=3)
 
 

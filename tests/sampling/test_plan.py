@@ -27,19 +27,19 @@ def test_given_seeds_are_taken_for_every_label():
 
 
 @pytest.mark.parametrize("count", [2.5, "ten", True, None, 0, [1, 2.0], []])
-def test_count_that_is_no_whole_number_is_refused(count):
+def test_count_that_is_not_a_whole_number_is_refused(count):
     with pytest.raises(ValueError, match="num_samples"):
         sampling_plan(CLASSES, num_samples=count)
 
 
 @pytest.mark.parametrize("label", [1.0, [1.0], True, "2", -1, [None], {}])
-def test_label_that_is_no_class_is_refused(label):
+def test_label_that_is_not_a_class_is_refused(label):
     with pytest.raises(ValueError, match=r"label .* is not a class of this bundle.*1 enlarged"):
         sampling_plan(CLASSES, label=label)
 
 
 @pytest.mark.parametrize("seeds", [5, [], [-3], [1.5], "12", [True], [2**63]])
-def test_seeds_that_are_no_list_of_whole_numbers_are_refused(seeds):
+def test_seeds_that_are_not_a_list_of_whole_numbers_are_refused(seeds):
     with pytest.raises(ValueError, match="image_seeds must be a list"):
         sampling_plan(CLASSES, image_seeds=seeds)
 

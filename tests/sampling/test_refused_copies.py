@@ -23,7 +23,7 @@ def gray(*values):
     return torch.tensor(values)[:, None, None, None].expand(-1, 1, 4, 4)
 
 
-def test_images_that_are_no_copies_are_kept_and_the_others_listed(tmp_path):
+def test_images_that_are_not_copies_are_kept_and_the_others_listed(tmp_path):
     refusals = Refusals(tmp_path, DarkGuard())
     assert refusals.sift(gray(0.9, 0.1, 0.8), rows_of("a", "b", "c")) == [0, 2]
     assert (tmp_path / REFUSED).read_text() == "file,label,seed,copy_score\nb,0,7,0.1000\n"

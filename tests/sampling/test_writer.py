@@ -106,7 +106,7 @@ def test_report_sorts_the_manifest(writer):
 
 
 @pytest.mark.parametrize("cut", range(1, 400, 7))
-def test_run_goes_on_after_a_kill_in_the_middle_of_a_line(writer, cut):
+def test_run_resumes_after_a_kill_in_the_middle_of_a_line(writer, cut):
     write_all(writer())
     folder = writer().output_dir
     whole = contents(folder)
@@ -168,7 +168,7 @@ def test_nifti_is_read_by_monai_as_channels_width_height(channels, options, tmp_
 
 
 @pytest.mark.parametrize("size", [0, 2.5, "abc", True])
-def test_batch_size_that_is_no_whole_number_is_refused(writer, size):
+def test_batch_size_that_is_not_a_whole_number_is_refused(writer, size):
     with pytest.raises(ValueError, match="batch_size must be a whole number"):
         writer(batch_size=size)
 
@@ -194,7 +194,7 @@ def test_two_processes_share_the_batches_and_leave_what_one_leaves(writer, two_p
 
 
 @pytest.mark.parametrize("done", [{0: [0, 2], 1: [1]}, {0: [], 1: [1, 3]}, {0: [0], 3: [2, 1]}])
-def test_run_of_several_processes_that_was_killed_is_gone_on_with_by_one(done, writer):
+def test_killed_run_of_several_processes_is_resumed_by_one(done, writer):
     write_all(writer(batch_size=1))
     folder = writer().output_dir
     whole = contents(folder)
@@ -203,7 +203,7 @@ def test_run_of_several_processes_that_was_killed_is_gone_on_with_by_one(done, w
     for rank, indices in done.items():
         for index in indices:
             ours = writer(batch_size=1, rank=rank, world_size=4)
-            ours.missing = [[number] for number in range(4)]  # as the first process has told
+            ours.missing = [[number] for number in range(4)]  # as the first process broadcasts it
             write(ours, [index])
     cut = folder / f"manifest.{max(done)}.csv"
     cut.write_bytes(cut.read_bytes()[:-4])

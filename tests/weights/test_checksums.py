@@ -125,7 +125,7 @@ def test_checksum_is_forgotten_before_the_new_file_takes_its_place(models, monke
     load_weights(nn.Linear(2, 3), models / "model.pt")
 
 
-def test_what_is_no_line_of_a_list_stays_when_a_file_is_forgotten(models):
+def test_invalid_line_of_a_list_stays_when_a_file_is_forgotten(models):
     listed = models / CHECKSUMS
     listed.write_bytes(b"\xff of someone else\n" + listed.read_bytes())
     forget_checksum(models / "model.pt")

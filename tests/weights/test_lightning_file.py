@@ -161,7 +161,7 @@ def test_pickle_cannot_change_the_reader(tmp_path, gray):
     assert_same_weights(load_published(lightning_file(tmp_path / "good.ckpt", gray)), load_published(gray))
 
 
-def test_weight_that_is_no_tensor_is_named(tmp_path, gray):
+def test_weight_that_is_not_a_tensor_is_named(tmp_path, gray):
     path = lightning_file(tmp_path / "a.ckpt", gray | {"outc.conv.bias": RunsProgram(tmp_path / "ran")})
     with pytest.raises(WeightsError, match="'outc.conv.bias' is not a tensor"):
         load_published(path)
@@ -169,7 +169,7 @@ def test_weight_that_is_no_tensor_is_named(tmp_path, gray):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"gone\.ckpt: no such file"):
+    with pytest.raises(WeightsError, match=r"gone\.ckpt do not exist: choose another file"):
         load_published(tmp_path / "gone.ckpt")
 
 

@@ -1,4 +1,4 @@
-"""The file beside weights that says what they are."""
+"""The description of weights."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_copies_are_described_like_their_originals():
 
 
 @pytest.mark.parametrize("kind", ["os.system", "Linear", "", None])
-def test_only_networks_that_are_known_here_are_built(kind):
+def test_only_registered_networks_are_built(kind):
     with pytest.raises(DescriptionError, match="custom network"):
         build({"type": kind, "command": "true"})
 
@@ -145,7 +145,7 @@ def test_contradiction_is_refused_with_key_both_values_and_what_to_do(key, value
         refuse_contradictions("model.pt", INFO, {key: value})
 
 
-def test_all_contradictions_are_told_at_once():
+def test_all_contradictions_are_reported_at_once():
     with pytest.raises(WeightsError, match=r"class_names .*; prediction_type"):
         refuse_contradictions("model.pt", INFO, {"class_names": ["a"], "prediction_type": "sample"})
 
@@ -155,7 +155,7 @@ def test_another_image_size_is_warned_of_only(caplog):
     assert "trained with image_size [32, 48], this run has [512, 384]" in caplog.text
 
 
-def test_weights_without_the_file_are_refused_where_it_is_needed(tmp_path):
+def test_weights_without_a_required_description_are_refused(tmp_path):
     assert read_model_info(tmp_path / "model.pt") is None
     with pytest.raises(WeightsError, match=r"have no description: .*model\.json is missing. Copy the file"):
         require_model_info(tmp_path / "model.pt")
@@ -190,17 +190,17 @@ def test_failed_write_leaves_the_file_before(weights):
 
 @pytest.fixture
 def described(tmp_path):
-    """Safetensors whose header says what they are, and nothing beside them."""
+    """Safetensors described by their header, with nothing beside them."""
     path = tmp_path / "model.safetensors"
     save_safetensors(nn.Linear(1, 1), path, {METADATA_KEY: json.dumps(INFO)})
     return path
 
 
-def test_header_of_safetensors_says_what_no_file_beside_them_does(described):
+def test_header_of_safetensors_describes_them_without_a_file_beside(described):
     assert require_model_info(described) == INFO
 
 
-def test_file_beside_safetensors_that_says_something_else_is_refused(described):
+def test_file_beside_safetensors_that_contradicts_them_is_refused(described):
     write_model_info(described, INFO)
     assert read_model_info(described) == INFO
     write_model_info(described, INFO | {"class_shares": None})

@@ -13,7 +13,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Give an empty folder of weights, and let there be one known file, which no one serves."""
+    """Return an empty weights folder, with one known file that no server offers."""
     monkeypatch.setenv("MEDFUSION_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     known = pretrained.PretrainedFile("net.pth", SHA256, 2, "http://127.0.0.1:1/net.pth", "tests")
@@ -85,7 +85,7 @@ def test_file_that_was_cut_off_is_called_damaged(folder, tmp_path):
         pretrained.add(brought_in(tmp_path, CONTENT[:-1], "net.pth"))
 
 
-def test_missing_file_says_how_it_comes_here(folder):
+def test_missing_file_is_reported_with_how_to_get_it(folder):
     expected = rf"net\.pth does not exist\. With internet: .* fetch net\. Without: .*{SHA256}.* weights add net\.pth"
     with pytest.raises(ValueError, match=expected):
         pretrained.find("net")
@@ -137,7 +137,7 @@ def test_what_is_not_the_file_is_not_kept(folder, serve, content, length, messag
     assert list(folder.iterdir()) == []
 
 
-def test_machine_without_internet_is_told_what_to_do(folder):
+def test_error_without_internet_states_what_to_do(folder):
     expected = r"net\.pth cannot be fetched: .*refused.* on another machine, copy it .* run: medfusion weights add"
     with pytest.raises(ValueError, match=expected):
         pretrained.fetch("net")
@@ -152,7 +152,7 @@ def test_list_names_each_file_with_its_checksum_and_source(folder, capsys):
     assert str(folder) in output
 
 
-def test_verify_says_what_is_here_and_good(folder, tmp_path, capsys):
+def test_verify_lists_what_is_here_and_good(folder, tmp_path, capsys):
     assert main(["weights", "verify"]) == 0
     assert "missing" in capsys.readouterr().out
     assert main(["weights", "add", str(brought_in(tmp_path))]) == 0

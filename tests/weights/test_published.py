@@ -110,13 +110,13 @@ def test_loading_draws_no_random_numbers(gray):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_vaegan_file_gives_its_autoencoder(tmp_path, vaegan, published_state):
+def test_vaegan_file_yields_its_autoencoder(tmp_path, vaegan, published_state):
     torch.save({"state_dict": vaegan, "epoch": 3}, tmp_path / "vaegan.ckpt")
     network = load_published(tmp_path / "vaegan.ckpt")
     assert_same_weights(network, load_published(published_state("autoencoder_rgb_8ch")))
 
 
-def test_diffusion_file_gives_both_networks(tmp_path, pipeline, published_state):
+def test_diffusion_file_yields_both_networks(tmp_path, pipeline, published_state):
     torch.save({"state_dict": pipeline, "epoch": 3}, tmp_path / "diffusion.ckpt")
     network = load_published(tmp_path / "diffusion.ckpt")
     assert isinstance(network, Medfusion)

@@ -194,7 +194,7 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path, chang
         assert torch.equal(value, before[name]), name
 
 
-def test_all_kinds_of_misfit_are_told_at_once(tmp_path):
+def test_all_kinds_of_misfit_are_reported_at_once(tmp_path):
     state = filled_network().state_dict()
     for change in (remove, add, reshape):
         change(state)
@@ -208,7 +208,7 @@ def test_all_kinds_of_misfit_are_told_at_once(tmp_path):
     [{"state_dict": {"0.weight": torch.zeros(3, 2)}}, [torch.zeros(1)], {0: torch.zeros(1)}],
     ids=["nested", "list", "numbered"],
 )
-def test_file_that_is_no_state_dict_is_refused(tmp_path, content):
+def test_file_that_is_not_a_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(WeightsError, match=r"model\.pt are not a plain state dict of tensors: save only network"):
         load_weights(make_network(), tmp_path / "model.pt")
@@ -230,11 +230,11 @@ def test_file_with_code_is_refused_and_the_code_is_not_run(tmp_path, write, name
 
 def test_pickle_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "code.pkl").write_bytes(pickle.dumps(print, protocol=4))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.simplefilter("always")
         with pytest.raises(WeightsError, match=r"code\.pkl cannot be read: damaged, or not a plain file of tensors"):
             read_state(tmp_path / "code.pkl")
-    assert told == []
+    assert caught_warnings == []
 
 
 def test_code_of_the_test_before_would_run_if_it_were_let(tmp_path):
