@@ -71,7 +71,7 @@ def _load(file: str) -> dict[str, Any]:
     with open(file, encoding="utf-8") as stream:
         content = json.load(stream) if suffix == ".json" else yaml.load(stream, YAML_LOADER)
     if not isinstance(content, dict):
-        raise ValueError(f"'{file}' holds a {type(content).__name__} instead of keys with values")
+        raise ValueError(f"'{file}' contains a {type(content).__name__} instead of keys with values")
     return content
 
 
