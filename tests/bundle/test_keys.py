@@ -1,4 +1,4 @@
-"""The rule for unknown keys, which needs neither MONAI nor PyTorch."""
+"""Unknown keys are refused without MONAI and PyTorch."""
 
 import json
 import subprocess

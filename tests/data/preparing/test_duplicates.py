@@ -1,4 +1,4 @@
-"""Images with equal pixels: kept in one split, refused where they contradict each other."""
+"""Images with equal pixels are kept in one split, or refused if their labels or splits differ."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def _records(*patients, label=0):
 
 
 def _digests(records, *equal):
-    """Digests that are the image's own name but for groups of indices."""
+    """Return each image's name as its digest, except equal ones for groups of indices."""
     digests = {record["image"]: record["image"] for record in records}
     for indices in equal:
         digests.update({records[index]["image"]: f"equal {indices}" for index in indices})
