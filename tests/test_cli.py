@@ -1,4 +1,4 @@
-"""The program: what it prints, and how it fails."""
+"""The output and errors of the program."""
 
 import importlib.resources
 import io
@@ -112,7 +112,7 @@ def test_left_out_images_are_printed(folders, capsys):
 
 @pytest.fixture
 def airogs(tmp_path):
-    """A download of twelve images of each class."""
+    """A download of twelve images per class."""
     (tmp_path / "airogs" / "0").mkdir(parents=True)
     for index in range(24):
         pixels = np.full((4, 4, 3), (index, 0, 9), np.uint8)

@@ -13,8 +13,6 @@ from typing import Any
 
 import yaml
 
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def refuse_unknown_keys(files: Sequence[str], overrides: Iterable[str]) -> None:
     """Refuse overrides of keys that config files do not have.
@@ -69,9 +67,9 @@ def _load(file: str) -> dict[str, Any]:
     if suffix not in (".yaml", ".yml", ".json"):
         raise ValueError(f"'{file}' is not named .yaml, .yml or .json")
     with open(file, encoding="utf-8") as stream:
-        content = json.load(stream) if suffix == ".json" else yaml.load(stream, YAML_LOADER)
+        content = json.load(stream) if suffix == ".json" else yaml.safe_load(stream)
     if not isinstance(content, dict):
-        raise ValueError(f"'{file}' holds a {type(content).__name__} instead of keys with values")
+        raise ValueError(f"'{file}' contains a {type(content).__name__} instead of keys with values")
     return content
 
 

@@ -97,7 +97,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar=("TRAINING", "VALIDATION", "TEST"),
         help="shares of the patients (0.8 0.1 0.1)",
     )
-    parser.add_argument("--seed", type=seed, default=0, help="seed of the splits and drawn images (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of all random choices (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace a different datalist")
 
 

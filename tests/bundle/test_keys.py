@@ -1,4 +1,4 @@
-"""The rule for unknown keys, which needs neither MONAI nor PyTorch."""
+"""Unknown keys are refused without MONAI and PyTorch."""
 
 import json
 import subprocess
@@ -63,8 +63,8 @@ def test_every_key_of_a_bundle_is_known(overlay):
 @pytest.mark.parametrize(
     ("name", "content", "found"),
     [
-        ("a.yaml", "- 1", "holds a list instead of keys"),
-        ("a.yaml", "", "holds a NoneType instead of keys"),
+        ("a.yaml", "- 1", "contains a list instead of keys"),
+        ("a.yaml", "", "contains a NoneType instead of keys"),
         ("a.txt", "a: 1", r"is not named \.yaml"),
         ("a.json", "{", "a.json: cannot be read as configs"),
         ("a.yaml", "train#trainer: 1", "a.yaml: cannot be read as configs: 'train'"),

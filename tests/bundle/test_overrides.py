@@ -1,4 +1,4 @@
-"""What the configs call of MONAI's runner's gaps."""
+"""Command-line values and the bundle's folder under MONAI's runner."""
 
 import gc
 import re

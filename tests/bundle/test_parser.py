@@ -1,4 +1,4 @@
-"""Keys of configs."""
+"""Reading configs, and the references in them."""
 
 import pytest
 

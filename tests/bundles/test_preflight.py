@@ -65,7 +65,7 @@ def test_all_problems_are_in_one_table_and_listed(check):
     for name in ("networks: networks", "room: memory"):
         assert " ".join(row(table, name)).split() == ["left", "out", "after", "the", "problems", "above"]
     listed = [line for line in table.splitlines() if line[:2] in ("1.", "2.", "3.", "4.")]
-    assert all(word in line for word, line in zip(["cuda:9", "[30, 32]", "Try", "/nowhere"], listed, strict=True))
+    assert all(word in line for word, line in zip(["cuda:9", "[30, 32]", "Use", "/nowhere"], listed, strict=True))
     assert table.endswith("checks, 4 problems\n")
 
 

@@ -1,4 +1,4 @@
-"""The datalist: what is written is read again, and what is wrong is said."""
+"""The datalist is read as written, and errors in it are reported."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Processes that work together: each test runs two of them, connected by Gloo."""
+"""Distributed processes: each test runs two of them, connected by Gloo."""
 
 import logging
 import os

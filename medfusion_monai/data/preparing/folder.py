@@ -156,7 +156,7 @@ def _assign_labels(records: Sequence[Record], classes: Sequence[str] | None) -> 
     """Replace each record's value by its label and return the class names."""
     counts = Counter(record["value"] for record in records)
     pairs = [item.partition("=") for item in (sorted(counts) if classes is None else classes)]
-    if classes is None:  # a value that itself has "=" is no pair
+    if classes is None:  # a value that contains "=" is not a pair
         pairs = [(value, "", "") for value in sorted(counts)]
     values, names = [value for value, _, _ in pairs], [name or value for value, _, name in pairs]
     if len(set(values)) < len(values) or len(set(names)) < len(names):

@@ -1,4 +1,4 @@
-"""AIROGS: labels of the table meet images that lie anywhere below the root."""
+"""AIROGS: labels of the table are matched with images at any depth below the root."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""CheXpert's table: which rows count, for what, and which are refused."""
+"""CheXpert's table: rows that are used, their labels, and rows that are refused."""
 
 import json
 import random
@@ -29,7 +29,7 @@ def _write(folder, rows, header=HEADER):
 
 
 def _download(root, rows):
-    """A table and its images below root, in the folder that the first row names."""
+    """A table and its images below root, in the folder of the first row."""
     _write(root / rows[0].split("/")[0], rows)
     for number, row in enumerate(rows):
         image = _image(root, row)
@@ -39,7 +39,7 @@ def _download(root, rows):
 
 
 def _rows(prefix=SMALL):
-    """Ten patients of each value of the finding."""
+    """Ten patients per value of the finding."""
     values = ("1.0", "0.0", "-1.0", "")
     return [
         _row(10 * group + number, value, prefix=prefix) for group, value in enumerate(values) for number in range(10)

@@ -24,7 +24,7 @@ def _tiles(folder, patients, tiles=2):
 
 
 def _download(root, train="TRAIN", test="TEST"):
-    """Ten patients of each class for training and three for testing, two tiles each."""
+    """Ten patients per class for training and three for testing, two tiles each."""
     for start, name in ((0, "MSIMUT"), (100, "MSS")):
         _tiles(root / train / name, range(start, start + 10))
         _tiles(root / test / name, range(start + 50, start + 53))

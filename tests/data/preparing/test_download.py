@@ -1,4 +1,4 @@
-"""The reference batch, which all sources draw alike."""
+"""The reference batch, which all sources draw in the same way."""
 
 import os
 import random

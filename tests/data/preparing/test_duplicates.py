@@ -1,4 +1,4 @@
-"""Images with equal pixels: kept in one split, refused where they contradict each other."""
+"""Images with equal pixels are kept in one split, or refused if their labels or splits differ."""
 
 import pytest
 

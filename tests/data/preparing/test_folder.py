@@ -1,4 +1,4 @@
-"""Folders and tables become datalists, or an error that says what to correct."""
+"""Folders and tables become datalists, or an error states what to correct."""
 
 import csv
 import importlib.resources
@@ -25,7 +25,7 @@ def _image(path, value=0):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two classes of ten images, one of them in a sub-folder, and what systems leave behind."""
+    """Two classes of ten images, one of them in a sub-folder, and files of operating systems."""
     root = tmp_path / "root"
     for index in range(10):
         _image(root / "sick" / f"s{index}.png", index)

@@ -1,4 +1,4 @@
-"""Splits that a table gives."""
+"""Splits given by a table."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Splits beside a test part that the source has already; splits of everything are in test_datalist."""
+"""Splits around a test part of the source; splits of all records are in test_datalist."""
 
 import pytest
 

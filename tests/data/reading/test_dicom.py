@@ -1,4 +1,4 @@
-"""DICOM files in, the image that a viewer shows out; what is no single image is refused and nobody is named."""
+"""DICOM files are read as a viewer shows them; other content is refused without quoting the patient's data."""
 
 import importlib.resources
 import io
@@ -447,7 +447,7 @@ def test_many_threads_read_the_same_pixels():
 
 
 def test_pydicom_is_imported_by_the_first_dicom_file_and_not_before(tmp_path):
-    """A fresh Python in which pydicom cannot be imported, for MONAI and nibabel import what they find."""
+    """In a new process without pydicom, since MONAI and nibabel import it if available."""
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")
     program = """
 import sys

@@ -1,4 +1,4 @@
-"""Image files in, float arrays out; nothing broken passes."""
+"""Image files are read as float arrays; broken files raise."""
 
 import os
 import struct
@@ -96,7 +96,7 @@ def test_transparent_colour_of_a_palette_is_black(tmp_path):
 
 
 def _tiff(path, content, bits, photometric, order="<"):
-    """Write what Pillow does not: a gray TIFF, 2 x 2 pixels, with any bits and photometric interpretation."""
+    """Write a gray TIFF, 2 x 2 pixels, with any bits and photometric interpretation, unlike Pillow."""
     tags = [(256, 3, 2), (257, 3, 2), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8), (277, 3, 1)]
     tags += [(278, 3, 2), (279, 4, len(content))]
     directory = struct.pack(order + "H", len(tags))

@@ -40,7 +40,7 @@ def test_both_versions_packed_or_not_are_read(tmp_path, name, kind, shape):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", 1)[0], values.reshape(8, 6).T)
 
 
-VIEW = np.arange(48, dtype=np.uint8).reshape(6, 8)  # rows down, columns to the right: what is to be seen
+VIEW = np.arange(48, dtype=np.uint8).reshape(6, 8)  # the expected view: rows down, columns to the right
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Real files of the kinds that hospitals' folders hold: read right, or refused with a sentence that says why."""
+"""Real files as found in hospitals: read correctly, or refused with the reason."""
 
 import os
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_radiograph_with_coloured_marks_is_refused_as_gray(name):
 
 
 def test_monochrome1_is_inverted():
-    """The two files hold the same stored values and differ in what their headers say of them."""
+    """The two files have the same stored values and different headers."""
     inverted, plain = (read_image(ODD / name) for name in ("monochrome1.dcm", "rsna_monochrome2.dcm"))
     np.testing.assert_allclose(inverted, 1 - plain, atol=1e-6)
 

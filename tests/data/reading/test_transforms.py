@@ -1,4 +1,4 @@
-"""Image transforms: sizes, ranges, and what is cut."""
+"""Image transforms: sizes, ranges, and cropping."""
 
 import importlib.resources
 

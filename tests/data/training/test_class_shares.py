@@ -1,4 +1,4 @@
-"""Shares of the classes and the order that gives them."""
+"""Shares of the classes, and the order that produces them."""
 
 from collections import Counter
 

@@ -15,7 +15,7 @@ FLIPPED = {
 
 
 class Counting:
-    """Items whose image is IMAGE and ten times their number; counts how often each is read."""
+    """Items whose image is IMAGE plus ten times their index; counts the reads of each."""
 
     def __init__(self, count):
         self.read = [0] * count

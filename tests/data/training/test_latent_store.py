@@ -1,4 +1,4 @@
-"""Posteriors on the disk: whole or absent, of the identity that is asked for or none."""
+"""Posteriors on disk: complete or absent, and only of the requested identity."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ def identity_of(weights="a", **changes):
 
 
 def moments_of(entries):
-    """Make values that float16 holds exactly, other ones in each entry."""
+    """Make values exact in float16, different in each entry."""
     return np.stack([np.arange(24, dtype=np.float32).reshape(SHAPE) + 32 * number for number in entries])
 
 
@@ -121,7 +121,7 @@ def test_large_stores_keep_few_files_open(tmp_path):
 
 def test_workers_read_what_the_parent_reads(tmp_path):
     store = fill(open_store(tmp_path))
-    assert store[5]["label"] == 5  # a file is open already
+    assert store[5]["label"] == 5  # a file is already open
     batches = list(DataLoader(store, batch_size=5, num_workers=2))
     assert torch.equal(torch.cat([batch["moments"] for batch in batches]), torch.from_numpy(moments_of(range(10))))
 
@@ -156,7 +156,7 @@ def test_moments_of_another_shape_are_refused(tmp_path):
         store.write(0, np.zeros((1, 4, 3, 3), np.float32))
 
 
-# Room on the disk
+# Disk space
 
 
 def full_disk(monkeypatch, free):
@@ -216,7 +216,7 @@ def test_complete_store_is_read_from_a_folder_that_cannot_be_written(tmp_path, m
     assert store[9]["label"] == 9
 
 
-# Other stores beside this one
+# Other stores in the same folder
 
 
 def test_store_of_other_weights_is_not_used_but_named_and_deleted(tmp_path, caplog):
@@ -275,7 +275,7 @@ def test_what_a_store_was_made_from_stands_beside_it(tmp_path):
     assert json.loads((store.folder / "store.json").read_text()) == identity_of()
 
 
-# What tells one store from another
+# The identity of a store
 
 
 @pytest.fixture

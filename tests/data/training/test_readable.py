@@ -22,7 +22,7 @@ READ = ReadImaged("image", channels=1)
 
 @pytest.fixture
 def items(tmp_path):
-    """Ten files, each of its own gray: seven of class 0, three of class 1."""
+    """Ten files of different gray: seven of class 0, three of class 1."""
     for number in range(10):
         Image.fromarray(np.full((4, 4), 20 * number, np.uint8)).save(tmp_path / f"{number}.png")
     return [{"image": str(tmp_path / f"{number}.png"), "label": int(number >= 7)} for number in range(10)]

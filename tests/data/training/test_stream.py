@@ -25,7 +25,7 @@ RANDOM_TRANSFORMS = {
 
 
 def numbered_items(count=6):
-    """Make items that are told apart by their label, each with an image without symmetry."""
+    """Make items with different labels, each with an asymmetric image."""
     images = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     return [{"image": image, "label": number, "patient": "p"} for number, image in enumerate(images)]
 

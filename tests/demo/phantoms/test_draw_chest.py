@@ -1,4 +1,4 @@
-"""Phantoms: the label is the drawn ratio, and nothing simpler gives it away."""
+"""Chest phantoms: the label is the drawn ratio, and nothing simpler reveals it."""
 
 import numpy as np
 import pytest

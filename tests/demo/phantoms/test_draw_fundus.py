@@ -1,4 +1,4 @@
-"""Fundus phantoms: the label is the drawn cup-to-disc ratio, and nothing simpler gives it away."""
+"""Fundus phantoms: the label is the drawn cup-to-disc ratio, and nothing simpler reveals it."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def _array(truths, key):
 
 
 def _green(image, x, y):
-    """Mean green of 3x3 pixels around a point given in pixel units, whose pixel centres lie at halves."""
+    """Return the mean green of 3x3 pixels around a point in pixels, with pixel centres at halves."""
     row, column = int(y), int(x)
     return image[1, row - 1 : row + 2, column - 1 : column + 2].mean()
 

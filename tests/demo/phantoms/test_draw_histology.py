@@ -1,4 +1,4 @@
-"""Histology phantoms: the label is the number of lymphocytes, and nothing simpler gives it away."""
+"""Histology phantoms: the label is the number of lymphocytes, and nothing simpler reveals it."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def _array(truths, key):
 
 
 def _best_threshold(values, labels):
-    """Share of labels that the best single threshold gets right, in whichever direction."""
+    """Return the share of labels that the best single threshold predicts, in either direction."""
     shares = [((values > limit) == (labels == 1)).mean() for limit in values]
     return max(*shares, *(1 - share for share in shares))
 

@@ -1,4 +1,4 @@
-"""The measured ratio against the drawn one."""
+"""The measured ratio, compared with the drawn one."""
 
 import numpy as np
 import pytest

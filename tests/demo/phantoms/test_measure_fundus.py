@@ -1,4 +1,4 @@
-"""The measured cup-to-disc ratio against the drawn one."""
+"""The measured cup-to-disc ratio, compared with the drawn one."""
 
 import numpy as np
 import pytest

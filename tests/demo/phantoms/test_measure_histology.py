@@ -1,4 +1,4 @@
-"""The measured density of lymphocytes against the drawn one."""
+"""The measured density of lymphocytes, compared with the drawn one."""
 
 import os
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_paler_light_does_not_matter():
 
 
 def test_dots_that_are_drawn_over_are_no_longer_counted():
-    """The count falls to zero when the darkest nuclei are painted as pale as the other ones."""
+    """The count is zero if the darkest nuclei are painted as pale as the others."""
     images, _, _ = _draw(40, 64)
     paler = np.maximum(images, np.median(images, axis=(2, 3), keepdims=True) * 0.8)
     assert measure_lymphocyte_density(images[::2]).min() >= 9

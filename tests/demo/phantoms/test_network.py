@@ -8,7 +8,7 @@ from medfusion_monai.demo.phantoms.families import FAMILIES
 from medfusion_monai.demo.phantoms.network import FIRST_SEED, train_phantom_features
 from medfusion_monai.evaluation.metrics.phantom_network import load_phantom_network
 
-LARGEST_SEED = 10_000 * 1_000_003  # of the phantoms that prepare_phantoms draws for a seed of 10,000
+LARGEST_SEED = 10_000 * 1_000_003  # of the phantoms of prepare_phantoms with seed 10,000
 
 
 def draw(modality, seed, number, label=None, size=64):
@@ -43,7 +43,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def distance(network, images):
-    """Measure how far images are from real phantoms."""
+    """Measure the distance of images from drawn phantoms."""
     reference = network(draw("cxr", 1000, 300))
     return lambda others: frechet_distance(reference, network(others))
 

@@ -1,4 +1,4 @@
-"""Datalists of phantoms, whatever their modality."""
+"""Datalists of phantoms of all modalities."""
 
 import numpy as np
 import pytest
