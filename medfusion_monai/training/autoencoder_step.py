@@ -79,6 +79,7 @@ class AutoencoderTrainer(SupervisedTrainer):
 
         engine.optimizer.zero_grad()
         loss.backward()
+        # Not by DDP, whose hooks miss the gradient norms that balance the adversarial loss outside the backward pass.
         average_gradients(engine.network.parameters())
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         engine.optimizer.step()

@@ -78,6 +78,7 @@ class DiffusionPrepareBatch:
         if "moments" in batch:
             posterior = DiagonalGaussian(batch["moments"].to(device, non_blocking=non_blocking).float())
         else:
+            # In float32 like cached latents: training with and without a cache sees the same ones.
             posterior = self.autoencoder.eval().encode(to_network(batch["image"], device, non_blocking))
         shape = posterior.mean.shape[1:]
         latents = self.autoencoder.normalize(posterior.sample(to_device(randn(shape, sources), device)))

@@ -237,7 +237,7 @@ class TrainingRun:
         stop = StopOnSignal(checkpoint, trainer.evaluator)
         guard = StopOnNonFiniteLoss(phase.network, self.max_grad_norm, str(self.ckpt_dir), wait=not self.on_cuda)
         trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, per_image)
-        phase.best.attach(trainer.evaluator)
+        phase.best.attach(trainer.evaluator)  # only now: an evaluator called on its own must not write weights
         handlers: list[Any] = [guard]
         if self.is_first:
             handlers += self._loggers(trainer, phase)

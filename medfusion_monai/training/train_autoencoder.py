@@ -104,7 +104,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             loss_function=loss,
             adversarial=adversarial,
             discriminator_optimizer=torch.optim.Adam(adversarial.parameters(), lr=discriminator_lr),
-            dtype=torch.float32 if run.dtype is torch.float16 else run.dtype,
+            dtype=torch.float32 if run.dtype is torch.float16 else run.dtype,  # the step does not scale losses
             **reading,
             **run.engine_options,
         )

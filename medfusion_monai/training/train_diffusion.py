@@ -284,6 +284,7 @@ class DiffusionTraining(SupervisedTrainer):
             "schedule": describe(self.schedule),
             "loss": describe(self._arguments["loss"]),
             "label_dropout": self.label_dropout,
+            # Or phase one could continue, and the UNet would be trained partly on other latents.
             "autoencoder": file_sha256(self.training_run.autoencoder_file),
         }
 
