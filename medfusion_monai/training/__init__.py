@@ -1,4 +1,4 @@
-"""Training of both phases: ``autoencoder.py`` and ``diffusion.py`` tell each from top to bottom."""
+"""Training of both phases; ``train_autoencoder.py`` and ``train_diffusion.py`` hold one each, from top to bottom."""
 
 from medfusion_monai.runtime.distributed import default_device
 from medfusion_monai.runtime.values import epochs

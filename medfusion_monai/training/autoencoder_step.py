@@ -21,19 +21,19 @@ ADVERSARIAL = ("adversarial", "adversarial_low")
 
 
 class AutoencoderTrainer(SupervisedTrainer):
-    """Trains an autoencoder, with discriminators from a given step on; several processes average their gradients.
+    """Trains an autoencoder, with discriminators from a given step on; averages gradients over processes.
 
-    ``engine.state.output`` holds ``image``, ``pred`` (the reconstruction), ``loss`` and ``terms``: every weighted
-    term of the loss by name.
+    ``engine.state.output`` holds ``image``, ``pred`` (the reconstruction), ``loss`` and ``terms`` (the weighted terms
+    of the loss by name).
 
     Args:
         adversarial: the adversarial loss, or None to train without.
-        discriminator_optimizer: optimizer of ``adversarial``; needed with it.
-        dtype: in which the networks run, float32 or bfloat16; weights, losses and their balance are float32.
+        discriminator_optimizer: optimizer of ``adversarial``, required with it.
+        dtype: of the forward pass, float32 or bfloat16; weights, losses and their balance are float32.
         kwargs: as ``monai.engines.SupervisedTrainer``; ``loss_function`` is a ``ReconstructionLoss``.
 
     Raises:
-        ValueError: if one of adversarial loss and its optimizer is missing, for ``amp``, or for float16.
+        ValueError: if only one of adversarial loss and its optimizer is given, for ``amp``, or for float16.
     """
 
     def __init__(
@@ -44,11 +44,13 @@ class AutoencoderTrainer(SupervisedTrainer):
         **kwargs: Any,
     ) -> None:
         if (adversarial is None) != (discriminator_optimizer is None):
-            raise ValueError("adversarial and discriminator_optimizer belong together: give both or none")
+            raise ValueError("adversarial and discriminator_optimizer must be passed together: pass both or neither")
         if kwargs.get("amp"):
-            raise ValueError("AutoencoderTrainer takes its precision as dtype: leave amp out")
+            raise ValueError("AutoencoderTrainer does not support amp: set dtype instead")
         if dtype is torch.float16:
-            raise ValueError("AutoencoderTrainer does not scale losses, as float16 needs: use bfloat16 or float32")
+            raise ValueError(
+                "AutoencoderTrainer does not scale losses, which float16 requires: set dtype to bfloat16 or float32"
+            )
         super().__init__(**kwargs)
         self.adversarial, self.dtype = adversarial, dtype
         self.discriminator_optimizer = discriminator_optimizer
@@ -81,6 +83,7 @@ class AutoencoderTrainer(SupervisedTrainer):
 
         engine.optimizer.zero_grad()
         loss.backward()
+        # Not by DDP, whose hooks miss the gradient norms that balance the adversarial loss outside the backward pass.
         average_gradients(engine.network.parameters())
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         engine.optimizer.step()

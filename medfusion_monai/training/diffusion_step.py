@@ -1,4 +1,4 @@
-"""The step of phase two: micro-batches, precision, and what to do if a batch is too large."""
+"""The step of phase two: micro-batches, precision, and an error with advice if a batch is too large."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ Output = dict[Any, Tensor]
 class DiffusionStep:
     """One training step, for MONAI's ``SupervisedTrainer(iteration_update=...)``.
 
-    The images of a step go through the network a few at a time, if wished, and the gradients are those of the mean loss
-    of all of them. The network runs in ``dtype``; weights, loss and gradients are float32. ``engine.state.output``
-    holds ``image``, ``label``, ``pred`` and ``loss`` of the whole batch, detached, and MONAI's iteration events are
-    fired once a step: before the backward pass of its last images those of forward pass and loss, after it the others.
+    A batch can go through the network in micro-batches; the gradients are those of the mean loss of the whole batch.
+    The network runs in ``dtype``; weights, loss and gradients are float32. ``engine.state.output`` holds ``image``,
+    ``label``, ``pred`` and ``loss`` of the whole batch, detached. MONAI's iteration events fire once per step: those of
+    forward pass and loss before the last micro-batch's backward pass, the others after it.
 
-    Give it to ``TrainingCheckpoint`` as well: float16 has a scale of the loss that a restart needs.
+    Pass it to ``TrainingCheckpoint`` as well, to resume with the loss scale of float16.
 
     Args:
-        micro_batch_size: images at a time, or None for all.
-        dtype: of ``choose_precision``.
+        micro_batch_size: images per micro-batch, or None for all.
+        dtype: of the forward pass, see ``choose_precision``.
 
     Raises:
-        ValueError: for a micro-batch that is no whole number of at least 1.
+        ValueError: if ``micro_batch_size`` is not an integer of at least 1.
     """
 
     def __init__(self, micro_batch_size: int | None = None, dtype: torch.dtype = torch.float32) -> None:
         if micro_batch_size is not None and (not is_whole(micro_batch_size) or micro_batch_size < 1):
             raise ValueError(
-                f"micro_batch_size must be a whole number of at least 1, or None, received {micro_batch_size!r}"
+                f"micro_batch_size must be an integer of at least 1, or None, received {micro_batch_size!r}"
             )
         self.micro_batch_size, self.dtype = micro_batch_size, dtype
         self.scaler: torch.amp.GradScaler | None = None
@@ -52,10 +52,10 @@ class DiffusionStep:
         self._restored = True
 
     def __call__(self, engine: Any, batch: Batch) -> dict[str, Any]:
-        """Train on a batch of ``label`` (B,) and what ``engine.prepare_batch`` takes.
+        """Train on a batch with ``label`` (B,) and the other inputs of ``engine.prepare_batch``.
 
         Raises:
-            BatchTooLargeError: if memory does not suffice; says how many images at a time were measured to.
+            BatchTooLargeError: if memory runs out; states the micro-batch size measured to fit.
         """
         try:
             return self._step(engine, batch)
@@ -63,15 +63,15 @@ class DiffusionStep:
             if not is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
-        # Outside of the except clause, whose traceback would hold on to the memory.
+        # Outside the except clause, whose traceback keeps the memory alive.
         raise self._too_large(engine, batch, reason)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the scale of the loss; nothing but for float16."""
+        """Return the loss scale of float16; empty for other types."""
         return self._scaler_state if self.scaler is None else self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave; a scale is of no concern to other types, and none starts afresh."""
+        """Restore the loss scale; other types ignore it, and without one float16 starts with the default."""
         self._restored = True
         self._scaler_state = state if self.dtype is torch.float16 else {}
         if self.scaler is not None and state:
@@ -95,7 +95,7 @@ class DiffusionStep:
         return engine.state.output
 
     def _accumulate(self, engine: Any, batch: Batch) -> None:
-        """Run all micro-batches forward and backward, and set the output of the engine."""
+        """Run forward and backward passes of all micro-batches, and set the output of the engine."""
         total = len(batch[Keys.LABEL])
         outputs: list[Output] = []
         for part in self._micro_batches(batch):
@@ -133,7 +133,7 @@ class DiffusionStep:
             yield _part_of(batch, start, start + size)
 
     def _scale_losses_of(self, engine: Any) -> None:
-        """Have the engine scale losses if float16 needs it; ``engine.scaler`` is where MONAI's handlers look."""
+        """Create the loss scaler of float16, and set ``engine.scaler``, which MONAI's handlers read."""
         if self.dtype is torch.float16 and self.scaler is None:
             self.scaler = torch.amp.GradScaler(torch.device(engine.state.device).type)
             if self._scaler_state:
@@ -145,17 +145,17 @@ class DiffusionStep:
         tried = min(self.micro_batch_size or total, total)
         fits = largest_that_fits(lambda count: self._try(engine, batch, count), tried)
         engine.optimizer.zero_grad(set_to_none=True)
-        at_a_time = "a batch" if tried == total else f"micro-batches of the {total}: a micro-batch"
+        batch_kind = f"a batch of {tried}" if tried == total else f"a micro-batch of {tried} of {total}"
         if fits:
-            advice = f"{fits} at a time were measured to fit: add --micro_batch_size {fits}, with the same results"
+            advice = f"{fits} were measured to fit: add --micro_batch_size {fits}, with the same results"
         else:
             advice = "not even one fits: set gradient_checkpointing, make the network narrower, or use another device"
         return BatchTooLargeError(
-            f"{at_a_time} of {tried} images does not fit into the memory of {engine.state.device}; {advice} ({reason})"
+            f"{batch_kind} images does not fit into the memory of {engine.state.device}; {advice} ({reason})"
         )
 
     def _try(self, engine: Any, batch: Batch, count: int) -> None:
-        """Do what needs memory in a step of micro-batches: two passes, and the optimizer's two averages."""
+        """Use the memory of a step of micro-batches: two passes, and the optimizer's two averages."""
         engine.state.output = None
         engine.optimizer.zero_grad(set_to_none=True)
         room = (
@@ -169,12 +169,12 @@ class DiffusionStep:
 
 
 def _unsynchronized(network: nn.Module) -> AbstractContextManager[Any]:
-    """Keep gradients to this process until the last backward pass of a step."""
+    """Skip averaging gradients over processes until the last backward pass of a step."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def _part_of(batch: Batch, start: int, stop: int) -> Batch:
-    """Give the images from one number to another of a batch, whose values have one entry an image."""
+    """Return a slice of a batch, whose values have one entry per image."""
     return {name: values[start:stop] for name, values in batch.items()}
 
 

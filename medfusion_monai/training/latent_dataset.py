@@ -1,4 +1,4 @@
-"""The data set of phase two: images whose latents are encoded once and kept on the disk, or the images themselves."""
+"""The dataset of phase two: latents that are encoded once and stored on disk, or the images themselves."""
 
 from __future__ import annotations
 
@@ -22,27 +22,26 @@ from medfusion_monai.training.training_images import TrainingImages
 
 
 class LatentDataset(Dataset):
-    """Images with labels; after ``prepare``, where latents are cached, posteriors of their latents with labels.
+    """Images with labels; after ``prepare`` and with cached latents, posteriors with labels.
 
-    Length, order and labels are the same before and after, so that a workflow can be looked at without encoding a data
-    set. Each flip is an entry of its own.
+    Length, order and labels are the same before and after: a workflow can be inspected without encoding anything. Each
+    flip is a separate entry.
 
     Args:
         data: items with ``image`` (path) and ``label``.
-        transform: reads and resizes an image, without anything random.
-        network: whose autoencoder encodes.
-        run: tells the folder of the latents.
-        name: of the folder in it, one for each data set of the run.
-        cache_latents: whether phase two encodes each image once; ``auto`` unless there are random transforms that no
-            flips stand for.
+        transform: reads and resizes an image; deterministic.
+        network: contains the autoencoder.
+        run: defines the folder of the latents.
+        name: of this dataset's subfolder.
+        cache_latents: whether phase two encodes each image once; ``auto``: unless there are random transforms but no
+            flips.
         flips: some of ``horizontal``, ``vertical`` and ``both``.
-        random_transforms: of phase one, and of phase two where latents are not cached.
+        random_transforms: of phase one, and of phase two if latents are not cached.
         unreadable: ``stop`` or ``skip``, see :class:`~medfusion_monai.data.training.readable.ReadableDataset`.
-        cache_num: images that stay in memory once they were read.
+        cache_num: images that stay in memory after they are read.
 
     Raises:
-        ValueError: for unknown flips, latents that shall be cached with random transforms, or a transform that is
-            random.
+        ValueError: for unknown flips, cached latents with random transforms, or a random ``transform``.
     """
 
     def __init__(
@@ -61,14 +60,16 @@ class LatentDataset(Dataset):
         self.flips = check_flips(flips)
         if cache_latents is True and random_transforms and not flips:
             raise ValueError(
-                "cache_latents encodes each image once and leaves no room for random_transforms in phase two: set "
-                "cache_latents to false, or name the flips that phase two shall see in latent_flips"
+                f"cache_latents true encodes each image once, but random_transforms has {len(random_transforms)} "
+                "entries: set cache_latents to false, or name the flips for phase two in latent_flips"
             )
         if cache_latents not in (True, False, "auto"):
             raise ValueError(f"cache_latents must be true, false or auto, received {cache_latents!r}")
         self.caches = bool(flips) or not random_transforms if cache_latents == "auto" else bool(cache_latents)
         if any(isinstance(step, Randomizable) for step in getattr(transform, "transforms", [transform])):
-            raise ValueError("preprocessing is done once an image: name what is random in random_transforms")
+            raise ValueError(
+                "preprocessing is done once per image, but it holds random transforms: move them to random_transforms"
+            )
         self.images = ReadableDataset(data, transform, unreadable, cache_num)
         self._flipped = FlippedDataset(self.images, self.flips)
         self.random_transform = Compose(list(random_transforms))
@@ -94,7 +95,7 @@ class LatentDataset(Dataset):
         return [item["label"] for item in self.images.data]
 
     def prepare(self, device: torch.device | str, batch_size: int = 32, num_workers: int = 0) -> None:
-        """Encode what is missing, if latents are cached; all processes of a run call it.
+        """With cached latents, encode the missing ones; all processes of a run must call it.
 
         Args:
             device: where to encode.
@@ -105,7 +106,7 @@ class LatentDataset(Dataset):
             ValueError: see ``cached_latents``.
         """
         if not self.caches:
-            self.images.keep()  # in memory before workers of a data loader start
+            self.images.keep()  # before data loader workers start, which would each read their own
             return
         if self._store is None:
             images = FlippedDataset(self.images.as_files_are(), self.flips)
@@ -116,13 +117,13 @@ class LatentDataset(Dataset):
             self.images.forget()
 
     def image_stream(self, seed: int, shares: Sequence[float] | None = None, shuffle: bool = True) -> SeededDataset:
-        """Return the images as phase one sees them, augmented; for validation as they are."""
+        """Return the stream of phase one: augmented images, or plain ones in order for validation."""
         if not shuffle:
             return SeededDataset(self.images, seed=seed, shuffle=False)
         return SeededDataset(self.images, self.random_transform, seed, labels=self.image_labels, shares=shares)
 
     def stream(self, seed: int, shares: Sequence[float] | None = None, shuffle: bool = True) -> SeededDataset:
-        """Return the entries as phase two sees them; for validation as they are."""
+        """Return the stream of phase two: entries with random transforms if not cached; in order for validation."""
         if not shuffle:
             return SeededDataset(self, seed=seed, shuffle=False)
         transform = None if self.caches else self.random_transform
@@ -143,5 +144,5 @@ class LatentDataset(Dataset):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the network behind: workers of a data loader read what is encoded."""
+        """Omit the network, which data loader workers do not need."""
         return {**self.__dict__, "network": None}

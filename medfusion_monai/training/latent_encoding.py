@@ -1,4 +1,4 @@
-"""Encoding images once: their posteriors, kept on the disk."""
+"""Encodes images once and stores their posteriors on disk."""
 
 from __future__ import annotations
 
@@ -40,31 +40,34 @@ def cached_latents(
     batch_size: int = 32,
     num_workers: int = 0,
 ) -> LatentStore:
-    """Encode images once, or what is missing of them, and give their posteriors from the disk.
+    """Encode the images whose posteriors are not stored yet, and return the store.
 
-    Of several processes each encodes its share; all need to see the folder. A run that was stopped goes on where it
-    was. Latents that were made from other weights, files, flips or transforms are never used.
+    Each process encodes its share; all of them need access to the folder. A run that was stopped resumes where it
+    was. Latents of other weights, files, flips or transforms are never used.
 
     Args:
         autoencoder: the trained network.
         images: flips of a ``ReadableDataset`` (or another data set with ``data``, whose items have ``image``, a path,
-            and ``label``, and ``transform`` without anything random); it reads its files anew.
-        folder: where to keep the latents.
+            and ``label``, and a deterministic ``transform``) that reads files each time.
+        folder: of the store.
         image_size: height and width of the images.
         device: where to encode.
         batch_size: images at a time.
         num_workers: processes that read images.
 
     Returns:
-        Entries as of ``images``, with ``moments`` (2 * latent_channels, h, w) in place of ``image``.
+        Entries like those of ``images``, with ``moments`` (2 * latent_channels, h, w) instead of ``image``.
 
     Raises:
-        ValueError: if an image cannot be read, encoded or held by float16, the disk is full, images are changed
-            meanwhile, or a process does not see what another wrote.
+        ValueError: if an image cannot be read, encoded or stored as float16, the disk is full, images change
+            meanwhile, or a process does not see the files of another.
     """
     dataset = images.dataset
     if getattr(dataset, "cache_num", 0) > 0:
-        raise ValueError("latents must be encoded from files as they are now: give a data set with cache_num=0")
+        raise ValueError(
+            "latents must be encoded from the current files, not from memory: pass a dataset with cache_num=0, "
+            f"received {dataset.cache_num}"
+        )
     labels = for_each_variant([item["label"] for item in dataset.data], images.flips)
     channels, *sides = autoencoder.latent_shape(image_size)
     identity = from_first(lambda: _identity(autoencoder, images))
@@ -72,7 +75,7 @@ def cached_latents(
     missing = from_first(store.prepare)
     if missing:
         present = len(store) - sum(len(store.entries(number)) for number in missing)
-        logger.info("encoding %d images, %d are there already", len(store) - present, present)
+        logger.info("encoding %d images, %d are stored already", len(store) - present, present)
         encoding = {"device": torch.device(device), "batch_size": batch_size, "num_workers": num_workers}
         _fill(store, missing, autoencoder.eval(), images, **encoding)
         from_first(lambda: _refuse_changed(identity, autoencoder, images))
@@ -82,14 +85,16 @@ def cached_latents(
 def _identity(autoencoder: LatentAutoencoder, images: FlippedDataset) -> dict[str, Any]:
     dataset = images.dataset
     files = [item["image"] for item in dataset.data]
-    # Where a file cannot be read, its place is taken by another of its label.
+    # An unreadable file is replaced by another of the same label.
     labels = [item["label"] for item in dataset.data] if getattr(dataset, "unreadable", "stop") == "skip" else None
     return latent_identity(autoencoder, files, images.flips, getattr(dataset, "transform", None), labels)
 
 
 def _refuse_changed(identity: dict[str, Any], autoencoder: LatentAutoencoder, images: FlippedDataset) -> None:
     if differences(_identity(autoencoder, images), identity):
-        raise ValueError("images were changed while they were encoded: start again once they are complete")
+        raise ValueError(
+            "images changed while they were encoded: run the same command again once all files are complete"
+        )
 
 
 def _fill(
@@ -118,7 +123,7 @@ def _encoded_parts(
     batch_size: int,
     num_workers: int,
 ) -> Generator[np.ndarray, None, None]:
-    """Give the moments of each part of the images, (entries, 2 * latent_channels, h, w), in batches within a part."""
+    """Yield the moments (entries, 2 * latent_channels, h, w) of each part, encoded in batches."""
     batches = [list(part[start : start + batch_size]) for part in parts for start in range(0, len(part), batch_size)]
     loader = iter(DataLoader(images, batch_sampler=batches, num_workers=num_workers, collate_fn=_stack_images))
     bar_options = {"disable": idist.get_rank() > 0, "mininterval": 1.0 if sys.stderr.isatty() else 30.0}
@@ -137,12 +142,12 @@ def _stack_images(items: Sequence[dict[str, Any]]) -> Tensor:
 
 
 def _wait_for(store: LatentStore) -> None:
-    """Wait until what other processes wrote is seen here, which may take a while on a network drive."""
+    """Wait until the files of other processes are visible here, which may take a while on a network drive."""
     deadline = time.monotonic() + SECONDS_TO_SEE
     while unseen := store.missing():
         if time.monotonic() > deadline:
             raise ValueError(
-                f"{len(unseen)} files of {store.folder} were written by other processes and are not seen by this one: "
-                "--latents_dir must be a folder that all hosts share"
+                f"{len(unseen)} files in {store.folder}, written by other processes, are not visible after "
+                f"{SECONDS_TO_SEE:.0f} seconds: set --latents_dir to a folder that all hosts share"
             )
         time.sleep(1.0)

@@ -1,4 +1,4 @@
-"""Between the phases: measuring the latents of the training set."""
+"""Mean and standard deviation of the latents of the training set, measured between the phases."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def measure_latent_statistics(
         squares += (mean.square() + variance).sum(dim=(0, 2, 3))
         count += mean[:, 0].numel()
     if count == 0:
-        raise ValueError("no images to measure the latents of")
+        raise ValueError("there are no images to measure the latents of: check the datalist")
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
     logger.info("latent mean %s, standard deviation %s", _rounded(mean), _rounded(std))

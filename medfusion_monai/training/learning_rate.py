@@ -1,4 +1,4 @@
-"""Optimizers, and learning rates over training."""
+"""Optimizers with learning rate schedules."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 @dataclass(frozen=True)
 class Adam:
-    """The optimizer of a phase and the way of its learning rate, before there are weights to optimize.
+    """Settings of an optimizer and its learning rate schedule, before the weights are known.
 
     Args:
         lr: the highest learning rate.
         warmup_steps: steps until it is reached.
-        decay: how it falls afterwards: ``constant`` (published), ``linear`` or ``cosine``.
+        decay: of the learning rate afterwards: ``constant`` (published), ``linear`` or ``cosine``.
 
     Raises:
         ValueError: for an unknown decay.
@@ -37,7 +37,7 @@ class Adam:
         check_decay(self.decay)
 
     def build(self, parameters: Iterable[nn.Parameter], total_steps: int) -> tuple[Optimizer, WarmupDecay]:
-        """Return the optimizer of these parameters and its learning rates over ``total_steps``."""
+        """Return the optimizer of the parameters and its learning rate schedule over ``total_steps``."""
         optimizer = self.kind(parameters, lr=self.lr, fused=True)  # type: ignore[call-arg]
         return optimizer, warmup_decay(optimizer, self.warmup_steps, total_steps, self.decay)
 
@@ -61,14 +61,14 @@ def warmup_decay(
     decay: Literal["constant", "linear", "cosine"] = "constant",
     final_fraction: float = 0.0,
 ) -> WarmupDecay:
-    """Raise the learning rate linearly over the first steps, then keep it or let it fall until the last.
+    """Raise the learning rate linearly over the first steps, then keep it or lower it until the last.
 
     Args:
-        optimizer: its learning rate is the highest that is reached.
-        warmup_steps: steps until then.
+        optimizer: its learning rate is the highest.
+        warmup_steps: steps until it is reached.
         total_steps: steps of the whole training.
-        decay: how it falls; published: constant.
-        final_fraction: share of the learning rate that is left at the last step.
+        decay: of the learning rate after the warm-up; published: constant.
+        final_fraction: share of the learning rate at the last step.
 
     Raises:
         ValueError: for an unknown decay.
@@ -88,10 +88,10 @@ def warmup_decay(
 
 
 class WarmupDecay(LambdaLR):
-    """A ``LambdaLR`` whose restart keeps where it was and takes the learning rate of the present run."""
+    """A ``LambdaLR`` that resumes at its step, with the learning rate of the current run."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the step; load the optimizer before."""
+        """Restore the step; load the optimizer first."""
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
         for group, rate, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["initial_lr"], group["lr"] = rate, rate * factor(self.last_epoch)

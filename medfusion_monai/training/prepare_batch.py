@@ -1,4 +1,4 @@
-"""What a step needs beside images: their noise, timesteps and dropped labels, each sample by its own seed."""
+"""Inputs of a step: images or latents with noise, timesteps and labels, drawn from each sample's own seed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Batch = dict[str, Any]
 
 
 class AutoencoderPrepareBatch:
-    """Gives the autoencoder's trainer images in [-1, 1] and the noise that draws their latents.
+    """Prepares images in [-1, 1] and the noise that samples their latents, for the autoencoder's trainer.
 
     Args:
-        autoencoder: the network that is trained; tells the latents' shape.
+        autoencoder: the network being trained; defines the shape of the latents.
     """
 
     def __init__(self, autoencoder: LatentAutoencoder) -> None:
@@ -36,16 +36,15 @@ class AutoencoderPrepareBatch:
 
 
 class DiffusionPrepareBatch:
-    """Gives the UNet's trainer noisy latents, timesteps, labels and the target.
+    """Prepares noisy latents, timesteps, labels and targets for the UNet's trainer.
 
-    Each time an image is seen it has a fresh sample of its posterior, fresh noise and a fresh timestep, and
-    loses its label with the given probability, on its own.
+    Each pass over an image draws a new sample of its posterior, new noise and a new timestep, and may drop its label.
 
     Args:
         autoencoder: the first stage; no gradients reach it.
-        schedule: noise schedule, also tells the prediction type.
-        label_dropout: probability that a sample loses its label; published 0.5.
-        null_label: what the UNet takes for 'no label'.
+        schedule: noise schedule, which also defines the prediction type.
+        label_dropout: probability of dropping the label of a sample; published 0.5.
+        null_label: stands for 'no label' in the UNet.
 
     Raises:
         ValueError: for a probability outside [0, 1].
@@ -71,7 +70,7 @@ class DiffusionPrepareBatch:
 
         Args:
             batch: ``image`` (B, C, H, W) in [0, 1], or ``moments`` of ``cached_latents``; ``label``; ``seed``.
-            device: where to compute.
+            device: of the results.
             non_blocking: whether copies may be asynchronous.
             kwargs: ignored.
         """
@@ -79,6 +78,7 @@ class DiffusionPrepareBatch:
         if "moments" in batch:
             posterior = DiagonalGaussian(batch["moments"].to(device, non_blocking=non_blocking).float())
         else:
+            # In float32 like cached latents: training with and without a cache sees the same ones.
             posterior = self.autoencoder.eval().encode(to_network(batch["image"], device, non_blocking))
         shape = posterior.mean.shape[1:]
         latents = self.autoencoder.normalize(posterior.sample(to_device(randn(shape, sources), device)))
@@ -93,7 +93,7 @@ class DiffusionPrepareBatch:
 
 
 class ReconstructionPrepareBatch:
-    """Gives an evaluator of reconstructions images in [-1, 1] and, to compare with, in [0, 1]."""
+    """Prepares images in [-1, 1] to reconstruct, and in [0, 1] to compare with."""
 
     def __call__(
         self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
@@ -103,23 +103,23 @@ class ReconstructionPrepareBatch:
 
 
 class SamplingPrepareBatch:
-    """Gives the sampler labels and seeds from the entries of ``sampling_plan``."""
+    """Prepares labels and seeds from the entries of ``sampling_plan`` for the sampler."""
 
     def __call__(
         self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
-        """Turn ``label`` and ``seed``, B of each, into (labels (B,), no targets, (), the seeds)."""
+        """Turn ``label`` and ``seed``, B of each, into (labels (B,), None, (), seeds)."""
         labels = torch.as_tensor(batch["label"]).to(device, non_blocking=non_blocking)
         return labels, None, (), {"seeds": [int(seed) for seed in batch["seed"]]}
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Bring what was made on the CPU to the device; a GPU's queue of work goes on meanwhile."""
+    """Copy a tensor from the CPU to the device, without making a GPU wait."""
     if device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
 
 
 def to_network(image: Tensor, device: torch.device, non_blocking: bool = False) -> Tensor:
-    """Bring images from [0, 1] to the device and to [-1, 1]."""
+    """Copy images in [0, 1] to the device and scale them to [-1, 1]."""
     return image.to(device, non_blocking=non_blocking) * 2.0 - 1.0

@@ -1,4 +1,4 @@
-"""What both phases of a training share: device, precision, seed, processes, folders, checkpoints, TensorBoard."""
+"""What both phases share: device, precision, seed, processes, folders, checkpoints, TensorBoard."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from medfusion_monai.training.training_images import TrainingImages
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """What ``TrainingRun.attach`` needs of a phase beside its trainer.
+    """What ``TrainingRun.attach`` needs of a phase besides its trainer.
 
     Attributes:
         title: shown in front of the progress bar.
         network: the network being trained.
-        lr_scheduler: advances once per step.
-        log: makes TensorBoard values from a step's output, a list as ``per_image`` leaves it.
-        draw: makes the rows of a picture.
+        lr_scheduler: steps once per step of the training.
+        log: returns TensorBoard values for a step's output, see ``per_image``.
+        draw: returns the rows of a picture.
         picture: name of the picture.
-        objects: what a checkpoint holds, by name.
+        objects: saved in checkpoints, by name.
         settings: settings that a run must share with the checkpoint it resumes from.
-        changeable: settings that it may change; changes are logged.
+        changeable: settings that may differ; changes are logged.
         sampler: of the batches.
         best: keeps the best weights.
-        handlers: further handlers of the user for the trainer.
-        val_handlers: further handlers of the user for the evaluator.
+        handlers: further handlers for the trainer.
+        val_handlers: further handlers for the evaluator.
     """
 
     title: str
@@ -69,27 +69,27 @@ class Phase:
 
 
 class TrainingRun:
-    """The settings of a run and what follows from them; both phases build on one object of this class.
+    """The settings of a run, shared by both phases.
 
-    It does nothing until ``start``, so that all its settings can be checked at once.
+    It does nothing until ``start``, which lets all settings be checked together first.
 
     Args:
-        output_dir: folder of checkpoints, latents, pictures and TensorBoard's files.
+        output_dir: folder of checkpoints, latents, pictures and TensorBoard files.
         model_dir: folder of the weights, ``autoencoder.pt`` and ``model.pt``.
         ckpt_dir: folder of the checkpoints; None for ``output_dir/checkpoints``.
         latents_dir: folder of cached latents; None for ``output_dir/latents``.
         device: where to train.
-        seed: of the networks, the order of the images and all noise.
-        resume: whether to continue from the checkpoints that are there.
-        precision: in which networks run: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        seed: of initial weights, order of images and all noise.
+        resume: whether to continue from existing checkpoints.
+        precision: of the forward passes: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         channels_last: memory format of the UNet: ``auto``, true or false.
         compile: whether to compile the UNet.
-        num_workers: processes that read images; ``auto`` for 4 on a GPU, none on a CPU.
-        max_grad_norm: gradients of a larger norm are scaled down to it; None does not clip.
+        num_workers: processes that read images; ``auto``: 4 on a GPU, 0 on a CPU.
+        max_grad_norm: gradients with a larger norm are scaled down to it; None disables clipping.
         log_interval: steps between values in TensorBoard.
         val_interval: epochs between validations; an epoch ends after ``val_interval`` steps of its phase.
         checkpoint_interval: steps between checkpoints within epochs; None for none.
-        trial_step: whether to try a step of each phase before the first.
+        trial_step: whether to try a step of each phase before training.
     """
 
     def __init__(
@@ -137,10 +137,10 @@ class TrainingRun:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which type networks run.
+        """The type in which networks run.
 
         Raises:
-            ValueError: for a precision that the device does not have.
+            ValueError: for a precision that the device does not support.
         """
         return choose_precision(self.precision, self.device)
 
@@ -151,30 +151,30 @@ class TrainingRun:
 
     @property
     def engine_options(self) -> dict[str, Any]:
-        """Arguments that trainers and evaluators of both phases have in common."""
+        """Arguments shared by the trainers and evaluators of both phases."""
         return {"device": torch.device(self.device), "non_blocking": self.on_cuda, "decollate": False}
 
     @property
     def num_workers(self) -> int:
-        """Processes that read images."""
+        """Number of processes that read images."""
         return self.workers if isinstance(self.workers, int) else 4 * self.on_cuda
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the only or first process of the run, which writes and reports."""
+        """Whether this is the first process of the run, which writes and logs."""
         return distributed.rank() == 0
 
     @cached_property
     def tensorboard(self) -> SummaryWriter | None:
-        """Where values and pictures go; None in all processes but the first."""
+        """The TensorBoard writer; None in all processes but the first."""
         return SummaryWriter(str(self.output_dir / "tensorboard")) if self.is_first else None
 
     def start(self, images: TrainingImages, *read: ReadableDataset) -> None:
-        """Connect the processes, take the folders, and read every image once.
+        """Connect the processes, lock the folders, and read every image once.
 
         Args:
-            images: says whether to read.
-            read: the images of training and validation.
+            images: defines whether to read them.
+            read: datasets of training and validation.
 
         Raises:
             ValueError: if a folder cannot be written or is in use, or images cannot be read.
@@ -188,42 +188,42 @@ class TrainingRun:
         images.identify()
 
     def finish(self) -> None:
-        """Close what ``start`` and the phases opened."""
+        """Close everything that ``start`` and the phases opened."""
         if self.__dict__.get("tensorboard") is not None:
             self.tensorboard.close()  # type: ignore[union-attr]
         distributed.finish()
         leave_folders()
 
     def sampler(self, batch_size: int) -> StreamSampler:
-        """Return the order in which this process takes items of a stream."""
+        """Return the sampler of this process's items of a stream."""
         return StreamSampler(batch_size, distributed.rank(), distributed.world_size())
 
     def loader(self, stream: SeededDataset, sampler: StreamSampler) -> DataLoader:
-        """Return endless batches of a stream for training."""
+        """Return a loader of endless training batches of a stream."""
         return DataLoader(stream, batch_sampler=sampler, num_workers=self.num_workers, pin_memory=self.on_cuda)
 
     def open_validation(self, evaluator: Any, stream: SeededDataset, batch_size: int, passes: int = 1) -> None:
-        """Open an evaluator's loader on this process's share of a stream.
+        """Open the data loader of an evaluator for this process's share of a stream.
 
         Args:
-            evaluator: that validates a phase.
-            stream: of the validation images, in their order.
-            batch_size: items at a time.
-            passes: how often each item comes, each time with other noise.
+            evaluator: of a phase.
+            stream: of the validation images, in order.
+            batch_size: items per batch.
+            passes: over the items, each with different noise.
         """
         share = distributed.share(passes * len(stream), distributed.rank(), distributed.world_size())
         evaluator.data_loader = DataLoader(stream, batch_size, sampler=share, num_workers=self.num_workers)
         evaluator.state.epoch_length = len(evaluator.data_loader)
 
     def attach(self, trainer: Any, phase: Phase) -> StopOnSignal:
-        """Attach to a trainer the handlers that both phases share, in this order; checkpoint and signals come last.
+        """Attach the handlers that both phases share, in this order; checkpoint and signals come last.
 
         Args:
-            trainer: has ``phase``, ``batch_size`` and ``evaluator``, whose metrics go to TensorBoard as well.
+            trainer: with ``phase``, ``batch_size`` and ``evaluator``, whose metrics also go to TensorBoard.
             phase: what differs between the phases.
 
         Returns:
-            The handler that listens to signals.
+            The handler that stops on signals.
         """
         checkpoint = TrainingCheckpoint(
             path=self.checkpoint_file(trainer.phase),
@@ -238,7 +238,7 @@ class TrainingRun:
         stop = StopOnSignal(checkpoint, trainer.evaluator)
         guard = StopOnNonFiniteLoss(phase.network, self.max_grad_norm, str(self.ckpt_dir), wait=not self.on_cuda)
         trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, per_image)
-        phase.best.attach(trainer.evaluator)
+        phase.best.attach(trainer.evaluator)  # only now: an evaluator called on its own must not write weights
         handlers: list[Any] = [guard]
         if self.is_first:
             handlers += self._loggers(trainer, phase)
@@ -254,7 +254,7 @@ class TrainingRun:
         return stop
 
     def _loggers(self, trainer: Any, phase: Phase) -> list[Any]:
-        """Return the progress bar and TensorBoard of the trainer; attach that of its evaluator, which logs by step."""
+        """Return progress bar and TensorBoard logger of the trainer; attach the logger of its evaluator, by step."""
         steps = partial(_times, trainer.state.epoch_length)
         by_step: dict[str, Any] = {"iteration_log": False, "global_epoch_transform": steps}
         TensorBoardStatsHandler(self.tensorboard, **by_step).attach(trainer.evaluator)
@@ -265,12 +265,12 @@ class TrainingRun:
         ]
 
     def train(self, trainer: Any, stop: StopOnSignal, steps: Callable[[], Any]) -> None:
-        """Take the remaining steps, listening to signals meanwhile.
+        """Run the remaining steps while listening to signals.
 
         Args:
             trainer: of a phase.
-            stop: as ``attach`` returned it.
-            steps: takes the steps; not called when none remain, since a trainer would start again from the first.
+            stop: returned by ``attach``.
+            steps: runs the trainer; not called if no step remains, as a trainer would then start from the first.
         """
         done, wanted = trainer.state.iteration, (trainer.state.max_epochs or 0) * (trainer.state.epoch_length or 0)
         if done == 0 or done < wanted:
@@ -292,7 +292,7 @@ class TrainingRun:
         }
 
     def checkpoint_file(self, phase: str) -> Path:
-        """Return the place of a phase's checkpoint."""
+        """Return the path of a phase's checkpoint."""
         return self.ckpt_dir / f"{phase}_training.pt"
 
     def is_begun(self, phase: str) -> bool:

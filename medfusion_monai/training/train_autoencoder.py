@@ -1,6 +1,6 @@
-"""Phase one, from top to bottom: the autoencoder learns to compress images.
+"""Phase one, from top to bottom: trains the autoencoder to compress images.
 
-Data, step (``AutoencoderTrainer``), validation, handlers, and what is measured at the end for phase two.
+Data, step (``AutoencoderTrainer``), validation, handlers, and the latent statistics that phase two needs.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from medfusion_monai.weights.state_dict import load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
-PICTURED = 8  # images of the validation split whose reconstructions are drawn
+PICTURED = 8  # validation images shown with their reconstructions
 
 
 class AutoencoderTraining(AutoencoderTrainer):
-    """Trains the autoencoder of a model and writes ``autoencoder.pt``; ``run`` does all, or continues.
+    """Trains the autoencoder of a model and writes ``autoencoder.pt``; ``run`` does everything, or resumes.
 
     Args:
         run: what both phases share.
         images: the datalist.
-        network: the model; its autoencoder is trained.
+        network: the model whose autoencoder is trained.
         dataset: images to train on.
         val_dataset: images to validate on.
-        loss: distance of reconstructions and images.
+        loss: between reconstructions and images.
         adversarial: the discriminators.
         optimizer: of the autoencoder.
         steps: of the training.
         val_interval: steps of an epoch, which ends with a validation.
-        batch_size: images of a step and process.
+        batch_size: images per step and process.
         discriminator_lr: learning rate of the discriminators.
-        train_handlers: further handlers of the trainer, before its checkpoints.
+        train_handlers: further handlers of the trainer, attached before its checkpoints.
     """
 
     phase = "autoencoder"
@@ -104,7 +104,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             loss_function=loss,
             adversarial=adversarial,
             discriminator_optimizer=torch.optim.Adam(adversarial.parameters(), lr=discriminator_lr),
-            dtype=torch.float32 if run.dtype is torch.float16 else run.dtype,
+            dtype=torch.float32 if run.dtype is torch.float16 else run.dtype,  # the step does not scale losses
             **reading,
             **run.engine_options,
         )
@@ -124,7 +124,7 @@ class AutoencoderTraining(AutoencoderTrainer):
         return self.training_run.is_begun(self.phase)
 
     def run(self) -> None:  # type: ignore[override]  # as MONAI's trainers
-        """Train, or continue, until the last step; then measure the latents and write ``autoencoder.pt``."""
+        """Train or resume until the last step, then measure the latents and write ``autoencoder.pt``."""
         if is_rehearsal():
             self.training_run.rehearsed.add(self.phase)
             return
@@ -133,7 +133,7 @@ class AutoencoderTraining(AutoencoderTrainer):
         self.finish()
 
     def to_device(self) -> None:
-        """Bring to the device what a step needs; until then nothing of it is there."""
+        """Move everything that a step needs to the device."""
         parts: tuple[Any, ...] = (self.autoencoder, self.loss_function, self.adversarial)
         for part in parts:
             part.to(self.training_run.device)
@@ -144,7 +144,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             return self._stop
         self.to_device()
         run, dataset = self.training_run, self.dataset
-        if run.num_workers:  # or each worker would read them for itself
+        if run.num_workers:  # else each worker would read the images again
             dataset.images.keep()
             self.val_dataset.images.keep()
         sampler = run.sampler(self.batch_size)
@@ -197,13 +197,13 @@ class AutoencoderTraining(AutoencoderTrainer):
         return changeable | {"discriminator_lr": self._arguments["discriminator_lr"]}
 
     def finish(self) -> None:
-        """Take the best weights, measure the latents of the training images, and write ``autoencoder.pt``.
+        """Load the best weights, measure the latents of the training images, and write ``autoencoder.pt``.
 
-        If that was done already, the file stays as it is, so that phase two continues with what it began with. Of
-        several processes the first does all this, and then the others find it done.
+        An existing file with the same weights is kept, as phase two is bound to its checksum. Of several processes the
+        first does the work.
 
         Raises:
-            WeightsError: if there are no best weights.
+            WeightsError: if no best weights were saved.
         """
         path = self.training_run.autoencoder_file
         with idist.one_rank_first():
@@ -219,15 +219,17 @@ class AutoencoderTraining(AutoencoderTrainer):
             logger.info("phase one is finished: %s", path)
 
     def twin(self) -> AutoencoderTraining:
-        """Return another trainer of the same step, with networks of its own."""
+        """Return a trainer of the same step with copies of the networks."""
         own = copy.deepcopy({name: self._arguments[name] for name in ("network", "loss", "adversarial")})
         twin = AutoencoderTraining(**{**self._arguments, **own})
         twin.to_device()
-        twin.state.iteration = (own["adversarial"].start_step or 0) + 1  # with discriminators, which make it larger
+        twin.state.iteration = (
+            own["adversarial"].start_step or 0
+        ) + 1  # a step with discriminators, which needs more memory
         return twin
 
     def noise(self, images: int) -> dict[str, Any]:
-        """Return a batch of noise, to try a step."""
+        """Return a batch of noise for a trial step."""
         size = (self.autoencoder.in_channels, *self.images.image_size)
         return {"image": torch.rand(images, *size), "seed": list(range(images))}
 
@@ -246,11 +248,11 @@ class AutoencoderTraining(AutoencoderTrainer):
 
 
 def check_validated(path: Path) -> None:
-    """Raise a WeightsError unless the best weights of a phase are there."""
+    """Raise a WeightsError if a phase has saved no best weights."""
     if not path.is_file():
         raise WeightsError(
-            f"{path} was never written: no validation of this training gave a finite loss. Look at the losses in "
-            "TensorBoard, check val_interval, and start anew with --resume false"
+            f"{path} was never written: no validation of this training had a finite loss. Check the losses in "
+            "TensorBoard and val_interval, then start from scratch with --resume false"
         )
 
 
@@ -272,5 +274,5 @@ def _same_but_statistics(state: dict[str, Tensor], path: Path) -> bool:
         return all(
             torch.equal(there[name], value.cpu()) for name, value in state.items() if not name.startswith("latent_")
         )
-    except Exception:  # whatever is there, it is not what phase one wrote
+    except Exception:  # an unreadable file was not written by phase one
         return False

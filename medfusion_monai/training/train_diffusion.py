@@ -1,6 +1,6 @@
-"""Phase two, from top to bottom: the UNet learns to denoise the latents of the trained autoencoder, given a label.
+"""Phase two, from top to bottom: trains the UNet to denoise the latents of the autoencoder, given a label.
 
-Data, step (``DiffusionStep``), validation, handlers, and the weights that come of it.
+Data, step (``DiffusionStep``), validation, handlers, and the final weights.
 """
 
 from __future__ import annotations
@@ -48,33 +48,34 @@ from medfusion_monai.weights.state_dict import load_weights
 
 logger = logging.getLogger(__name__)
 
-DRAWS = 4  # of noise and timestep for each image of a validation
+DRAWS = 4  # of noise and timestep per validation image
 
 
 class DiffusionTraining(SupervisedTrainer):
-    """Trains the UNet of a model and writes ``model.pt`` with ``model.json``; ``run`` does all, or continues.
+    """Trains the UNet of a model and writes ``model.pt`` with ``model.json``; ``run`` does everything, or resumes.
 
-    When it starts it loads ``autoencoder.pt`` of phase one and has the latents encoded that are missing. So whoever
-    calls ``run``, MONAI's federated client too, trains on the latents of a trained autoencoder, or gets an error.
+    ``run`` first loads ``autoencoder.pt`` of phase one and encodes missing latents. Every caller, including MONAI's
+    federated client, which calls nothing else of the run list, thus trains on latents of a trained autoencoder or gets
+    an error.
 
     Args:
         run: what both phases share.
         images: the datalist.
-        network: the model; its UNet is trained.
+        network: the model whose UNet is trained.
         dataset: latents to train on.
         val_dataset: latents to validate on.
         schedule: of the noise.
-        loss: distance of predictions and targets.
+        loss: between predictions and targets.
         optimizer: of the UNet.
         inferer: calls the UNet.
-        image_inferer: samples the pictures; its settings go with the weights.
+        image_inferer: samples the pictures; its settings are saved with the weights.
         max_epochs: of the training.
-        steps: of the training, over which the learning rate decays.
+        steps: of the training, for the decay of the learning rate.
         val_interval: steps of an epoch, which ends with a validation.
-        batch_size: images of a step and process.
-        micro_batch_size: images that go through the UNet at a time; None for all.
-        label_dropout: probability that a sample loses its label.
-        train_handlers: further handlers of the trainer, before its checkpoints.
+        batch_size: images per step and process.
+        micro_batch_size: images that pass through the UNet at a time; None for all.
+        label_dropout: probability of dropping the label of a sample.
+        train_handlers: further handlers of the trainer, attached before its checkpoints.
         val_handlers: further handlers of the evaluator.
     """
 
@@ -146,11 +147,11 @@ class DiffusionTraining(SupervisedTrainer):
 
     @property
     def latent_folders(self) -> list[Path]:
-        """Where latents of training and validation are kept, if they are."""
+        """Folders of cached latents for training and validation; empty without a cache."""
         return [self.dataset.latents_dir, self.val_dataset.latents_dir] if self.dataset.caches else []
 
     def run(self) -> None:  # type: ignore[override]  # as MONAI's trainers
-        """Train, or continue, until the last step."""
+        """Train or resume until the last step."""
         if is_rehearsal():
             if "autoencoder" not in self.training_run.rehearsed:
                 check_all([Check("networks", "autoencoder_file", self._check_autoencoder)])
@@ -162,10 +163,10 @@ class DiffusionTraining(SupervisedTrainer):
         logger.info("phase two is finished: %s", self.training_run.model_file)
 
     def open(self) -> None:
-        """Load the autoencoder, encode the images that are not, and open the data, once.
+        """Load the autoencoder, encode missing latents, and open the data, once.
 
         Raises:
-            WeightsError: if there is no trained autoencoder, or it does not fit.
+            WeightsError: if the trained autoencoder is missing or does not fit.
         """
         if self._is_open:
             return
@@ -183,7 +184,7 @@ class DiffusionTraining(SupervisedTrainer):
         self._is_open = True
 
     def to_device(self) -> None:
-        """Bring to the device what a step needs; until then nothing of it is there."""
+        """Move everything that a step needs to the device."""
         device, unet = self.training_run.device, self.unet
         channels_last = choose_channels_last(self.training_run.channels_last, device, self.step.dtype, widths(unet))
         for network in (unet, self.ema.module):
@@ -226,7 +227,7 @@ class DiffusionTraining(SupervisedTrainer):
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return what ``model.json`` says of weights that are saved now."""
+        """Return the contents of ``model.json`` for the current weights."""
         training = {
             "images": self.images.fingerprint,
             "image_count": len(self.dataset.images),
@@ -244,14 +245,14 @@ class DiffusionTraining(SupervisedTrainer):
         )
 
     def twin(self) -> DiffusionTraining:
-        """Return another trainer of the same step, with networks of its own."""
+        """Return a trainer of the same step with copies of the networks."""
         own = copy.deepcopy({name: self._arguments[name] for name in ("network", "schedule", "loss")})
         twin = DiffusionTraining(**{**self._arguments, **own})
         twin.to_device()
         return twin
 
     def noise(self, images: int) -> dict[str, Any]:
-        """Return a batch of noise, to try a step: of posteriors where latents are cached."""
+        """Return a batch of noise for a trial step: posteriors if latents are cached, else images."""
         key, shape = "image", (self.autoencoder.in_channels, *self.images.image_size)
         if self.dataset.caches:
             channels, *sides = self.averaged_model.latent_shape
@@ -283,6 +284,7 @@ class DiffusionTraining(SupervisedTrainer):
             "schedule": describe(self.schedule),
             "loss": describe(self._arguments["loss"]),
             "label_dropout": self.label_dropout,
+            # Or phase one could continue, and the UNet would be trained partly on other latents.
             "autoencoder": file_sha256(self.training_run.autoencoder_file),
         }
 
@@ -298,10 +300,10 @@ class DiffusionTraining(SupervisedTrainer):
 
 
 class DiffusionEvaluator(SupervisedEvaluator):
-    """Validates averaged weights on latents; called by itself it has the data opened first, and writes no weights.
+    """Validates averaged weights on latents; called on its own, it opens the data first and writes no weights.
 
     Args:
-        training: the phase that it belongs to.
+        training: the phase to validate.
         kwargs: as ``monai.engines.SupervisedEvaluator``.
     """
 

@@ -1,4 +1,4 @@
-"""The images that a model is trained on: the datalist and how its files are read."""
+"""The images of a training: the datalist and the settings for reading its files."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ Item = dict[str, Any]
 
 
 class TrainingImages:
-    """The items of a datalist for training and validation, and what all of them have in common.
+    """The training and validation items of a datalist, with the settings they share.
 
-    It reads nothing until it is asked, so that all settings can be checked at once.
+    It reads nothing when it is built, which lets all settings be checked together.
 
     Args:
         dataset_dir: folder of ``datalist.json``, as ``medfusion prepare`` writes it.
         class_names: in label order.
-        image_size: height and width that images are brought to.
+        image_size: height and width to which images are resized.
         image_channels: 1 (gray) or 3 (RGB).
-        downsampling: how many times smaller than images latents are.
-        dicom_modalities: values of DICOM's Modality that are read; None takes projections and photographs.
+        downsampling: ratio of image size and latent size.
+        dicom_modalities: accepted values of DICOM's Modality; None for projections and photographs.
         resize_mode: ``crop`` or ``pad``.
-        unreadable: ``stop`` (an image that cannot be read ends the training) or ``skip`` (it is left out).
-        class_shares: of the classes in training: None as in the data, ``equal``, or a share for each class.
-        val_images: about the most images of the validation split that are used, evenly spread.
-        check_files: whether every image is read once before the first step.
+        unreadable: ``stop`` (an unreadable image ends the training) or ``skip`` (it is left out).
+        class_shares: of the classes in training: None as in the data, ``equal``, or one share per class.
+        val_images: about the most images of the validation split to use, spread evenly.
+        check_files: whether to read every image once before the first step.
     """
 
     def __init__(
@@ -60,26 +60,26 @@ class TrainingImages:
         """Items of the training split.
 
         Raises:
-            DataError: as of ``read_datalist``.
+            DataError: see ``read_datalist``.
         """
         return read_datalist(self.dataset_dir, "training", self.class_names)
 
     @cached_property
     def validation(self) -> list[Item]:
-        """Items of the validation split that are used.
+        """Items of the validation split to use.
 
         Raises:
-            DataError: as of ``read_datalist``.
+            DataError: see ``read_datalist``.
         """
         items = read_datalist(self.dataset_dir, "validation", self.class_names)
         return items[:: max(1, len(items) // self.val_images)]
 
     @property
     def shares(self) -> list[float] | None:
-        """Share of each class in training, or None for that of the data.
+        """Share of each class in training, or None for the shares of the data.
 
         Raises:
-            ValueError: for other shares than ``class_shares`` may have, or a class without images.
+            ValueError: for invalid ``class_shares``, or a class without images.
         """
         return training_shares(self.class_shares, self.class_names, [item["label"] for item in self.training])
 
@@ -112,15 +112,15 @@ class TrainingImages:
         """
         names = self.class_names
         if self.image_channels not in (1, 3):
-            raise ValueError(f"image_channels must be 1 (gray) or 3 (RGB), received {self.image_channels}")
+            raise ValueError(f"image_channels must be 1 (gray) or 3 (RGB), received {self.image_channels!r}")
         if not isinstance(names, list | tuple) or len(set(names)) != len(names) or not names:
-            raise ValueError(f"class_names must be a list of different names, one a label, received {names}")
+            raise ValueError(f"class_names must be a list of different names, one per label, received {names!r}")
         read_and_resize([1, 1], self.image_channels, self.resize_mode, self.dicom_modalities)
         parse_class_shares(self.class_shares, len(names), "equal")
         check_policy(self.unreadable)
 
     def describe_labels(self) -> str:
-        """Return how many images of each class there are, in words."""
+        """Return the number of images per class, in words."""
         lines = []
         for split, items in (("training", self.training), ("validation", self.validation)):
             counts = Counter(item["label"] for item in items)

@@ -33,7 +33,7 @@ def folders(folder):
 
 @pytest.fixture
 def refused(bundle, tmp_path, dataset_dir):
-    """Runs a training that must be refused and gives the message of the first cause."""
+    """Runs a training that must be refused and returns the message of the first cause."""
 
     def run(run_id="training", **overrides):
         places = {"dataset_dir": str(dataset_dir), "model_dir": str(tmp_path / "m"), "output_dir": str(tmp_path / "r")}
@@ -114,7 +114,7 @@ def test_killed_training_ends_as_if_it_had_not_been(phase, bundle, trained, data
     from_fixture = sys.modules[bundle.__module__].TINY
     command = [sys.executable, "-m", "monai.bundle", "run", f"train_{phase}"]
     command += ["--config_file", str([str(CONFIGS / "train.yaml"), str(CONFIGS / "demo.yaml")])]
-    # Many more steps than wanted, so that the kill comes in the middle whatever the machine's speed.
+    # Many more steps than wanted: the kill comes in the middle on any machine.
     for name, value in (from_fixture | settings | {"check_files": False}).items():
         command += [f"--{name}", "100000" if name == f"{phase}_steps" else str(value)]
     command += [f"--{phase}_lr_decay", "constant"]
@@ -165,7 +165,7 @@ def test_configs_take_the_handlers_of_experiment_tracking(config):
     assert "MLFlowHandler" in str(parser[engines[config]])
 
 
-def test_user_s_handlers_reach_trainer_and_evaluator(bundle, dataset_dir, tmp_path, capsys):
+def test_handlers_of_the_user_reach_trainer_and_evaluator(bundle, dataset_dir, tmp_path, capsys):
     places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
     handlers = {name: [{"_target_": "StatsHandler", "name": name}] for name in ("train#handlers", "validate#handlers")}
     transform = "$monai.handlers.from_engine(['loss'], first=True)"  # as MONAI's experiment tracking takes it
@@ -207,7 +207,7 @@ def test_missing_image_is_named(refused, own_data):
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "text"])
-def test_spoilt_image_is_named_before_the_first_step(spoil, refused, own_data):
+def test_damaged_image_is_named_before_the_first_step(spoil, refused, own_data):
     item = own_data / json.loads((own_data / "datalist.json").read_text())["training"][3]["image"]
     item.write_bytes(item.read_bytes()[:200] if spoil == "truncated" else b"no image at all")
     assert item.name in refused(dataset_dir=str(own_data))
@@ -227,7 +227,7 @@ def test_other_class_names_are_refused(refused):
 
 
 @pytest.mark.parametrize("size", [[36, 32], [32], [0, 32], [32.0, 32], 32])
-def test_size_that_the_autoencoder_cannot_halve_thrice_is_refused(size, refused):
+def test_size_that_the_autoencoder_cannot_halve_three_times_is_refused(size, refused):
     assert "multiples of 8" in refused(image_size=size)
 
 
@@ -266,7 +266,7 @@ def test_missing_perceptual_weights_are_named(refused):
     assert "vgg16-397923af.pth" in refused(perceptual_weights_file="/nowhere/vgg16.pth")
 
 
-def test_last_line_of_a_failed_command_says_what_to_do(tmp_path):
+def test_last_line_of_a_failed_command_states_what_to_do(tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIGS / "train.yaml")]
     command += ["--dataset_dir", str(tmp_path), "--model_dir", str(tmp_path), "--output_dir", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -308,7 +308,7 @@ def test_wrong_dataset_dir_leaves_nothing_behind(refused, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_false_on_the_command_line_starts_anew(bundle, trained, dataset_dir, tmp_path):
+def test_false_on_the_command_line_starts_from_scratch(bundle, trained, dataset_dir, tmp_path):
     shutil.copytree(trained, tmp_path / "again")
     checkpoint = tmp_path / "again" / "runs" / "checkpoints" / "autoencoder_training.pt"
     checkpoint.write_bytes(b"damaged")
@@ -372,7 +372,7 @@ def test_training_resumes_with_another_learning_rate_and_more_steps(bundle, trai
         assert words in log
 
 
-def test_diffusion_does_not_go_on_with_another_autoencoder(bundle, trained, dataset_dir, tmp_path):
+def test_diffusion_does_not_resume_with_another_autoencoder(bundle, trained, dataset_dir, tmp_path):
     shutil.copytree(trained, tmp_path / "again")
     places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
     model = load(tmp_path / "again" / "models" / "model.pt")
@@ -385,7 +385,7 @@ def test_diffusion_does_not_go_on_with_another_autoencoder(bundle, trained, data
     assert "schedule.prediction_type was" in str(first_cause(caught.value))
 
 
-def test_lost_weights_of_a_finished_training_are_missed(bundle, trained, dataset_dir, tmp_path):
+def test_lost_weights_of_a_finished_training_are_reported(bundle, trained, dataset_dir, tmp_path):
     shutil.copytree(trained, tmp_path / "again")
     (tmp_path / "again" / "models" / "model.pt").unlink()
     places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
@@ -446,7 +446,7 @@ def test_shares_of_cached_latents_are_those_of_the_images(rare_data, tmp_path):
     assert labels_of(cached, 20) == labels_of(images, 20)
 
 
-def test_training_goes_on_with_the_same_shares_only(bundle, rare_data, tmp_path):
+def test_training_resumes_only_with_the_same_shares(bundle, rare_data, tmp_path):
     places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
     places |= {"dataset_dir": str(rare_data)}
     bundle("train_autoencoder", class_shares="equal", autoencoder_steps=2, **places)
@@ -480,7 +480,7 @@ def test_unknown_shares_and_policies_are_refused_before_the_files_are_read(overr
     assert words in refused(dataset_dir=str(own_data), **overrides)
 
 
-def test_weights_come_with_what_they_were_trained_with(trained, dataset_dir):
+def test_weights_come_with_the_facts_of_their_training(trained, dataset_dir):
     text = (trained / "models" / "model.json").read_text()
     info, datalist = json.loads(text), json.loads((dataset_dir / "datalist.json").read_text())
     labels = [item["label"] for item in datalist["training"]]
@@ -496,7 +496,7 @@ def test_weights_come_with_what_they_were_trained_with(trained, dataset_dir):
     assert not any(item["patient"] in text for item in datalist["training"])
 
 
-def test_refused_training_leaves_what_stands_beside_the_weights(bundle, trained, dataset_dir, tmp_path):
+def test_refused_training_leaves_the_description_of_the_weights(bundle, trained, dataset_dir, tmp_path):
     shutil.copytree(trained, tmp_path / "again")
     places = {"model_dir": str(tmp_path / "again" / "models"), "output_dir": str(tmp_path / "again" / "runs")}
     with pytest.raises(RuntimeError, match="Failed to evaluate"):
@@ -517,14 +517,14 @@ def spoilt_data(own_data):
 
 @pytest.mark.parametrize("check_files", [True, False])
 @pytest.mark.parametrize("cache_num", [0, 5000])
-def test_training_goes_on_without_broken_files(check_files, cache_num, bundle, spoilt_data, tmp_path, capsys):
+def test_training_skips_broken_files(check_files, cache_num, bundle, spoilt_data, tmp_path, capsys):
     data, names = spoilt_data
     places = {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "runs")}
     settings = {"unreadable": "skip", "check_files": check_files, "cache_num": cache_num}
     bundle("training", dataset_dir=str(data), cache_latents=not cache_num, **settings, **places)
     assert (tmp_path / "models" / "model.pt").is_file()
     warnings = capsys.readouterr().out
-    # Latents are encoded from files read anew, so that each phase finds a bad file by itself.
+    # Latents are encoded from files read again: each phase finds a bad file by itself.
     assert [warnings.count(name) for name in names] == [1 if check_files or cache_num else 2] * 2
     assert ("2 of " in warnings) == check_files
 

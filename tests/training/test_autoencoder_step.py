@@ -21,7 +21,7 @@ ADVERSARIAL_TERMS |= {"discriminator"}
 
 
 class DoublePrepareBatch(AutoencoderPrepareBatch):
-    """Noise in double precision, in which sums hardly depend on their order."""
+    """Noise in double precision, where sums hardly depend on their order."""
 
     def __call__(self, *args, **kwargs):
         image, target, _, keywords = super().__call__(*args, **kwargs)
@@ -48,7 +48,7 @@ def make_networks(adversarial_start=None):
 
 
 def train(steps, adversarial_start=None, with_adversarial=True, **kwargs):
-    """Train a tiny network on one batch, and give what stood after each step."""
+    """Train a tiny network on one batch and return the output of each step."""
     network, adversarial = make_networks(adversarial_start)
     pair = {"adversarial": adversarial, "discriminator_optimizer": torch.optim.SGD(adversarial.parameters(), lr=0.1)}
     trainer = AutoencoderTrainer(
@@ -82,7 +82,7 @@ def test_training_lowers_the_loss():
     assert outputs[-1]["terms"]["pixel"] < 0.6 * outputs[0]["terms"]["pixel"]
 
 
-def test_terms_are_given_apart_and_make_up_the_loss():
+def test_terms_are_separate_and_add_up_to_the_loss():
     ((output,), _, _) = train(1, with_adversarial=False)
     assert output["terms"].keys() == RECONSTRUCTION_TERMS
     torch.testing.assert_close(output["loss"], sum(output["terms"].values()))
@@ -125,7 +125,7 @@ def test_discriminators_without_a_start_step_never_join():
 
 def test_discriminators_take_a_step_down_their_own_loss_only():
     outputs, _, discriminators = train(1, adversarial_start=0)
-    assert outputs[0]["terms"]["discriminator"].item() == pytest.approx(2.0)  # 1 a resolution, as logits are 0
+    assert outputs[0]["terms"]["discriminator"].item() == pytest.approx(2.0)  # 1 per resolution, as logits are 0
     network, adversarial = make_networks()
     image, _, _, keywords = AutoencoderPrepareBatch(network)(make_batch(), torch.device("cpu"))
     adversarial.discriminator_loss(network(image, **keywords), image).backward()
@@ -135,7 +135,7 @@ def test_discriminators_take_a_step_down_their_own_loss_only():
 
 
 def test_discriminators_never_see_a_loss_that_is_not_finite():
-    """Their optimizer steps in the same iteration, so that the guard has to wait even for fused optimizers."""
+    """Their optimizer steps in the same iteration, for which the guard waits even with fused optimizers."""
     network, adversarial = make_networks(adversarial_start=0)
     batches = [make_batch(), make_batch()]
     batches[1]["image"][0, 0, 0, 0] = math.nan
@@ -164,10 +164,10 @@ def test_discriminators_never_see_a_loss_that_is_not_finite():
 
 
 @pytest.mark.parametrize("given", ["adversarial", "discriminator_optimizer"])
-def test_adversarial_loss_and_its_optimizer_belong_together(given):
+def test_adversarial_loss_and_its_optimizer_need_each_other(given):
     network, loss = Autoencoder(channels=(8, 16)), AdversarialLoss([nn.Conv2d(1, 1, 1)])
     pair = {"adversarial": loss, "discriminator_optimizer": torch.optim.Adam(loss.parameters())}
-    with pytest.raises(ValueError, match="give both or none"):
+    with pytest.raises(ValueError, match="pass both or neither"):
         AutoencoderTrainer(
             device="cpu",
             max_epochs=1,
@@ -244,6 +244,6 @@ def test_both_networks_run_in_bfloat16():
     assert kinds == {"Autoencoder": torch.bfloat16, "PatchDiscriminator": torch.bfloat16}
 
 
-def test_float16_is_refused_for_want_of_a_scaled_loss():
-    with pytest.raises(ValueError, match="float16 needs: use bfloat16 or float32"):
+def test_float16_is_refused_without_a_scaled_loss():
+    with pytest.raises(ValueError, match="float16 requires: set dtype to bfloat16 or float32"):
         train(1, dtype=torch.float16)

@@ -34,7 +34,7 @@ def make_batch(size=6):
 
 
 def train(step, steps=1, network=None, batch=None, lr=1.0e-3, handlers=(), loss_function=None, prepare_batch=None):
-    """Train a tiny UNet on one batch; the trainer's state and network are what is looked at."""
+    """Train a tiny UNet on one batch and return the trainer."""
     network = make_unet() if network is None else network
     schedule = NoiseSchedule(num_train_timesteps=100)
     trainer = SupervisedTrainer(
@@ -59,7 +59,7 @@ def train(step, steps=1, network=None, batch=None, lr=1.0e-3, handlers=(), loss_
 
 
 class Gradients:
-    """Keeps the gradients that the optimizer sees."""
+    """Records the gradients that the optimizer sees."""
 
     def __init__(self):
         self.kept = []
@@ -87,7 +87,7 @@ def test_step_is_that_of_monais_trainer():
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 6, 100])
-def test_micro_batches_give_the_gradients_and_the_output_of_the_whole_batch(size):
+def test_micro_batches_have_the_gradients_and_the_output_of_the_whole_batch(size):
     expected, output = gradients(DiffusionStep())
     found, parts = gradients(DiffusionStep(micro_batch_size=size))
     for name, gradient in expected.items():
@@ -117,7 +117,7 @@ def test_network_sees_at_most_a_micro_batch():
     assert sizes == [4, 2]
 
 
-def test_events_come_once_a_step_and_in_order():
+def test_events_fire_once_per_step_and_in_order():
     names = ["FORWARD_COMPLETED", "LOSS_COMPLETED", "BACKWARD_COMPLETED", "MODEL_COMPLETED"]
 
     class Listen:
@@ -194,7 +194,7 @@ def test_gradients_in_a_lower_precision_are_close_to_those_of_float32(dtype, rel
     assert not torch.equal(seen.kept[0]["conv_in.weight"], expected["conv_in.weight"])
 
 
-def test_float16_passes_over_a_step_whose_scaled_gradients_overflow_and_lowers_the_scale():
+def test_float16_skips_a_step_whose_scaled_gradients_overflow_and_lowers_the_scale():
     step, network = DiffusionStep(dtype=torch.float16), make_unet()
     step.load_state_dict({**torch.amp.GradScaler("cpu").state_dict(), "scale": 2.0**40})
     before = copy.deepcopy(network.state_dict())
@@ -207,7 +207,7 @@ def test_float16_passes_over_a_step_whose_scaled_gradients_overflow_and_lowers_t
     assert step.state_dict()["scale"] == 1024.0
 
 
-def test_scale_of_float16_goes_on_after_a_restart():
+def test_scale_of_float16_survives_a_restart():
     first = DiffusionStep(dtype=torch.float16)
     first.load_state_dict({**torch.amp.GradScaler("cpu").state_dict(), "scale": 1024.0})
     train(first, steps=2)
@@ -231,13 +231,13 @@ def test_precision_may_change_at_a_restart(state):
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
-def test_micro_batch_size_that_is_no_count_is_refused(size):
-    with pytest.raises(ValueError, match="micro_batch_size must be a whole number of at least 1"):
+def test_micro_batch_size_that_is_not_a_count_is_refused(size):
+    with pytest.raises(ValueError, match="micro_batch_size must be an integer of at least 1"):
         DiffusionStep(micro_batch_size=size)
 
 
 class Limited(nn.Module):
-    """A network that fits so many images."""
+    """A network into whose memory a given number of images fits."""
 
     def __init__(self, most, error):
         super().__init__()
@@ -251,19 +251,19 @@ class Limited(nn.Module):
 
 def test_batch_too_large_for_memory_ends_with_the_largest_that_fits():
     network = Limited(4, torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB."))
-    message = r"a batch of 16 images .* cpu; 4 at a time .* --micro_batch_size 4, .* \(CUDA out of memory\.\)$"
+    message = r"a batch of 16 images .* cpu; 4 were measured .* --micro_batch_size 4, .* \(CUDA out of memory\.\)$"
     with pytest.raises(BatchTooLargeError, match=message):
         train(DiffusionStep(), network=network, batch=make_batch(16))
     assert all(p.grad is None for p in network.parameters())
     train(DiffusionStep(4), network=network, batch=make_batch(16))
 
 
-def test_micro_batch_too_large_for_memory_is_named_as_one():
-    with pytest.raises(BatchTooLargeError, match=r"of the 16: a micro-batch of 6 images .* 3 at a time were measured"):
+def test_micro_batch_too_large_for_memory_is_reported_as_one():
+    with pytest.raises(BatchTooLargeError, match=r"a micro-batch of 6 of 16 images .* 3 were measured"):
         train(DiffusionStep(6), network=Limited(4, MemoryError()), batch=make_batch(16))
 
 
-def test_network_of_which_not_one_image_fits_is_said_to_be_too_large():
+def test_network_too_large_for_one_image_is_reported():
     with pytest.raises(BatchTooLargeError, match=r"not even one fits: set gradient_checkpointing"):
         train(DiffusionStep(), network=Limited(0, MemoryError()))
 
@@ -350,5 +350,5 @@ def test_batch_too_large_for_the_gpu_ends_with_the_largest_that_fits():
         iteration_update=DiffusionStep(),
         decollate=False,
     )
-    with pytest.raises(BatchTooLargeError, match="4 at a time were measured to fit"):
+    with pytest.raises(BatchTooLargeError, match="4 were measured to fit"):
         trainer.run()

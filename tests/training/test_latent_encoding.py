@@ -1,4 +1,4 @@
-"""Latents that are encoded once: the same training as from images, and never those of something else."""
+"""Latents encoded once: they train like images, and stale ones are never used."""
 
 import os
 import pickle
@@ -41,7 +41,7 @@ def small_shards(monkeypatch):
 
 @pytest.fixture
 def items(tmp_path):
-    """Files of 16x8 random pixels, of two classes in turn."""
+    """Files of 16x8 random pixels, alternating between two classes."""
     source = np.random.default_rng(0)
     paths = [tmp_path / "images" / f"{number}.png" for number in range(COUNT)]
     paths[0].parent.mkdir()
@@ -51,7 +51,7 @@ def items(tmp_path):
 
 
 class CountedAutoencoder(Autoencoder):
-    """Counts the images that it encodes."""
+    """Counts encoded images."""
 
     encoded = 0
 
@@ -115,7 +115,7 @@ def test_images_are_not_read_again(autoencoder, items, tmp_path, monkeypatch):
     encode(autoencoder, items, tmp_path / "latents")[3]
 
 
-def test_stopped_encoding_goes_on_where_it_was(autoencoder, items, tmp_path, monkeypatch):
+def test_stopped_encoding_resumes_where_it_was(autoencoder, items, tmp_path, monkeypatch):
     write = LatentStore.write
 
     def killed(store, number, values):
@@ -187,9 +187,7 @@ def spoil(item):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_image_that_cannot_be_read_stops_with_its_name_and_what_was_encoded_stays(
-    autoencoder, items, tmp_path, num_workers
-):
+def test_unreadable_image_stops_with_its_name_and_keeps_earlier_latents(autoencoder, items, tmp_path, num_workers):
     spoil(items[6])
     with pytest.raises(DataError, match=r"6\.png: is not an image"):
         encode(autoencoder, items, tmp_path / "latents", num_workers=num_workers)
@@ -229,13 +227,13 @@ def test_images_that_change_while_they_are_encoded_are_an_error(autoencoder, ite
         os.utime(items[0]["image"], (number, number))
 
     monkeypatch.setattr(LatentStore, "write", write_and_change)
-    with pytest.raises(ValueError, match="images were changed while they were encoded"):
+    with pytest.raises(ValueError, match="images changed while they were encoded"):
         encode(autoencoder, items, tmp_path / "latents")
 
 
 def test_images_in_memory_are_refused(autoencoder, items, tmp_path):
     images = FlippedDataset(ReadableDataset(items, ReadImaged("image", 1), cache_num=2))
-    with pytest.raises(ValueError, match="cache_num=0"):
+    with pytest.raises(ValueError, match="pass a dataset with cache_num=0, received"):
         cached_latents(autoencoder, images, tmp_path / "latents", (16, 8))
 
 
@@ -256,7 +254,7 @@ def dataset_of_phase_two(autoencoder, items, tmp_path):
 
 
 @pytest.mark.parametrize("cache_latents", [True, False])
-def test_data_set_of_phase_two_is_latents_or_images(dataset_of_phase_two, tmp_path, cache_latents):
+def test_dataset_of_phase_two_is_latents_or_images(dataset_of_phase_two, tmp_path, cache_latents):
     dataset = dataset_of_phase_two(cache_latents=cache_latents, flips=["both"], cache_num=3)
     dataset.prepare("cpu")
     assert len(dataset) == 2 * COUNT
@@ -303,7 +301,7 @@ def test_images_in_memory_are_encoded_without_reading_them_again(dataset_of_phas
 
 
 def train(autoencoder, dataset, items, flips, num_workers, steps=20):
-    """Train a tiny UNet, and give the losses and the labels seen."""
+    """Train a tiny UNet and return losses and labels."""
     torch.manual_seed(1)
     unet = UNet(in_channels=2, channels=(8, 8), num_classes=2, embedding_channels=16, norm_groups=4)
     for parameter in unet.parameters():  # zero-started layers would hide most of the network at first
@@ -337,7 +335,7 @@ def test_training_from_latents_has_the_loss_curve_of_training_from_images(autoen
         torch.testing.assert_close(losses, expected, rtol=0, atol=TOLERANCE)
 
 
-def test_loss_curve_tells_other_flips(autoencoder, items, tmp_path):
+def test_loss_curve_differs_for_other_flips(autoencoder, items, tmp_path):
     expected, _ = train(autoencoder, images_of(items, ["horizontal"]), items, ["horizontal"], 0)
     other, _ = train(autoencoder, encode(autoencoder, items, tmp_path / "latents", ["vertical"]), items, ["both"], 0)
     assert (other - expected).abs().max() > 50 * TOLERANCE
@@ -376,7 +374,7 @@ def test_full_disk_ends_all_processes(autoencoder, items, tmp_path, two_processe
 def test_folders_that_are_not_shared_are_an_error(autoencoder, items, tmp_path, two_processes, monkeypatch):
     monkeypatch.setattr(latent_encoding, "SECONDS_TO_SEE", 0.0)
     for error in two_processes(lambda rank: encode(autoencoder, items, tmp_path / f"latents{rank}")):
-        assert "--latents_dir must be a folder that all hosts share" in str(error)
+        assert "set --latents_dir to a folder that all hosts share" in str(error)
 
 
 def test_only_the_first_process_shows_a_bar(autoencoder, items, tmp_path, two_processes, capfd):

@@ -57,5 +57,5 @@ def test_statistics_do_not_depend_on_the_batches():
 
 
 def test_no_images_are_an_error():
-    with pytest.raises(ValueError, match="no images to measure the latents of"):
+    with pytest.raises(ValueError, match="no images to measure the latents of: check the datalist"):
         measure_latent_statistics(KnownPosterior(), [])

@@ -7,7 +7,7 @@ from medfusion_monai.training.learning_rate import warmup_decay
 
 
 def rates(steps, **keywords):
-    """Give the learning rate that each of the steps is taken with."""
+    """Return the learning rate of each step."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     scheduler = warmup_decay(optimizer, **keywords)
     taken = []
@@ -47,7 +47,7 @@ def test_final_fraction_is_left_at_the_end(decay):
     assert taken[10:] == pytest.approx([0.05, 0.05])
 
 
-def test_warm_up_as_long_as_the_training_is_no_error():
+def test_warm_up_as_long_as_the_training_is_accepted():
     assert rates(4, warmup_steps=4, total_steps=4, decay="linear") == pytest.approx([0.125, 0.25, 0.375, 0.5])
 
 
@@ -56,7 +56,7 @@ def test_unknown_decay_is_refused_by_name():
         rates(1, warmup_steps=0, total_steps=1, decay="exponential")
 
 
-def test_restart_takes_the_rate_of_the_present_run():
+def test_restart_takes_the_rate_of_the_current_run():
     def make(rate):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
         return optimizer, warmup_decay(optimizer, warmup_steps=2, total_steps=10, decay="linear")

@@ -20,7 +20,7 @@ def autoencoder():
 
 @pytest.fixture
 def certain(autoencoder):
-    """An autoencoder whose posterior has no width, so that latents are its mean."""
+    """An autoencoder whose posterior has no width: latents are its mean."""
     last = autoencoder.to_moments[1]
     last.weight.data[2:], last.bias.data[2:] = 0.0, -30.0
     return autoencoder
@@ -82,7 +82,7 @@ def test_sample_of_the_diffusion_model_does_not_depend_on_the_batch(autoencoder)
         torch.testing.assert_close(other_noisy, noisy[index], rtol=1e-5, atol=1e-5)
 
 
-def test_other_seeds_give_other_noise_to_the_same_images(autoencoder):
+def test_other_seeds_draw_other_noise_for_the_same_images(autoencoder):
     prepare, batch = DiffusionPrepareBatch(autoencoder, NoiseSchedule()), make_batch()
     again = {**batch, "seed": batch["seed"] + 1000}
     assert not torch.isclose(prepare(batch, CPU)[1], prepare(again, CPU)[1]).any()
@@ -97,7 +97,7 @@ def test_noisy_latents_are_the_schedules_mix_of_normalized_latents_and_noise(cer
     assert arguments == ()
 
 
-def test_kept_moments_give_what_their_images_give(autoencoder):
+def test_cached_moments_are_prepared_like_their_images(autoencoder):
     prepare, batch = DiffusionPrepareBatch(autoencoder, NoiseSchedule()), make_batch()
     posterior = autoencoder.encode(batch["image"] * 2 - 1)
     kept = torch.cat([posterior.mean, posterior.logvar], dim=1)
@@ -162,7 +162,7 @@ def test_dropped_label_becomes_the_null_label(autoencoder):
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.1])
-def test_label_dropout_that_is_no_probability_is_refused(autoencoder, dropout):
+def test_label_dropout_that_is_not_a_probability_is_refused(autoencoder, dropout):
     with pytest.raises(ValueError, match=f"label_dropout must be between 0 and 1, received {dropout}"):
         DiffusionPrepareBatch(autoencoder, NoiseSchedule(), dropout)
 
@@ -170,7 +170,7 @@ def test_label_dropout_that_is_no_probability_is_refused(autoencoder, dropout):
 def test_autoencoder_stays_frozen_and_untouched(autoencoder):
     before = {name: value.clone() for name, value in autoencoder.state_dict().items()}
     prepare = DiffusionPrepareBatch(autoencoder, NoiseSchedule())
-    autoencoder.train()  # as a trainer does to all that it holds
+    autoencoder.train()  # as a trainer does with all its networks
     noisy, target, _, _ = prepare(make_batch(), CPU)
     assert not autoencoder.training
     assert not noisy.requires_grad

@@ -1,4 +1,4 @@
-"""What attaches to the trainers."""
+"""Handlers that attach to the trainers."""
 
 from medfusion_monai.training.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from medfusion_monai.training.handlers.ema import AveragedWeights

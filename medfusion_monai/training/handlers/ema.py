@@ -1,4 +1,4 @@
-"""Averaged weights."""
+"""The exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 class AveragedWeights:
-    """Keeps an exponential moving average of a network's weights, its decay rising as training goes on.
+    """Keeps an exponential moving average of a network's weights, with a decay that rises during training.
 
     Use it in the trainer of the diffusion model: ``module`` is the network to validate, to sample from and to
-    save. The decay at update n is 1 - n ** -power, at most ``max_decay`` (0 at the first two, so that the start
-    is forgotten at once), as in the published code's utilities.
+    save. The decay at update n is 1 - n ** -power, at most ``max_decay``, as in the published code's utilities, which
+    its runs did not use. At the first two updates it is 0, which discards the initial weights.
 
     Args:
-        network: the network that is trained.
+        network: the network being trained.
         power: how fast the decay rises; 2/3 suits long training.
         max_decay: highest decay.
     """
@@ -38,13 +38,13 @@ class AveragedWeights:
         self.update()
 
     def decay(self) -> float:
-        """Give the decay of the next update."""
+        """Return the decay of the next update."""
         step = self.num_updates - 1
         return 0.0 if step <= 0 else min(self.max_decay, 1.0 - (1.0 + step) ** -self.power)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the network; buffers are copied."""
+        """Move the average towards the network and copy its buffers."""
         averaged: list[Tensor] = list(self.module.parameters())
         current: list[Tensor] = list(self.network.parameters())
         torch._foreach_lerp_(averaged, current, 1.0 - self.decay())
@@ -53,10 +53,10 @@ class AveragedWeights:
         self.num_updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the average and the number of updates."""
+        """Return the average and the number of updates."""
         return {"module": self.module.state_dict(), "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Restore the state."""
         self.module.load_state_dict(state["module"])
         self.num_updates = state["num_updates"]

@@ -1,4 +1,4 @@
-"""Pictures of how training goes: reconstructions, and samples by class."""
+"""Pictures of the progress of a training: reconstructions, and samples per class."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ImageGrid:
     """Writes a grid of images as PNG, and to TensorBoard, at the end of epochs.
 
     Args:
-        draw: gives the images: rows, each (N, C, H, W) in [0, 1]. See ``reconstruction_rows``, ``sample_rows``.
-        path: folder of the pictures; ``{name}_{step}.png`` is written there.
+        draw: returns rows of images, each (N, C, H, W) in [0, 1]; see ``reconstruction_rows`` and ``sample_rows``.
+        path: folder of the pictures, named ``{name}_{step}.png``.
         name: what the picture shows.
         interval: epochs between pictures.
         writer: a TensorBoard ``SummaryWriter``, or None.
@@ -55,7 +55,7 @@ class ImageGrid:
 
 
 def grid_of_rows(rows: Sequence[Tensor], padding: int = 2) -> Tensor:
-    """Lay rows of images, each (N, C, H, W) in [0, 1], into one picture (3, H', W')."""
+    """Combine rows of images, each (N, C, H, W) in [0, 1], into one picture (3, H', W')."""
     width = max(len(row) for row in rows)
     filled = [torch.cat([row, row.new_ones(width - len(row), *row.shape[1:])]) for row in rows]
     return make_grid(torch.cat(filled).float().cpu(), nrow=width, padding=padding, pad_value=1.0)
@@ -75,7 +75,7 @@ def to_picture(grid: Tensor) -> Image.Image:
 
 @torch.no_grad()
 def reconstruction_rows(autoencoder: Any, images: Tensor) -> list[Tensor]:
-    """Give originals (N, C, H, W) in [0, 1], their reconstructions, and the absolute difference four times enlarged."""
+    """Return originals (N, C, H, W) in [0, 1], reconstructions, and their absolute differences times four."""
     device = next(autoencoder.parameters()).device
     with evaluation_mode(autoencoder):
         reconstructions = to_unit(autoencoder.reconstruct(images.to(device) * 2.0 - 1.0)).cpu()
@@ -85,7 +85,7 @@ def reconstruction_rows(autoencoder: Any, images: Tensor) -> list[Tensor]:
 def sample_rows(
     network: Medfusion, inferer: LatentDiffusionSampler, num_classes: int, num_samples: int = 8, seed: int = 0
 ) -> list[Tensor]:
-    """Sample one row of images (N, C, H, W) in [0, 1] a class, of the same seeds each time."""
+    """Sample one row of images (N, C, H, W) in [0, 1] per class, always with the same seeds."""
     device = next(network.parameters()).device
     seeds = [derive_seed("grid", seed, number) for number in range(num_samples)]
     labels = [torch.full((num_samples,), label, device=device) for label in range(num_classes)]
@@ -95,7 +95,7 @@ def sample_rows(
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode for a while; then each of its modules goes back to the mode it had."""
+    """Put a network into evaluation mode, then restore the mode of each of its modules."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

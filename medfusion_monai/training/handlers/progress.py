@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 
 class ProgressBar:
-    """Shows images per second, time left and the mean loss since it was last shown.
+    """Shows images per second, time left and the mean loss since the last update.
 
-    Attach it to a trainer. Where the output is no terminal it prints a line now and then instead of redrawing.
+    Attach it to a trainer. If the output is not a terminal, it updates every 30 seconds instead of every second.
 
     Args:
         description: shown in front.
-        batch_size: images per iteration, of all processes.
+        batch_size: images per iteration, over all processes.
     """
 
     def __init__(self, description: str, batch_size: int) -> None:
@@ -48,7 +48,7 @@ class ProgressBar:
         self.bar.update(self.batch_size)
 
     def close(self, engine: Engine, *args: object) -> None:
-        """End the bar; an exception goes on."""
+        """Close the bar; re-raise an exception."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class TrainingChecks:
     """Checks settings and data of a training, then what depends on its networks.
 
-    Both phases are checked before the first one begins, so that the second cannot fail after days.
+    Both phases are checked before the first one begins; otherwise the second could fail after days.
 
     Args:
         run: what both phases share.

@@ -35,7 +35,7 @@ def denoising_batch(batch, device, non_blocking=False, **kwargs):
 
 
 def make_run(path, stop_at=None, width=4, start_weights=0, epochs=EPOCHS, **keywords):
-    """Build all objects of a small training anew, as a new process would."""
+    """Build all objects of a small training from scratch, as a new process would."""
     torch.manual_seed(start_weights)
     network = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.Conv2d(width, 1, 1))
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(9))
@@ -96,7 +96,7 @@ def whole(tmp_path_factory):
 def test_stopped_run_ends_as_if_never_stopped(tmp_path, whole, stop_at, first):
     path = tmp_path / "training.pt"
     run_until_stopped(path, stop_at)
-    # A new process starts with other weights when there is something to go on from, which must not matter.
+    # A new process starts with other weights even if there is a checkpoint to resume from, which must not matter.
     again = make_run(path, start_weights=0 if first == 1 else 77)
     again.trainer.run()
     assert again.iterations == list(range(first, 13))
@@ -138,7 +138,7 @@ def test_run_goes_on_from_the_last_epoch_that_was_saved(tmp_path, whole, stop_at
     assert_same(again.states(), whole)
 
 
-def test_run_without_resume_starts_anew_and_overwrites(tmp_path, whole):
+def test_run_without_resume_starts_from_scratch_and_overwrites(tmp_path, whole):
     path = tmp_path / "training.pt"
     run_until_stopped(path, 6)
     again = make_run(path, resume=False)
@@ -351,7 +351,7 @@ def validate(best, epoch, loss):
     best(engine)
 
 
-def test_best_weights_start_afresh_with_the_adversarial_phase(tmp_path):
+def test_earlier_best_weights_do_not_count_in_the_adversarial_phase(tmp_path):
     network = torch.nn.Linear(1, 1)
     best = BestWeights(tmp_path / "best.pt", network, fresh_from=3)
     validate(best, 2, 0.1)

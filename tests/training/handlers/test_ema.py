@@ -76,7 +76,7 @@ def test_buffers_are_copied_not_averaged():
     assert ema.module.num_batches_tracked == 3
 
 
-def test_average_goes_on_from_its_state_as_if_never_stopped():
+def test_average_resumes_from_its_state_as_if_never_stopped():
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0]
     network = OneWeight()
     whole, first = AveragedWeights(network), AveragedWeights(network)
@@ -95,7 +95,7 @@ def test_average_goes_on_from_its_state_as_if_never_stopped():
     assert second.num_updates == whole.num_updates == 6
 
 
-def test_average_is_updated_once_an_iteration():
+def test_average_is_updated_once_per_iteration():
     network = OneWeight()
     ema = AveragedWeights(network, power=1.0)
     trainer = Engine(lambda engine, batch: set_weights(network, batch))

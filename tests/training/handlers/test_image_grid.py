@@ -24,7 +24,7 @@ def network():
     torch.manual_seed(0)
     autoencoder = Autoencoder(latent_channels=2, channels=(8, 8))
     unet = UNet(2, channels=(8, 8), embedding_channels=16, norm_groups=4)
-    nn.init.normal_(unet.conv_out.weight, std=0.3)  # both start at zero and would hide every difference
+    nn.init.normal_(unet.conv_out.weight, std=0.3)  # both start at zero, which would hide every difference
     nn.init.normal_(autoencoder.conv_out.weight, std=0.1)
     return Medfusion(autoencoder, unet)
 
@@ -114,7 +114,7 @@ def test_reconstruction_rows_are_original_reconstruction_and_enlarged_difference
     assert 0 < difference.mean() < 1
 
 
-def test_sample_rows_are_the_same_each_time_one_a_class(network, inferer):
+def test_sample_rows_are_the_same_each_time_one_per_class(network, inferer):
     rows = sample_rows(network, inferer, num_classes=2, num_samples=3)
     torch.manual_seed(99)
     again = sample_rows(network, inferer, num_classes=2, num_samples=3)
@@ -131,7 +131,7 @@ def test_sample_rows_of_another_seed_differ(network, inferer):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_each_module_goes_back_to_its_mode(network, inferer, training):
+def test_mode_of_each_module_is_restored(network, inferer, training):
     network.train(training)
     network.autoencoder.eval()  # frozen, while the rest is trained
     before = modes(network)

@@ -9,7 +9,7 @@ from medfusion_monai.training.handlers.progress import ProgressBar
 
 
 def make_trainer(losses, batch_size=8):
-    """Build an engine whose loss is the batch, a bar on it, and what the bar shows after each iteration."""
+    """Return an engine whose loss is the batch, its bar, and the text of the bar after each iteration."""
     trainer = Engine(lambda engine, loss: [{"loss": torch.tensor(loss)}])
     bar, shown = ProgressBar("phase", batch_size), []
     bar.attach(trainer)
@@ -28,7 +28,7 @@ def test_bar_counts_images_of_the_whole_training():
     assert bar.bar is None
 
 
-def test_bar_of_a_run_that_goes_on_starts_where_it_was_stopped():
+def test_bar_of_a_resumed_run_starts_where_it_was_stopped():
     trainer, _, shown = make_trainer([1.0])
 
     @trainer.on(Events.STARTED)
@@ -39,10 +39,10 @@ def test_bar_of_a_run_that_goes_on_starts_where_it_was_stopped():
     assert [(count, total) for count, total, _ in shown] == [(8 * k, 72) for k in range(4, 10)]
 
 
-def test_bar_shows_the_mean_loss_since_it_was_last_shown(monkeypatch):
+def test_bar_shows_the_mean_loss_since_the_last_update(monkeypatch):
     trainer, bar, shown = make_trainer([1.0])
     bar.interval = 30.0
-    clock = iter([100.0, 100.0, 110.0, 129.0, 131.0, 131.0])  # read once an iteration, once more where it shows
+    clock = iter([100.0, 100.0, 110.0, 129.0, 131.0, 131.0])  # read once per iteration, once more on an update
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     trainer.run([5.0, 1.0, 2.0, 6.0], max_epochs=1)
     texts = [text for _, _, text in shown]
@@ -58,7 +58,7 @@ def test_bar_is_written_to_standard_error(capsys):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_bar_is_closed_and_the_exception_goes_on(error):
+def test_bar_is_closed_and_the_exception_is_raised(error):
     trainer, bar, shown = make_trainer([1.0])
 
     @trainer.on(Events.ITERATION_COMPLETED(once=2))

@@ -39,7 +39,7 @@ def regression_batch(batch, device, non_blocking=False, **kwargs):
 
 
 def make_run(folder, start_weights=0, num_workers=0, **keywords):
-    """Build all objects of a small training with validation anew, as a new process would."""
+    """Build all objects of a small training with validation from scratch, as a new process would."""
     torch.manual_seed(start_weights)
     network = nn.Linear(2, 2)
     images = torch.rand(7, 2, generator=torch.Generator().manual_seed(9))
@@ -90,7 +90,7 @@ def make_run(folder, start_weights=0, num_workers=0, **keywords):
 
 
 class MeanWeight:
-    """A metric that tells validations apart."""
+    """A metric that differs between validations."""
 
     def __init__(self, network):
         self.network = network
@@ -253,7 +253,7 @@ def test_message_names_signal_step_and_what_to_do(tmp_path, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_message_of_a_run_that_would_start_anew_says_how_to_go_on(tmp_path, capsys):
+def test_message_of_a_run_without_resume_states_how_to_resume(tmp_path, capsys):
     run = make_run(tmp_path, resume=False)
     when(run.trainer, Events.ITERATION_STARTED, 6, send)
     stopped(run)

@@ -120,13 +120,13 @@ def trainer_of(phase, is_begun=False, batch_size=8, **settings):
 def test_problems_of_all_phases_are_reported(monkeypatch):
     def try_step(trainer, free):
         if trainer.phase == "diffusion":
-            raise ValueError("8 at a time were measured to fit")
+            raise ValueError("8 were measured to fit")
         return memory.Trial(2.0 * 2**30, 3)
 
     monkeypatch.setattr(memory, "try_step", try_step)
     with pytest.raises(ValueError, match="--autoencoder_batch_size 3 would fit") as caught:
         memory.check_memory([trainer_of("autoencoder"), trainer_of("diffusion")])
-    assert str(caught.value).endswith("; diffusion_batch_size: 8 at a time were measured to fit")
+    assert str(caught.value).endswith("; diffusion_batch_size: 8 were measured to fit")
 
 
 def test_memory_of_a_system_that_does_not_report_it_is_not_a_problem(monkeypatch):
