@@ -13,7 +13,9 @@ def add_audit(subparsers: Any) -> None:
     """Add ``medfusion audit``."""
     parser = subparsers.add_parser("audit", help="look for copies of training images among generated ones")
     parser.add_argument("--dataset-dir", required=True, metavar="DIR", help="the data that the model was trained with")
-    parser.add_argument("--samples", required=True, metavar="DIR", help="generated images, as inference writes them")
+    parser.add_argument(
+        "--samples", required=True, metavar="DIR", help="generated images, such as samples of inference"
+    )
     parser.add_argument("--output", required=True, help="folder for audit.html, audit.md, audit.json, copy_guard.npz")
     parser.add_argument(
         "--model-file", metavar="FILE", help="weights, as models/model.pt, for latents and membership inference"

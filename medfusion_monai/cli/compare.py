@@ -1,4 +1,4 @@
-"""The verb about sets of images: ``medfusion compare``."""
+"""``medfusion compare``: sets of generated images against real ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medfusion_monai.cli.arguments import column_value, positive, seed, whole
 
 def add_compare(subparsers: Any) -> None:
     """Add ``medfusion compare``."""
-    parser = subparsers.add_parser("compare", help="compare any generator's images with real ones, in one report")
+    parser = subparsers.add_parser("compare", help="compare any generator's images with real ones in one report")
     parser.add_argument(
         "--reference",
         required=True,
@@ -26,13 +26,11 @@ def add_compare(subparsers: Any) -> None:
         action="extend",
         type=column_value,
         metavar="NAME=DIR",
-        help="generated images: what inference wrote, one sub-folder per class, or a folder of images; repeatable",
+        help="generated images: samples of inference, one sub-folder per class, or a folder of images; repeatable",
     )
     parser.add_argument("--output", required=True, help="folder for report.html, report.md, report.json")
-    parser.add_argument("--split", help="of a prepared reference; default: reference where there is one, else test")
-    parser.add_argument(
-        "--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="bring all images to one size"
-    )
+    parser.add_argument("--split", help="split of a prepared reference (reference if there is one, else test)")
+    parser.add_argument("--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="resize all images")
     _add_settings(parser)
     parser.set_defaults(handler=_compare)
 
@@ -46,16 +44,16 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help="inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE (inception)",
     )
     parser.add_argument("--k", type=positive, default=3, help="neighbours of precision and recall (3)")
-    parser.add_argument("--replicates", type=whole, default=100, help="resampled sets behind intervals, 0: none (100)")
+    parser.add_argument("--replicates", type=whole, default=100, help="resampled sets per interval, 0: none (100)")
     parser.add_argument("--neighbours", type=whole, default=8, help="nearest training images shown, 0: none (8)")
     parser.add_argument(
         "--classifier-seeds",
         nargs="*",
         type=seed,
         default=[0, 1, 2],
-        help="trainings of the classifier that tells whether the label steers; none: leave it out (0 1 2)",
+        help="one classifier per seed, to test whether the label steers; no seed: none (0 1 2)",
     )
-    parser.add_argument("--batch-size", type=positive, default=32, help="images measured at once (32)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="images per batch (32)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--seed", type=seed, default=0, help="seed (0)")
 

@@ -1,4 +1,4 @@
-"""The images that the evaluation of a bundle measures: which they are, and whether they can be compared."""
+"""Which images the evaluation of a bundle measures, and whether they can be compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OURS = "Medfusion"
 
 
 class BundleImages:
-    """Real images, samples of the bundle and images of other generators, each opened when it is needed first.
+    """Real images, samples of the bundle and images of other generators, each opened on first use.
 
     Args:
         model: defines class names, image size and channels.
@@ -97,9 +97,9 @@ class BundleImages:
         if self.samples_dir is not None and os.path.isfile(Path(self.samples_dir) / MANIFEST):
             folders = {OURS: str(self.samples_dir), **folders}
         elif self.samples_dir is not None:
-            logger.warning("no samples of inference in %s: they are not measured", self.samples_dir)
+            logger.warning("no samples of inference in %s: none are measured", self.samples_dir)
             self.warnings.append(
-                f"Samples of this model were not measured: the folder '{Path(self.samples_dir).name}' holds no "
+                f"Samples of this model were not measured: the folder '{Path(self.samples_dir).name}' contains no "
                 f"{MANIFEST}, which inference writes."
             )
         opened = []
@@ -143,7 +143,7 @@ class BundleImages:
         return torch.as_tensor(self.preprocessing({"image": path})["image"])
 
     def open(self, split: str) -> ImageSet:
-        """Open a split once: each look at a large one asks the disk for every file."""
+        """Open a split, once: opening checks that every file exists."""
         if split not in self.opened:
             self.opened[split] = open_image_set(split, self.dataset_dir, split, self.class_names)
         return self.opened[split]

@@ -1,4 +1,4 @@
-"""The evaluation of a bundle, step by step: reconstructions, generated images, label, sampling steps, the report."""
+"""The evaluation of a bundle, step by step: reconstructions, generated images, label, sampling steps, report."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ TIMESTEPS = 1000
 class Evaluation:
     """What ``run evaluating`` measures, and the report that it writes; each ``add_...`` fills a part of it.
 
-    Several processes run networks on a share of the images each; the first alone compares and writes. All call the
-    same methods in the same order.
+    Several processes each run networks on a share of the images; only the first compares and writes. All call the same
+    methods in the same order.
 
     Args:
         images: what is measured.
         output_dir: folder of the report; features are kept in its folder ``cache``.
-        features: of ``load_extractor``: which features images are compared by.
+        features: features to compare by, see ``load_extractor``.
         replicates: resampled sets per interval; 0 for none.
         batch_size: images measured at once.
         device: where to compute.
@@ -99,7 +99,7 @@ class Evaluation:
             extractor = load_extractor(self.features).to(self.device)
         except WeightsError as error:
             raise WeightsError(
-                f"{error}. Or compare by other features (--features), or measure reconstructions alone "
+                f"{error}. Or compare by other features (--features), or measure only reconstructions "
                 "(--samples_dir null, no --sweep_steps)"
             ) from error
         return Extraction(extractor, self.output_dir / "cache", self.batch_size, self.device)
@@ -120,10 +120,10 @@ class Evaluation:
         return self.images.measure_samples(self.extraction) if self.images.sample_sets else []
 
     def check_settings(self, neighbours: int, sweep_samples: int) -> None:
-        """Check settings that are numbers or switches.
+        """Check numeric settings.
 
         Raises:
-            ValueError: naming the key and the value.
+            ValueError: with key and value.
         """
         check_counts(0, replicates=self.replicates, neighbours=neighbours, seed=self.seed)
         check_counts(batch_size=self.batch_size, sweep_samples=sweep_samples)
@@ -135,7 +135,7 @@ class Evaluation:
         neighbours: int = 8,
         classifier_seeds: Sequence[int] = (0, 1, 2),
     ) -> None:
-        """Find what is wrong before anything is measured.
+        """Check images and settings before anything is measured.
 
         Args:
             others: folders of other first stages, by name, for ``add_reconstructions``.
@@ -144,14 +144,14 @@ class Evaluation:
             classifier_seeds: of ``add_steering``.
 
         Raises:
-            ValueError: naming what is missing or does not fit.
+            ValueError: for what is missing or does not fit.
         """
         images = self.images
         check_kinds(images.other_samples, others or {}, images.splits, sweep_steps, classifier_seeds)
         taken = sorted({OURS, *RESERVED} & {*images.other_samples, *(others or {})})
         if taken:
-            raise ValueError(f"the names {taken} are those of this bundle's images and the real ones: use others")
-        images.items  # noqa: B018  raises at once
+            raise ValueError(f"the names {taken} are reserved for this bundle's images and the real ones: use others")
+        images.items  # noqa: B018  raises here
         self.others = {name: DiffusersAutoencoder(folder) for name, folder in (others or {}).items()}
         blank = torch.zeros(1, images.channels, *images.size)
         for other in self.others.values():
@@ -164,7 +164,7 @@ class Evaluation:
         self.draft.add_warnings(*images.warnings)
 
     def add_reconstructions(self, evaluator: Any, network: Medfusion, lpips: str | None = None) -> None:
-        """Reconstruct the splits' images by each first stage: tables 1, 2 and 4 and figure 2 of the paper.
+        """Reconstruct the splits' images with each first stage: tables 1, 2 and 4 and figure 2 of the paper.
 
         Args:
             evaluator: a ``SupervisedEvaluator`` over ``own_items`` whose metrics keep each image's value.
@@ -192,19 +192,19 @@ class Evaluation:
         self.draft.results["published_reconstructions"] = published_reconstructions(self.images.class_names)
         write_values(self.output_dir, items, values[OURS])
         picture = reconstruction_picture({OURS: network.autoencoder, **self.others}, items, self.images.load)
-        caption = "Images spread evenly over the splits, their reconstructions, and the difference four times enlarged."
+        caption = "Images spread evenly over the splits, their reconstructions, and the difference times four."
         self.draft.add_picture("figure_2_reconstructions.png", picture, "Reconstructions", caption)
 
     def add_generated(self, neighbours: int = 8) -> None:
         """Compare generated images with real ones: table 3 and figure 4, and nearest training images.
 
         Args:
-            neighbours: generated images that are shown beside their nearest training images; 0 for none.
+            neighbours: generated images shown beside their nearest training images; 0 for none.
         """
         if not self.generated:
             return
         draft, reference, generated, seed = self.draft, self.reference, self.generated, self.seed
-        training = self.training if neighbours else None  # features are of all processes, what follows of the first
+        training = self.training if neighbours else None  # all processes compute features, the first does the rest
 
         def compare() -> None:
             add_fidelity(draft, reference, generated, self.extraction.extractor, self.replicates, seed)
@@ -215,24 +215,24 @@ class Evaluation:
         from_first(compare)
 
     def add_steering(self, seeds: Sequence[int] = (0, 1, 2)) -> None:
-        """Measure whether the label steers and what generated images are worth for training.
+        """Measure whether the label steers and how useful generated images are for training.
 
         Args:
-            seeds: trainings of the classifier; none leaves this part out.
+            seeds: one training of the classifier per seed; none leaves this part out.
         """
         if self.generated and seeds:
             train, test, generated = self.images.open("training"), self.images.open("test"), self.generated
             from_first(lambda: add_steering(self.draft, train, test, self.images.load, generated, seeds, self.device))
 
     def add_audit(self, audit_file: str | Path | None, model_file: str | Path) -> None:
-        """Take over an audit of these weights: its figures and warnings, not its pictures.
+        """Include an audit of these weights: its figures and warnings, not its pictures.
 
         Args:
             audit_file: ``audit.json`` of ``medfusion audit``; None leaves this part out.
             model_file: the weights.
 
         Raises:
-            ValueError: for a file that holds no audit, or one of other weights.
+            ValueError: for a file that is not an audit, or is of other weights.
         """
         if audit_file is None:
             return
@@ -244,8 +244,7 @@ class Evaluation:
         ours = {content_sha256(facts) for images, _, facts in self.images.sample_sets if images.name == OURS}
         if ours - {audited["content_sha256"]}:
             self.draft.add_warnings(
-                "The audit is of other generated images than those of this report: run medfusion audit with the same "
-                "samples."
+                "The audit is of other generated images than this report: run medfusion audit on the same samples."
             )
 
     def add_sweep(
@@ -256,14 +255,14 @@ class Evaluation:
         steps: Sequence[int],
         num_samples: int = 64,
     ) -> None:
-        """Measure quality by the number of sampling steps: figure 7 of the paper.
+        """Measure quality against the number of sampling steps: figure 7 of the paper.
 
         Args:
             network: with its weights.
             sampler: with all settings but the number of steps.
-            model_file: the weights, whose checksum tells stored features apart.
+            model_file: the weights, whose checksum identifies cached features.
             steps: numbers of sampling steps; none leaves this part out.
-            num_samples: images of each class and number of steps.
+            num_samples: images per class and number of steps.
         """
         if not steps:
             return
@@ -274,8 +273,8 @@ class Evaluation:
         self.draft.results["features"] = features
         self.draft.results["sweep"] = {
             "name": OURS,
-            "note": f"{num_samples} images of each class and number of steps, of the same seeds each time, against "
-            f"{len(reference)} images of the reference; sampler {sampler.sampler}, spacing "
+            "note": f"{num_samples} images per class and number of steps, with the same seeds each time, against "
+            f"{len(reference)} reference images; sampler {sampler.sampler}, spacing "
             f"{sampler.spacing}, eta {sampler.eta:g}, guidance {sampler.guidance_scale:g}.",
             "rows": sweep_rows(network, sampler, plan, steps, reference, self.extraction, *options),
         }
@@ -296,5 +295,5 @@ class Evaluation:
         if trained_on:
             self.draft.note("checksums", **{"training images": trained_on})
         results = self.draft.write(self.output_dir)
-        logger.info("the report is %s", self.output_dir / "report.html")
+        logger.info("report written: %s", self.output_dir / "report.html")
         return results

@@ -1,4 +1,4 @@
-"""The form in which sets of images are compared: what their files hold, and whether they can be compared at all."""
+"""The form in which sets of images are compared, and whether they can be compared at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medfusion_monai.runtime.files import size_and_time
 
 
 class ImageFacts(NamedTuple):
-    """What is said of an image before it is measured."""
+    """What is known of an image before it is measured."""
 
     size: tuple[int, int]
     planes: int
@@ -26,7 +26,7 @@ class ImageFacts(NamedTuple):
     constant: bool
     digest: str
     stamp: tuple[int, int] | None = None
-    """Size of the file and time of its last change, by which ``refuse_changed`` knows it."""
+    """Size of the file and time of its last change, by which ``refuse_changed`` recognises it."""
 
 
 class ImageForm(NamedTuple):
@@ -35,7 +35,7 @@ class ImageForm(NamedTuple):
     Args:
         size: height and width.
         channels: 1 or 3.
-        resized: whether images are brought to that size; otherwise they all have it.
+        resized: whether images are resized to that size; otherwise they all have it.
     """
 
     size: tuple[int, int]
@@ -48,7 +48,7 @@ class ImageForm(NamedTuple):
         return ResizeCenterCropd("image", self.size)({"image": image})["image"] if self.resized else image
 
     def describe(self) -> str:
-        """Say it in words that tell two forms apart."""
+        """Return a description that distinguishes forms."""
         how = "resized with antialiasing and cropped to" if self.resized else "as they are,"
         return f"{how} {self.size[0]}x{self.size[1]}, {self.channels} channels"
 
@@ -57,7 +57,7 @@ def inspect_set(images: ImageSet, progress: bool = True) -> list[ImageFacts]:
     """Decode all images of a set once, in threads.
 
     Raises:
-        DataError: images that cannot be read; the first ten are listed.
+        DataError: for images that cannot be read; lists the first ten.
     """
 
     def inspect(path: str) -> ImageFacts | str:
@@ -80,19 +80,19 @@ def inspect_set(images: ImageSet, progress: bool = True) -> list[ImageFacts]:
 
 
 def refuse_changed(images: ImageSet, facts: Sequence[ImageFacts]) -> None:
-    """Raise if files are not as they were inspected: what was told of them is not what was measured.
+    """Raise if files have changed since they were inspected.
 
     Raises:
-        DataError: files that are others now, or gone; the first ten are listed.
+        DataError: for files that were changed or removed; lists the first ten.
     """
     changed = [path for path, fact in zip(images.paths, facts, strict=True) if size_and_time(path) != fact.stamp]
     if changed:
         title = f"{images.name}: {len(changed)} of {len(facts)} images were changed or removed while they were measured"
-        raise DataError(list_problems(title, changed) + "\nRun it again when nothing writes there.")
+        raise DataError(list_problems(title, changed) + "\nRun again when nothing writes there.")
 
 
 def content_sha256(facts: Sequence[ImageFacts]) -> str:
-    """Give one checksum of a set's pixels, whatever their order and their files' names."""
+    """Return a checksum of a set's pixels, regardless of the order and names of files."""
     return hashlib.sha256("\n".join(sorted(fact.digest for fact in facts)).encode()).hexdigest()
 
 
@@ -102,13 +102,13 @@ def common_form(
     """Find the form in which all sets can be compared.
 
     Args:
-        facts: of each set by its name; the first is the reference, whose colours decide.
-        size: (height, width) that images are brought to; None takes them as they are.
-        least: images that a set has to have.
+        facts: of each set by its name; the first is the reference, which decides between gray and colour.
+        size: (height, width) that images are resized to; None leaves them as they are.
+        least: fewest images of a set.
 
     Raises:
-        DataError: a set of too few images, sets of several sizes without ``size``, gray sets beside coloured ones, or
-            a set all of whose images are constant.
+        DataError: for a set of too few images, several sizes without ``size``, gray sets beside coloured ones, or a set
+            with only constant images.
     """
     reference = next(iter(facts))
     coloured = any(fact.coloured for fact in facts[reference])
@@ -122,13 +122,13 @@ def common_form(
         listed = "; ".join(f"{name}: {_list_sizes(counts)}" for name, counts in sizes.items())
         raise DataError(
             f"the images have several sizes, height x width ({listed}). Sharpness would be compared, not content: "
-            "bring all sets to one size, e.g. with --size HEIGHT WIDTH."
+            "resize all sets to one size, e.g. with --size HEIGHT WIDTH."
         )
     return ImageForm(facts[reference][0].size, 3 if coloured else 1, False)
 
 
 def exact_form(name: str, facts: Sequence[ImageFacts], size: Sequence[int], channels: int) -> ImageForm:
-    """Check that the images of a set are as a bundle makes them, and give their form.
+    """Check that the images of a set have the form of a bundle's images, and return it.
 
     Args:
         name: of the set.
@@ -137,15 +137,15 @@ def exact_form(name: str, facts: Sequence[ImageFacts], size: Sequence[int], chan
         channels: the bundle's.
 
     Raises:
-        DataError: images of another size or colour, fewer than two, or all constant.
+        DataError: for images of another size or colour, fewer than two, or all constant.
     """
     _refuse_unmeasurable(name, facts, 2)
     _refuse_mixed_colours(name, facts, "this bundle", channels == 3)
     sizes = Counter(fact.size for fact in facts)
     if set(sizes) != {tuple(size)}:
         raise DataError(
-            f"{name}: its images are {_list_sizes(sizes)}, height x width, and image_size is {list(size)}. Give the "
-            "image_size that they were sampled with, or sample them again."
+            f"{name}: its images are {_list_sizes(sizes)}, height x width, but image_size is {list(size)}. Set "
+            "image_size to what they were sampled with, or sample them again."
         )
     return ImageForm((int(size[0]), int(size[1])), channels, False)
 
@@ -153,12 +153,12 @@ def exact_form(name: str, facts: Sequence[ImageFacts], size: Sequence[int], chan
 def _refuse_unmeasurable(name: str, images: Sequence[ImageFacts], least: int) -> None:
     if len(images) < least:
         raise DataError(
-            f"{name}: holds {len(images)} image; a set below {least} has no spread to measure. Give more images."
+            f"{name}: contains {len(images)} image, but at least {least} are needed to measure a spread. Add images."
         )
     if all(fact.constant for fact in images):
         raise DataError(
-            f"{name}: each of its {len(images)} images is of one colour alone, which no measure can judge. "
-            "Look at the files, and at what wrote them."
+            f"{name}: each of its {len(images)} images has a single colour, which no metric can judge. "
+            "Check the files and the program that wrote them."
         )
 
 
@@ -173,12 +173,12 @@ def _refuse_mixed_colours(name: str, images: Sequence[ImageFacts], reference: st
     if coloured and gray_files:
         kind = "mixes gray and coloured images" if coloured_files else "is gray"
         raise DataError(
-            f"{name}: {kind} ({gray_files} of {len(images)} files have one channel), and {reference} is coloured. "
+            f"{name}: {kind} ({gray_files} of {len(images)} files have one channel), but {reference} is coloured. "
             "Compare gray with gray and colour with colour."
         )
     if not coloured and coloured_files:
         kind = "is coloured" if coloured_files == len(images) else "mixes gray and coloured images"
         raise DataError(
-            f"{name}: {kind} ({coloured_files} of {len(images)} images), and {reference} is gray. "
+            f"{name}: {kind} ({coloured_files} of {len(images)} images), but {reference} is gray. "
             "Compare gray with gray and colour with colour."
         )

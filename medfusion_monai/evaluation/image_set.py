@@ -1,4 +1,4 @@
-"""Sets of images that are compared: a prepared data set, what inference wrote, or a folder of any generator."""
+"""Sets of images to compare: a prepared data set, samples of inference, or a folder of any generator."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NO_IMAGES = (".csv", ".html", ".json", ".log", ".md", ".pkl", ".pt", ".pth", ".t
 
 
 class ImageSet(NamedTuple):
-    """Images that are measured together.
+    """Images measured together.
 
     Args:
-        name: what tables call the set.
-        items: ``image`` (path) and ``label`` (int, or None where no class is known) of each.
-        class_names: names in label order; empty where no class is known.
-        source: short text on where the images are from, without absolute paths.
+        name: of the set in tables.
+        items: ``image`` (path) and ``label`` (int, or None without classes) of each image.
+        class_names: names in label order; empty without classes.
+        source: short description of where the images are from, without absolute paths.
     """
 
     name: str
@@ -41,12 +41,12 @@ class ImageSet(NamedTuple):
         return [item["image"] for item in self.items]
 
     def counts(self) -> dict[str, int]:
-        """Images of each class."""
+        """Number of images per class."""
         labels = Counter(item["label"] for item in self.items)
         return {name: labels[label] for label, name in enumerate(self.class_names)}
 
     def indices(self, class_name: str) -> list[int]:
-        """Positions of the images of a class."""
+        """Indices of the images of a class."""
         if class_name not in self.class_names:
             return []
         label = self.class_names.index(class_name)
@@ -59,33 +59,35 @@ def open_image_set(
     """List the images of a folder; nothing is decoded.
 
     Args:
-        name: what tables call the set.
-        folder: a prepared data set (``datalist.json``), what inference wrote (``manifest.csv``), a folder with one
+        name: of the set in tables.
+        folder: a prepared data set (``datalist.json``), samples of inference (``manifest.csv``), a folder with one
             sub-folder per class, or a folder of images without classes.
-        split: of a prepared data set; None takes ``reference`` where there is one, else ``test``.
-        class_names: what the caller believes a prepared data set's classes are called; None takes its own.
+        split: of a prepared data set; None takes ``reference`` if there is one, else ``test``.
+        class_names: the expected names of a prepared data set's classes; None takes its own.
 
     Raises:
-        DataError: no folder, no images, a class without images, a file that the manifest or datalist lists and that is
-            missing, or a split of what has none.
+        DataError: for a missing folder, no images, a class without images, a missing file of the manifest or datalist,
+            or a split of a folder without splits.
     """
     root = Path(os.path.realpath(folder))
-    if not os.fspath(folder) or not root.is_dir():  # no text is no wish for the working directory
-        raise DataError(f"{name}: '{folder}' is not a folder. Give the folder of its images.")
+    if not os.fspath(folder) or not root.is_dir():  # an empty path must not mean the working directory
+        raise DataError(f"{name}: '{folder}' is not a folder. Name the folder of its images.")
     if (root / DATALIST_NAME).is_file():
         return _of_datalist(name, root, split, class_names)
     if split is not None:
-        raise DataError(f"{name}: '{folder}' has no {DATALIST_NAME} and so no split '{split}'. Leave the split out.")
+        raise DataError(
+            f"{name}: '{folder}' has no {DATALIST_NAME} and therefore no split '{split}'. Leave the split out."
+        )
     if (root / MANIFEST).is_file():
         return _of_manifest(name, root)
     return _of_folder(name, root)
 
 
 def default_reference(dataset_dir: str | os.PathLike[str]) -> str:
-    """Give the split that generated images are compared with: ``reference`` where there is one, else ``test``.
+    """Return the split that generated images are compared with: ``reference`` if there is one, else ``test``.
 
     Raises:
-        DataError: as of ``find_datalist``; what is wrong with the datalist itself, ``read_datalist`` says.
+        DataError: from ``find_datalist``. Errors within the datalist are left to ``read_datalist``.
     """
     return REFERENCE if _document(find_datalist(dataset_dir)).get(REFERENCE) else "test"
 
@@ -113,8 +115,8 @@ def _of_manifest(name: str, root: Path) -> ImageSet:
     known = dict(classes)
     if not len(classes) == len(known) == len(set(known.values())):
         raise DataError(
-            f"{root / MANIFEST}: labels and class names are no pairs: {sorted(classes)}. Keep the samples of each "
-            "model in a folder of their own."
+            f"{root / MANIFEST}: labels and class names do not match one to one: {sorted(classes)}. Keep the "
+            "samples of each model in a separate folder."
         )
     order = sorted(known)
     items: list[dict[str, Any]] = [
@@ -124,13 +126,13 @@ def _of_manifest(name: str, root: Path) -> ImageSet:
     if missing:
         raise DataError(
             list_problems(f"{name}: {len(missing)} of {len(items)} samples of the manifest do not exist", missing)
-            + "\nRun inference again; it writes what is missing."
+            + "\nRun inference again to write the missing ones."
         )
     return ImageSet(name, items, [known[label] for label in order], f"samples of inference in '{root.name}'")
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    """Give the rows of a manifest by their file."""
+    """Return the rows of a manifest by file."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = {row["file"]: row for row in csv.DictReader(file) if row.get("file")}
@@ -148,7 +150,7 @@ def _of_folder(name: str, root: Path) -> ImageSet:
     ]
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and is_content(path.name))
     if not files:
-        raise DataError(f"{name}: '{root}' holds no images. Give the folder of its images.")
+        raise DataError(f"{name}: '{root}' contains no images. Name the folder of its images.")
     items: list[dict[str, Any]]
     if not folders:
         items = [{"image": str(root / file), "label": None} for _, file in files]
@@ -159,8 +161,8 @@ def _of_folder(name: str, root: Path) -> ImageSet:
     if empty or loose:
         problem = f"classes {empty} have no images" if empty else f"{len(loose)} images lie beside the sub-folders"
         raise DataError(
-            f"{name}: {problem} ('{root}', sub-folders {folders}). Keep one sub-folder per class, each with images, or "
-            "images alone."
+            f"{name}: {problem} ('{root}', sub-folders {folders}). Use one sub-folder per class, each with images, or "
+            "only images."
         )
     items = [
         {"image": str(root / inner / file), "label": folders.index(inner.partition("/")[0])} for inner, file in files

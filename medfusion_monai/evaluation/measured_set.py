@@ -1,4 +1,4 @@
-"""A set of images with its features: what comparisons are made of."""
+"""A set of images with its features, for comparisons."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 class Measured(NamedTuple):
-    """A set of images and what was computed of it.
+    """A set of images and what was computed from it.
 
     Args:
         images: the set.
         load: reads an image as it is compared: path to (C, H, W) in [0, 1].
         features: (N, D).
-        facts: what its files hold; empty if they were not inspected.
+        facts: of its files; empty if they were not inspected.
     """
 
     images: ImageSet
@@ -33,7 +33,7 @@ class Measured(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What tables call the set."""
+        """Name of the set in tables."""
         return self.images.name
 
     def stack(self, indices: Sequence[int]) -> Tensor:
@@ -41,7 +41,7 @@ class Measured(NamedTuple):
         return torch.stack([self.load(self.images.items[index]["image"]) for index in indices])
 
     def describe(self) -> dict[str, Any]:
-        """Return what a report says of the set."""
+        """Return the description of the set for a report."""
         known = {"content_sha256": content_sha256(self.facts)} if self.facts else {}
         shape = self.stack([0]).shape
         return {
@@ -69,8 +69,8 @@ def measure_set(
         load: reads an image as it is compared.
         form: a description of ``load`` that distinguishes it.
         extraction: how features are computed and where they are kept.
-        facts: what the files hold, if known.
+        facts: of the files, if known.
     """
-    logger.info("features of %d images of %s", len(images.items), images.name)
+    logger.info("computing features of %d images of %s", len(images.items), images.name)
     features = cached_features(extraction, images.paths, load, form)
     return Measured(images, load, torch.from_numpy(features), facts)

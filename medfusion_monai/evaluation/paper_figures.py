@@ -1,4 +1,4 @@
-"""The figures of the paper (Müller-Franzes et al. 2023, arXiv:2212.07501, tables 1 to 3), to stand beside ours."""
+"""The figures of the paper (Müller-Franzes et al. 2023, arXiv:2212.07501, tables 1 to 3), for comparison."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOTE = "From tables 1 to 3 of the paper: 15,738 images of CheXpert, 6,540 of AIR
 
 
 def modalities_of(class_names: Sequence[str]) -> list[str]:
-    """Return the modality whose classes these are, in whatever order, or all of them where there is none."""
+    """Return the modality with these classes, in any order; all modalities if there is none."""
     known = [modality for modality, names in CLASS_NAMES.items() if names == set(class_names)]
     return known or list(CLASS_NAMES)
 

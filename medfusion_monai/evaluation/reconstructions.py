@@ -1,4 +1,4 @@
-"""How well first stages reconstruct images: tables 1, 2 and 4 and figure 2 of the paper."""
+"""Quality of reconstructions by first stages: tables 1, 2 and 4 and figure 2 of the paper."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def pair(out: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 def reconstruction_metrics(
     lpips: str | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, IgniteMetricHandler]:
-    """Make the measures beside MS-SSIM for an evaluator, each of which keeps every image's value.
+    """Make the metrics besides MS-SSIM for an evaluator; each keeps the value of every image.
 
     Args:
         lpips: backbone of LPIPS, ``alex`` or ``vgg``; None leaves LPIPS out.
         device: where LPIPS is computed.
 
     Raises:
-        ValueError: for an unknown backbone, or one whose weights are not on this machine.
+        ValueError: for an unknown backbone, or missing weights.
     """
     functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ssim": ssim, "mse": mse, "psnr": psnr}
     if lpips is not None:
@@ -56,7 +56,7 @@ def table_rows(
     Args:
         name: of the first stage.
         items: with ``split``, in the order of the values.
-        values: of each measure, one an image, (N,) or (N, 1).
+        values: of each measure, one per image, (N,) or (N, 1).
         seed: of the intervals of the means.
 
     Returns:
@@ -77,11 +77,11 @@ def table_rows(
 
 
 def write_values(folder: str | Path, items: Sequence[Mapping[str, Any]], values: Mapping[str, Tensor]) -> None:
-    """Write each image's values, and what sums them up, into ``MEASURE_raw.csv``, ``_summary.csv`` and ``metrics.csv``.
+    """Write each image's values and their summary to ``MEASURE_raw.csv``, ``_summary.csv`` and ``metrics.csv``.
 
     Args:
         folder: of the files.
-        items: with ``split`` and ``number``, which stand for each image in the tables, not its file.
+        items: with ``split`` and ``number``, which identify an image in the tables instead of its file.
         values: of each measure, one per image, in the order of the items.
     """
     names = [f"{item['split']} {item['number']}" for item in items]
@@ -92,7 +92,7 @@ def write_values(folder: str | Path, items: Sequence[Mapping[str, Any]], values:
 def reconstruction_picture(
     autoencoders: Mapping[str, nn.Module], items: Sequence[Mapping[str, Any]], load: Callable[[str], Tensor]
 ) -> Image.Image:
-    """Draw images, and for each first stage their reconstructions and the difference four times enlarged."""
+    """Draw images, and for each first stage their reconstructions and the difference times four."""
     images = torch.stack([load(items[index]["image"]) for index in spread(len(items))])
     rows = [("original", images)]
     for name, autoencoder in autoencoders.items():

@@ -1,4 +1,4 @@
-"""Generated images against real ones: features, figures overall and by class, pictures, and what they warn of."""
+"""Generated images against real ones: figures overall and by class, pictures and warnings."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from medfusion_monai.report.builder import Draft
 from medfusion_monai.report.pictures import COLUMNS, picture_of_rows, spread
 from medfusion_monai.runtime.seeds import derive_seed
 
-CLASSIFIER_IMAGES = 20_000  # of a set, kept in memory at the classifier's size
+CLASSIFIER_IMAGES = 20_000  # per set at most, kept in memory at the classifier's size
 SHARES_DIFFER = 0.05
 
 
 def fidelity_rows(
     reference: Measured, sets: Sequence[Measured], replicates: int = 100, seed: int = 0, k: int = 3
 ) -> list[dict[str, Any]]:
-    """Compare sets with the reference, overall and for each class that both have.
+    """Compare sets with the reference, overall and for each class in both.
 
     Args:
         reference: the real images.
@@ -51,7 +51,7 @@ def fidelity_rows(
             real = reference.features[_positions(reference, class_name)]
             row = {"name": measured.name, "class_name": class_name, "reference_count": len(real), "count": len(indices)}
             if min(len(real), len(indices)) < 2:
-                few = Figure(None, note=f"{len(indices)} samples against {len(real)}; fewer than two have no spread")
+                few = Figure(None, note=f"{len(indices)} samples against {len(real)}; a spread needs at least two")
                 rows.append(row | {"fid": few.as_dict()})
                 continue
             sample = measured.features[indices]
@@ -71,7 +71,7 @@ def _positions(measured: Measured, class_name: str | None) -> list[int]:
 
 
 def warnings_of(reference: Measured, sets: Sequence[Measured]) -> list[str]:
-    """Return what makes the figures of these sets less than they seem, as sentences."""
+    """Return reasons to doubt the figures of these sets, as sentences."""
     found = []
     known = {fact.digest for fact in reference.facts}
     for measured in sets:
@@ -83,7 +83,7 @@ def warnings_of(reference: Measured, sets: Sequence[Measured]) -> list[str]:
             counts = {
                 f"equal images of {reference.name}, pixel by pixel: they are copies": copies,
                 "repeat another image of the set, pixel by pixel": repeats,
-                "are of one colour alone": constant,
+                "have a single colour": constant,
             }
             found += [
                 f"{measured.name}: {number} of {len(measured.facts)} images {what}."
@@ -100,26 +100,26 @@ def _class_warnings(reference: ImageSet, images: ImageSet) -> list[str]:
     if other:
         return [
             f"{images.name}: its classes {other} are not among those of {reference.name} ({reference.class_names}). "
-            "Its overall figures compare different mixtures of classes. Rename its sub-folders for figures by class."
+            "Its overall figures compare different mixtures of classes. Rename its sub-folders to get figures by class."
         ]
     lacking = [name for name in reference.class_names if name not in images.class_names]
     if lacking:
         return [
-            f"{images.name}: has no images of {lacking}, which {reference.name} has. Its overall figures compare "
-            "different mixtures of classes; those by class are sound."
+            f"{images.name}: has no images of {lacking}, unlike {reference.name}. Its overall figures compare "
+            "different mixtures of classes; those by class are unaffected."
         ]
     real, own = ({name: n / len(s.items) for name, n in s.counts().items()} for s in (reference, images))
     if any(abs(real[name] - own[name]) > SHARES_DIFFER for name in real):
         shares = ", ".join(f"{name} {own[name]:.0%} instead of {real[name]:.0%}" for name in real)
         return [
-            f"{images.name}: the classes have other shares than in {reference.name} ({shares}). Its overall figures "
-            "count that difference as an error; those by class do not."
+            f"{images.name}: the shares of classes differ from those in {reference.name} ({shares}). Its overall "
+            "figures count that difference as an error; those by class do not."
         ]
     return []
 
 
 def sample_rows(reference: Measured, sets: Sequence[Measured]) -> list[tuple[str, Tensor]]:
-    """Return a row of images of the reference and of each set, for each class, with captions: figure 4 of the paper."""
+    """Return a captioned row of images per class and set, the reference first: figure 4 of the paper."""
     rows = []
     names: list[str | None] = [*reference.images.class_names] or [None]
     for class_name in names:
@@ -140,7 +140,7 @@ def add_fidelity(
     seed: int = 0,
     k: int = 3,
 ) -> None:
-    """Add table 3 and figure 4 of the paper, the sets, and what warns of them; arguments as of ``fidelity_rows``."""
+    """Add table 3 and figure 4 of the paper, the sets, and warnings; see ``fidelity_rows`` for the arguments."""
     results = draft.results
     results["reference"] = reference.describe()
     results["sets"] = [measured.describe() for measured in sets]
@@ -152,13 +152,13 @@ def add_fidelity(
     results["published"] = published_fidelity(reference.images.class_names)
     draft.add_warnings(*warnings_of(reference, sets))
     rows = sample_rows(reference, sets)
-    caption = "Spread evenly over each set, in the order of its files: not selected. From the top: "
+    caption = "Spread evenly over each set in the order of its files, not selected. From the top: "
     caption += "; ".join(name for name, _ in rows) + "."
     draft.add_picture("figure_4_samples.png", picture_of_rows(rows), "Real and generated images", caption)
 
 
 def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, number: int = COLUMNS) -> None:
-    """Add, for each set, the generated images that are closest to a training image, above their two nearest ones."""
+    """Add, for each set, the generated images closest to a training image, above their two nearest ones."""
     for rank, measured in enumerate(sets):
         distances, indices = nearest_neighbours(measured.features, training.features, k=min(2, len(training.features)))
         closest = distances[:, 0].argsort()[:number].tolist()
@@ -166,9 +166,9 @@ def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, n
         rows = list(zip((measured.name, "nearest training image", "second nearest"), images, strict=False))
         nearest, median = distances[closest, 0], float(distances[:, 0].median())
         caption = (
-            f"The {len(closest)} of {len(distances)} images that are closest to a training image, by the features "
+            f"The {len(closest)} of {len(distances)} images closest to a training image, by the features "
             f"above (distance {float(nearest[0]):.3g} to {float(nearest[-1]):.3g}; median of all images {median:.3g}). "
-            "A look at the likeliest copies, no proof that there are none."
+            "This shows the likeliest copies; it does not prove that there are none."
         )
         title = f"{measured.name}: nearest training images"
         draft.add_picture(f"neighbours_{rank + 1}.png", picture_of_rows(rows), title, caption)
@@ -177,7 +177,7 @@ def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, n
 def add_real_baseline(
     draft: Draft, reference: Measured, sets: Sequence[Measured], training: Measured, seed: int = 0, k: int = 3
 ) -> None:
-    """Add to the summary what as many real images get: what a generator that is as good as the data would."""
+    """Add to the summary the figures of as many real images, which a perfect generator would reach."""
     known = set(reference.images.paths)
     others = [index for index, path in enumerate(training.images.paths) if path not in known]
     for count in sorted({len(measured.features) for measured in sets}):
@@ -190,7 +190,7 @@ def add_real_baseline(
         named = [(metric.headline, figures.get(metric.column.key, Figure(None)).value) for metric in metrics]
         values = [f"{headline} {value:.2f}" for headline, value in named if value is not None]
         draft.results.setdefault("summary", []).append(
-            f"As a scale: {count} training images, drawn at random, get {', '.join(values)} against the reference."
+            f"For scale: {count} random training images have {', '.join(values)} against the reference."
         )
 
 
@@ -203,15 +203,15 @@ def add_steering(
     seeds: Sequence[int] = (0, 1, 2),
     device: torch.device | str = "cpu",
 ) -> None:
-    """Add whether the label steers, and what generated images are worth for training: see ``label_steering``.
+    """Add whether the label steers, and how useful generated images are for training: see ``label_steering``.
 
     Args:
         draft: of the report.
         train: real images that the generators were trained on.
-        test: real images that were held out.
-        load: reads both.
+        test: held-out real images.
+        load: reads both sets.
         sets: generated images; sets without the real images' classes are left out.
-        seeds: trainings of the classifier.
+        seeds: one training of the classifier per seed.
         device: where to train.
     """
     names = train.class_names
@@ -220,7 +220,7 @@ def add_steering(
     ]
     if len(names) < 2 or not known:
         why = (
-            "the real images have one class alone" if len(names) < 2 else "no set of generated images has their classes"
+            "the real images have a single class" if len(names) < 2 else "no set of generated images has their classes"
         )
         draft.add_warnings(f"Whether the label steers was not measured: {why}.")
         return
@@ -237,7 +237,7 @@ def add_steering(
 
 
 def _labelled(images: ImageSet, load: Callable[[str], Tensor], names: Sequence[str]) -> LabelledImages:
-    """Read the images of a set at the classifier's size, of many a random part, with labels in the order of names."""
+    """Read images of a set (a random part if it is large) at the classifier's size, with labels by names."""
     labels = [names.index(images.class_names[item["label"]]) for item in images.items]
     order = np.random.default_rng(0).permutation(len(labels))[:CLASSIFIER_IMAGES]
     return labelled_images((load(images.items[index]["image"]), labels[index]) for index in sorted(order.tolist()))

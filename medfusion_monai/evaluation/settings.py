@@ -1,4 +1,4 @@
-"""What is refused before a report is measured: settings of another kind, names, devices and folders."""
+"""Settings of measuring, and checks of settings, names, devices and folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medfusion_monai.report.tables import plain
 from medfusion_monai.runtime.values import check_counts
 
 RESERVED = {"reference", "real", "real test"}
-"""What tables call the real images."""
+"""Names of the real images in tables."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class CompareSettings:
 def check_kinds(
     other_samples: Any, other_autoencoders: Any, splits: Any, sweep_steps: Any, classifier_seeds: Any
 ) -> None:
-    """Raise a ValueError for settings of another kind, as a command line easily gives them."""
+    """Raise a ValueError for settings of the wrong type, a common mistake on a command line."""
     for name, value, kind, words in (
         ("other_samples", other_samples, Mapping, "folders by name, as {'StyleGAN-3': '/data/stylegan'}"),
         ("other_autoencoders", other_autoencoders, Mapping, "folders by name, as {'Stable Diffusion': '/data/vae'}"),
@@ -74,7 +74,7 @@ def check_kinds(
 
 
 def check_seeds(classifier_seeds: Sequence[Any]) -> None:
-    """Raise a ValueError unless the seeds are whole numbers, each given once."""
+    """Raise a ValueError unless the seeds are distinct whole numbers."""
     for seed in classifier_seeds:
         check_counts(0, **{"each of classifier_seeds": seed})
     if len(set(classifier_seeds)) < len(classifier_seeds):
@@ -82,22 +82,22 @@ def check_seeds(classifier_seeds: Sequence[Any]) -> None:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise a ValueError unless tables can tell the sets apart by their names."""
+    """Raise a ValueError unless the names are distinct in tables."""
     if not names:
         raise ValueError("no images to compare: name at least one folder, --images NAME=DIR")
     shown = [plain(name) for name in names]
     if "" in shown or len(set(shown)) < len(shown):
-        raise ValueError(f"the sets are named {names}: give each a name that tells it apart, --images NAME=DIR")
+        raise ValueError(f"the sets are named {names}: give each a distinct name, --images NAME=DIR")
     reserved = sorted(RESERVED & set(shown))
     if reserved:
-        raise ValueError(f"the names {reserved} are those of the real images: give the sets others")
+        raise ValueError(f"the names {reserved} are reserved for the real images: use others")
 
 
 def check_device(device: torch.device | str) -> None:
-    """Raise a ValueError unless something can be computed on the device."""
+    """Raise a ValueError if nothing can be computed on the device."""
     try:
         torch.zeros(1, device=device).item()
-    except (AssertionError, RuntimeError) as error:  # torch raises the first where it was built without CUDA
+    except (AssertionError, RuntimeError) as error:  # AssertionError: torch built without CUDA
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"device {str(device)!r} cannot be used ({reason}): choose cpu, or cuda on a machine with an NVIDIA GPU"
@@ -105,12 +105,12 @@ def check_device(device: torch.device | str) -> None:
 
 
 def refuse_inside(output: str | Path, folders: Mapping[str, str | Path]) -> None:
-    """Raise a ValueError if the report would lie in a folder whose files all count as images."""
+    """Raise a ValueError if the report would be in a folder all of whose files count as images."""
     for name, folder in folders.items():
         root = Path(os.path.realpath(folder))
         listed = any((root / file).is_file() for file in (DATALIST_NAME, MANIFEST))
         if not listed and Path(os.path.realpath(output)).is_relative_to(root):
             raise ValueError(
-                f"output {output} lies in the folder of {name}, {folder}, where the report's pictures would count as "
+                f"output {output} is in the folder of {name}, {folder}, where the report's pictures would count as "
                 "images: choose a folder outside"
             )

@@ -1,4 +1,4 @@
-"""How quality depends on the number of sampling steps: figure 7 of the paper."""
+"""Quality against the number of sampling steps: figure 7 of the paper."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from medfusion_monai.runtime.dtype import precision_name
 from medfusion_monai.runtime.files import file_sha256
 
 IDENTIFYING = ("sampler", "spacing", "guidance_scale", "eta", "negative_label", "null_label", "latent_shape")
-"""Settings of the sampler that its images depend on, beside the number of steps."""
+"""Settings of the sampler that its images depend on, besides the number of steps."""
 
 
 def sweep_identity(
     network: Medfusion, sampler: LatentDiffusionSampler, model_file: str | Path, features: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return all that the features of a sweep depend on beside plan and number of steps.
+    """Return what the features of a sweep depend on, besides plan and number of steps.
 
     Args:
         network: with its weights.
@@ -63,8 +63,7 @@ def sweep_rows(
 ) -> list[dict[str, Any]]:
     """Sample the same images with each number of steps and compare their features with the reference's.
 
-    The images themselves are not kept. The features of each number of steps are, as soon as they are complete, so a
-    sweep that was stopped resumes.
+    Only features are stored, as soon as those of a number of steps are complete, so a stopped sweep resumes.
 
     Args:
         network: autoencoder and UNet.

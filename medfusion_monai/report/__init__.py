@@ -1,1 +1,1 @@
-"""Summaries, tables and pictures of results."""
+"""Reports of results: tables, pictures and plots as HTML, Markdown and JSON."""

@@ -1,4 +1,4 @@
-"""A report while it is filled: its figures, its pictures, and what is needed to repeat it."""
+"""A report under construction: its figures, its pictures, and what is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from medfusion_monai.report.provenance import this_command, versions
 from medfusion_monai.report.tables import Measure
 from medfusion_monai.report.write import write_report
 
-SHOWS_REAL_IMAGES = "This report shows real images beside generated ones: it may go where the real ones may go."
+SHOWS_REAL_IMAGES = (
+    "This report shows real images beside generated ones: share it only where the real images may be shared."
+)
 
 
 class Draft:
-    """Collects what ``write_report`` takes.
+    """Collects the arguments of ``write_report``.
 
     Args:
         title: of the report.
-        settings: what figures depend on, for the report.
-        seeds: likewise, by what they decide.
+        settings: that the figures depend on.
+        seeds: by their purpose.
         fidelity: columns of the tables of fidelity and of the sweep, if the report has them.
     """
 
@@ -50,7 +52,7 @@ class Draft:
         self.results["pictures"].append({"file": file, "title": title, "caption": caption})
 
     def add_warnings(self, *sentences: str) -> None:
-        """Add sentences that stand on top of the report."""
+        """Add warnings, sentences at the top of the report."""
         self.results["warnings"] += [sentence for sentence in sentences if sentence not in self.results["warnings"]]
 
     def note(self, part: str, **values: Any) -> None:
@@ -58,7 +60,7 @@ class Draft:
         self.results["repeat"][part] |= values
 
     def write(self, output: str | Path, name: str = "report") -> dict[str, Any]:
-        """Write the report's files, ``NAME.html`` and others, into a folder and give its figures."""
+        """Write the report's files, ``NAME.html`` and others, into a folder and return its figures."""
         if self.pictures:
             self.results.setdefault("summary", []).append(SHOWS_REAL_IMAGES)
         write_report(self.results, self.pictures, output, name, self.fidelity)

@@ -1,4 +1,4 @@
-"""What a report is made of: sections of tables, pictures and text, which HTML and Markdown render alike."""
+"""The parts of a report: sections of tables, pictures and text, rendered to HTML and Markdown alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Column(NamedTuple):
-    """A column of a table; ``kind`` is text, number (to the right) or code (may break anywhere)."""
+    """A column of a table; ``kind`` is text, number (right-aligned) or code (may break anywhere)."""
 
     title: str
     hint: str = ""
@@ -15,7 +15,7 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What stands in a table at one place; ``text`` may have several lines."""
+    """A cell of a table; ``text`` may have several lines."""
 
     text: str
     interval: str = ""
@@ -24,7 +24,7 @@ class Cell(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Rows below a title of their own; without title for a table of one group."""
+    """Rows under a common title; no title if a table has one group."""
 
     title: str
     rows: list[list[Cell]]
@@ -32,7 +32,7 @@ class Group(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table; its first ``head_columns`` columns say what a row is about, ``notes`` are its footnotes a, b, ..."""
+    """A table; its first ``head_columns`` columns identify a row, ``notes`` are its footnotes a, b, ..."""
 
     caption: str
     columns: list[Column]
@@ -42,20 +42,20 @@ class Table(NamedTuple):
 
 
 class Callout(NamedTuple):
-    """A sentence that no reader may miss."""
+    """A prominent sentence."""
 
     text: str
 
 
 class Commands(NamedTuple):
-    """Lines of a shell."""
+    """Shell commands."""
 
     title: str
     lines: list[str]
 
 
 class Picture(NamedTuple):
-    """A picture of the report: a PNG file beside it, embedded in the HTML; a plot brings its SVG."""
+    """A picture of the report: a PNG file beside it, embedded in the HTML; a plot has ``svg`` instead."""
 
     file: str
     title: str
@@ -67,7 +67,7 @@ Block = str | Callout | Table | Picture | Commands
 
 
 class Section(NamedTuple):
-    """A heading and what stands below it; a text is a paragraph."""
+    """A heading and its blocks; a string is a paragraph."""
 
     title: str
     blocks: list[Block]
@@ -83,7 +83,7 @@ class Document(NamedTuple):
 
 
 def mark(notes: list[str], note: str) -> str:
-    """Return the letter of a footnote, which is added unless it is there: a, b, ..., z, aa, ab, ..."""
+    """Return the letter of a footnote, adding it if it is new: a, b, ..., z, aa, ab, ..."""
     if note not in notes:
         notes.append(note)
     return letter(notes.index(note))

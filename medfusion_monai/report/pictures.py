@@ -12,19 +12,19 @@ from torch.nn import functional as F
 
 from medfusion_monai.training.handlers.image_grid import grid_of_rows, to_picture
 
-COLUMNS = 8  # images of a row
-ENLARGED_TO = 128  # pixels: smaller images are enlarged by whole factors to about this
-REDUCED_TO = 192  # pixels: larger images are reduced
+COLUMNS = 8  # images per row
+ENLARGED_TO = 128  # pixels; smaller images are enlarged by whole factors to about this
+REDUCED_TO = 192  # pixels; larger images are reduced to this
 PADDING = 2
 
 
 def spread(count: int, number: int = COLUMNS) -> list[int]:
-    """Choose positions evenly spread over a list: its first and last among them."""
+    """Choose evenly spaced indices of a list, including its first and last."""
     return np.linspace(0, count - 1, min(number, count)).round().astype(int).tolist()
 
 
 def picture_of_rows(rows: Mapping[str, Tensor] | Sequence[tuple[str, Tensor]]) -> Image.Image:
-    """Lay rows of images, each (N, C, H, W) in [0, 1], below each other, each with its caption to the left."""
+    """Stack rows of images, each (N, C, H, W) in [0, 1], each with its caption to the left."""
     pairs = list(rows.items()) if isinstance(rows, Mapping) else list(rows)
     reduced = [_reduced(images) for _, images in pairs]
     return caption_rows(grid_of_rows(reduced, PADDING), [caption for caption, _ in pairs], reduced[0].shape[-2:])
@@ -47,7 +47,7 @@ def caption_rows(grid: Tensor, captions: Sequence[str], size: Sequence[int]) -> 
 
 
 def drawable(text: str) -> str:
-    """Return a text in letters that Pillow's own font has: without accents, and a question mark for other scripts."""
+    """Return a text in characters of Pillow's font: without accents, and with question marks for other scripts."""
     plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
     return "".join(letter for letter in plain if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
 

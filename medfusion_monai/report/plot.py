@@ -1,4 +1,4 @@
-"""Quality by the number of sampling steps as a drawing: figure 7 of the paper."""
+"""The plot of quality against the number of sampling steps: figure 7 of the paper."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medfusion_monai.report.pictures import drawable
 
 STYLE = {
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "sweep",  # the same drawing has the same bytes
+    "svg.hashsalt": "sweep",  # the same plot has the same bytes
     "axes.formatter.useoffset": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -25,15 +25,15 @@ STYLE = {
     "legend.frameon": False,
 }
 WITHOUT_DATE = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-TITLE_LENGTH = 56  # characters that fit on a line above a panel
-LABELS = 10  # numbers of steps that fit below
-# Told apart by colour (safe for the colour-blind), dashes and marker.
+TITLE_LENGTH = 56  # characters per line above a panel
+LABELS = 10  # tick labels that fit below
+# Distinguished by colour (safe for the colour-blind), dashes and marker.
 LINES: dict[str, dict[str, Any]] = {
     "fid": {"color": "#222222", "marker": "o"},
     "precision": {"color": "#0072b2", "marker": "o"},
     "recall": {"color": "#c24a00", "marker": "s", "fillstyle": "none", "linestyle": "--"},
 }
-SHIFTS = {"fid": 0.0, "precision": -0.008, "recall": 0.008}  # of the width: whiskers at the same place stay apart
+SHIFTS = {"fid": 0.0, "precision": -0.008, "recall": 0.008}  # of the width: keeps whiskers at the same step apart
 
 
 def sweep_svg(rows: Sequence[Mapping[str, Any]], fid_title: str) -> bytes:
@@ -41,10 +41,10 @@ def sweep_svg(rows: Sequence[Mapping[str, Any]], fid_title: str) -> bytes:
 
     Args:
         rows: ``num_inference_steps`` and the figures ``fid``, ``precision``, ``recall``.
-        fid_title: what stands above the upper panel.
+        fid_title: title of the upper panel.
 
     Returns:
-        An SVG file; empty where no figure has a value.
+        An SVG file; empty if no figure has a value.
     """
     rows = sorted(rows, key=lambda row: row["num_inference_steps"])
     known = [key for key in LINES if not np.isnan(_figures(rows, key)[0]).all()]
@@ -52,7 +52,7 @@ def sweep_svg(rows: Sequence[Mapping[str, Any]], fid_title: str) -> bytes:
     panels = {title: [key for key in keys if key in known] for title, keys in titled.items() if {*keys} & {*known}}
     if not panels:
         return b""
-    # Only whoever draws waits for matplotlib.
+    # Imported here because matplotlib loads slowly.
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -66,7 +66,7 @@ def sweep_svg(rows: Sequence[Mapping[str, Any]], fid_title: str) -> bytes:
         text = StringIO()
         figure.savefig(text, format="svg", metadata=WITHOUT_DATE)
     svg = text.getvalue()
-    return svg[svg.index("<svg") :].encode()  # without the document type, which names an address
+    return svg[svg.index("<svg") :].encode()  # without the document type, which contains a URL
 
 
 def _draw(axes: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
@@ -76,7 +76,7 @@ def _draw(axes: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> 
     for key in keys:
         values, low, high = _figures(rows, key)
         places, look = steps + SHIFTS[key] * span, LINES[key]
-        # Around the interval's own middle, because a value may lie outside its interval.
+        # Around the middle of the interval, because a value may lie outside it.
         whiskers = {"fmt": "none", "ecolor": look["color"], "elinewidth": 1, "capsize": 3}
         axes.errorbar(places, (low + high) / 2, (high - low) / 2, **whiskers)
         axes.plot(places, values, **look, clip_on=False, label=key, gid=key)
@@ -89,14 +89,14 @@ def _draw(axes: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> 
 
 
 def _figures(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """Return value, low and high of a figure in each row, (3, N), NaN where there is none."""
+    """Return value, low and high of a figure in each row, (3, N), NaN if missing."""
     found = [row.get(key) or {} for row in rows]
     known = [figure if figure.get("value") is not None else {} for figure in found]
     return np.array([[figure.get(end) for figure in known] for end in ("value", "low", "high")], dtype=float)
 
 
 def _apart(steps: Sequence[int], distance: float) -> list[int]:
-    """Return those of sorted numbers that can be written below each other's marks without touching."""
+    """Return those of sorted numbers whose tick labels do not overlap."""
     kept = list(steps[:1])
     for step in steps:
         if step - kept[-1] >= distance:

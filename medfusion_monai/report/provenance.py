@@ -1,4 +1,4 @@
-"""What a report says so that its figures can be computed again."""
+"""What a report states so its figures can be reproduced."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import torch
 import medfusion_monai
 
 PATH_ALONE = re.compile(r"([^/\[{'\"]*[=:])?(/.*)", re.DOTALL)
-"""An absolute path, alone or behind ``NAME=`` or ``KIND:``."""
+"""An absolute path, alone or after ``NAME=`` or ``KIND:``."""
 PATH_AMONG_OTHERS = re.compile(r"(?<![^\s=:,'\"\[({])/[^,'\"\])}]*")
-"""One in a list or an expression."""
+"""An absolute path within a list or an expression."""
 
 
 def versions() -> dict[str, str]:
@@ -34,13 +34,13 @@ def versions() -> dict[str, str]:
 
 
 def this_command(arguments: Sequence[str] | None = None) -> str:
-    """Return the command that is running, its absolute paths shortened to their last part.
+    """Return the running command, with absolute paths shortened to their last part.
 
-    Where a hospital keeps its data is nothing for a report that is handed on.
+    A report that is shared must not reveal where a hospital keeps its data.
     """
     program, *rest = list(sys.argv if arguments is None else arguments)
     start = [os.path.basename(program)]
-    if start == ["__main__.py"]:  # of a package that was run by its name, as MONAI's bundles are
+    if start == ["__main__.py"]:  # of a package run by name, as for MONAI's bundles
         start = ["python", "-m", ".".join(Path(program).parent.parts[-2:])]
     return shlex.join([*start, *(_shortened(argument) for argument in rest)])
 

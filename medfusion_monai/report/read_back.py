@@ -1,4 +1,4 @@
-"""Reports and audits that were written before, read for others."""
+"""Reading of existing reports and audits."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
-        ValueError: for a file that is missing or holds something else.
+        ValueError: for a missing file or other content.
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}. Name another file") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object. Name another file")
+        raise ValueError(f"{path} does not contain a JSON object. Name another file")
     return found
 
 
@@ -28,17 +28,17 @@ def read_measured(path: str | Path, weights_sha256: str) -> dict[str, Any]:
 
     Args:
         path: ``report.json`` or ``audit.json``.
-        weights_sha256: checksum of the weights that it is to be of.
+        weights_sha256: checksum of the weights that it must be of.
 
     Raises:
-        ValueError: for a file that cannot be read, or one that names other weights.
+        ValueError: for a file that cannot be read or is of other weights.
     """
     measured = read_object(path)
     found = measured_weights(measured)
     if found not in (None, weights_sha256):
         raise ValueError(
             f"{path} is of other weights (SHA-256 {found[:12] if found else ''}...) than these "
-            f"({weights_sha256[:12]}...): give the one of these, or leave it out"
+            f"({weights_sha256[:12]}...): name the file for these weights, or leave it out"
         )
     return measured
 
@@ -48,19 +48,19 @@ def read_audit(path: str | Path, weights_sha256: str) -> dict[str, Any]:
 
     Args:
         path: ``audit.json``.
-        weights_sha256: checksum of the weights that it is to be of.
+        weights_sha256: checksum of the weights that it must be of.
 
     Raises:
-        ValueError: for a file that holds none, or one that names other weights.
+        ValueError: for a file that is not an audit or is of other weights.
     """
     found = read_measured(path, weights_sha256)
     if not isinstance(found.get("audit"), dict) or {"sets", "warnings"} - set(found):
-        raise ValueError(f"{path} holds no audit: run medfusion audit and name the audit.json of its --output")
+        raise ValueError(f"{path} is not an audit: run medfusion audit and name the audit.json in its --output")
     return found
 
 
 def measured_weights(measured: Mapping[str, Any]) -> str | None:
-    """Return the checksum of the weights that a report or an audit names; None if it names none."""
+    """Return the checksum of the weights that a report or an audit records; None without one."""
     found: Any = measured
     for key in ("repeat", "checksums", "model.pt"):
         found = found.get(key) if isinstance(found, Mapping) else None

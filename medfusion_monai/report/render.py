@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else, and as Markdown with pictures as files beside it."""
+"""A report as one self-contained HTML file, and as Markdown with pictures as separate files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from markupsafe import Markup
 
 from medfusion_monai.report.page_parts import Document, letter
 
-SPECIAL = re.compile(r"([\\`*~|\[\]$]|(?<!\w)_|_(?!\w))")  # within a word an underscore is only itself
+SPECIAL = re.compile(r"([\\`*~|\[\]$]|(?<!\w)_|_(?!\w))")  # an underscore within a word is literal
 LINE_START = re.compile(r"^([#+-]|\d+(?=[.)]\s))")
 MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
 
 
 def as_html(document: Document, pictures: Mapping[str, bytes], figures: str = "report.json") -> str:
-    """Render a report as HTML, with its pictures inside.
+    """Render a report as HTML with embedded pictures.
 
     Args:
         document: the report.
-        pictures: from a picture's file name to what the file holds.
+        pictures: content of the picture files by name.
         figures: name of the file with the same figures.
     """
     sources = {
@@ -34,12 +34,12 @@ def as_html(document: Document, pictures: Mapping[str, bytes], figures: str = "r
 
 
 def as_markdown(document: Document) -> str:
-    """Render a report as GitHub reads Markdown."""
+    """Render a report as GitHub Markdown."""
     return _environment(finalize=_escaped).get_template("report.md.jinja").render(document._asdict())
 
 
 def text_of(text: str) -> str:
-    """Escape a text, so that it reads in Markdown as it is and nothing in it is taken for HTML."""
+    """Escape a text so Markdown shows it literally and treats nothing in it as HTML."""
     text = SPECIAL.sub(r"\\\1", escape(text, quote=False))
     return LINE_START.sub(lambda found: f"\\{found[0]}" if not found[0].isdigit() else f"{found[0]}\\", text)
 
@@ -61,12 +61,12 @@ def _environment(**options: Any) -> Environment:
 
 
 def _escaped(value: Any) -> Markup:
-    """Escape what a template puts into Markdown, unless it is safe."""
+    """Escape a value for Markdown, unless it is marked as safe."""
     return value if isinstance(value, Markup) else Markup(text_of(str(value)))
 
 
 def _fenced(lines: Sequence[str]) -> Markup:
-    """Put lines between fences that are longer than any within them."""
+    """Put lines between fences longer than any in the lines."""
     text = "\n".join(lines)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return Markup("\n".join([fence, text, fence]))

@@ -1,4 +1,4 @@
-"""From results to the sections of a report, which leave out what was not measured."""
+"""The sections of a report from results; parts that were not measured are left out."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from medfusion_monai.report.tables import (
 
 PUBLISHED = "Published figures, measured on other reference sets: never ranked with the rows above"
 SWEEP_FILE = "figure_7_sampling_steps.svg"
-HOW_TO_READ_SWEEP = "Lower FID, higher precision and recall are better; whiskers are 95% intervals."
+HOW_TO_READ_SWEEP = "Lower FID and higher precision and recall are better; whiskers are 95% intervals."
 
 
 def document(results: Mapping[str, Any], fidelity: Sequence[Measure] = ()) -> Document:
@@ -104,19 +104,19 @@ def _fidelity_section(results: Mapping[str, Any], fidelity: Sequence[Measure]) -
 
 
 def is_inception(results: Mapping[str, Any]) -> bool:
-    """Return whether the features are known to be those that published FID values are measured with."""
+    """Return whether the features are known to be those of published FID values."""
     return bool((results.get("features") or {}).get("is_inception"))
 
 
 def fid_title(results: Mapping[str, Any]) -> str:
-    """Return the title of the FID, which names the features where they are not Inception-v3's."""
+    """Return the title of the FID, which names features other than Inception-v3's."""
     if is_inception(results):
         return "FID"
     return f"FID with {_features_name(results)} features (not Inception)"
 
 
 def not_inception(results: Mapping[str, Any]) -> str:
-    """Say what figures of other features are good for, and what not."""
+    """Return how figures of other features may be compared."""
     return (
         f"These figures were measured with {_features_name(results)} features, not with the Inception-v3 "
         "features of published values. Compare them with each other only."
@@ -128,7 +128,7 @@ def _features_name(results: Mapping[str, Any]) -> str:
 
 
 def _named(measures: Sequence[Measure], results: Mapping[str, Any]) -> list[Measure]:
-    """Name the features in the title of the FID."""
+    """Return measures whose FID title names the features."""
     return [m._replace(title=m.title.replace("FID", fid_title(results), 1)) for m in measures]
 
 
@@ -157,7 +157,7 @@ def _fidelity_table(results: Mapping[str, Any], measures: Sequence[Measure], pub
 
 
 def _published_table(published: Mapping[str, Any], fidelity: Sequence[Measure]) -> Table:
-    """Published figures in a table of their own, where the measured ones are of other features."""
+    """Published figures in a separate table, because the measured ones have other features."""
     measures = measures_in(published.get("rows", []), fidelity)
     notes: list[str] = []
     group = published_group("", published, measures, 0, notes)
@@ -169,7 +169,7 @@ def _published_table(published: Mapping[str, Any], fidelity: Sequence[Measure]) 
 def _features_text(features: Mapping[str, Any]) -> str:
     parts = [f"Features: {plain(features.get('name') or 'unnamed')}"]
     if features.get("dimensions"):
-        parts.append(f"{features['dimensions']:,} values an image")
+        parts.append(f"{features['dimensions']:,} values per image")
     if features.get("resize"):
         parts.append(f"images resized: {plain(features['resize'])}")
     if features.get("sha256"):
@@ -202,7 +202,9 @@ def _sweep_section(results: Mapping[str, Any], fidelity: Sequence[Measure]) -> S
     rows = [without_counts(row) for row in sweep.get("rows") or []]
     if not rows:
         return Section("Sampling steps", [])
-    measures = [m._replace(better="") for m in measures_in(rows, fidelity)]  # the plot shows which steps are enough
+    measures = [
+        m._replace(better="") for m in measures_in(rows, fidelity)
+    ]  # not ranked: the plot shows how many steps are enough
     notes: list[str] = []
     counts = {"num_inference_steps": "Sampling steps", "count": "Images", "reference_count": "Reference"}
     shown = {key: title for key, title in counts.items() if any(row.get(key) is not None for row in rows)}

@@ -1,4 +1,4 @@
-"""From measured figures to the cells of a table: how numbers are written, which row is best, what needs a footnote."""
+"""Table cells from measured figures: number formats, best rows and footnotes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from medfusion_monai.report.page_parts import Cell, Column, Group, mark
 
-DASH = "\N{EN DASH}"  # stands where there is no value
+DASH = "\N{EN DASH}"  # for a missing value
 NOT_MEASURED = "not measured"
-NOT_COMPARABLE = "not comparable"  # a figure whose note says so is never ranked
-COUNT_TOLERANCE = 1.1  # ratio of image counts up to which figures that depend on the count are ranked
+NOT_COMPARABLE = "not comparable"  # figures with this in their note are never ranked
+COUNT_TOLERANCE = 1.1  # largest ratio of image counts at which figures that depend on them are ranked
 UNEQUAL_COUNTS = (
-    "not ranked among sets whose numbers of images differ by more than 10%: the value depends on the number"
+    "not ranked between sets whose numbers of images differ by more than 10%, because the value depends on the number"
 )
 
 
@@ -45,12 +45,12 @@ STEERING = (Measure("accuracy", "Accuracy", 3, hint="higher is better"), Measure
 
 
 def plain(text: Any) -> str:
-    """Return a text of a user on one line."""
+    """Return a user's text on one line."""
     return " ".join(str(text).split())
 
 
 def number(value: float, digits: int) -> str:
-    """Write a number with a fixed count of decimals, commas between thousands and a true minus, zero without one."""
+    """Format a number with fixed decimals, commas between thousands and a true minus; zero has no minus."""
     text = f"{value:,.{digits}f}"
     if not text.strip("-0.,"):
         text = text.lstrip("-")
@@ -58,7 +58,7 @@ def number(value: float, digits: int) -> str:
 
 
 def count_cell(count: Any) -> Cell:
-    """Return the cell of a number of things; a dash for None."""
+    """Return the cell of a count; a dash for None."""
     return Cell(DASH if count is None else number(count, 0))
 
 
@@ -66,10 +66,10 @@ def figure_cell(figure: Mapping[str, Any] | None, measure: Measure, notes: list[
     """Return the cell of a figure: value or mean with standard deviation, its 95% interval, its note as a footnote.
 
     Args:
-        figure: ``value`` or ``mean``, and what there is of ``std``, ``low``, ``high``, ``note``; None: not measured.
+        figure: ``value`` or ``mean``, optionally ``std``, ``low``, ``high``, ``note``; None if not measured.
         measure: how it is written.
         notes: footnotes of the table, to which the figure's note is added.
-        best: whether it stands in bold.
+        best: whether it is in bold.
     """
     if figure is None:
         return Cell(DASH, marks=mark(notes, NOT_MEASURED))
@@ -93,7 +93,7 @@ def value_of(figure: Mapping[str, Any]) -> float | None:
 
 
 def published_cell(value: Any, measure: Measure) -> Cell:
-    """Return the cell of a published value or pair of mean and standard deviation, as exact as it was published."""
+    """Return the cell of a published value or pair of mean and standard deviation, with its published precision."""
     if value is None:
         return Cell(DASH)
     mean, std = value if isinstance(value, Sequence) else (value, None)
@@ -101,11 +101,11 @@ def published_cell(value: Any, measure: Measure) -> Cell:
 
 
 def best_rows(rows: Sequence[Mapping[str, Any]], measure: Measure) -> set[int]:
-    """Find the rows that are best by a measure; equal as written is equal.
+    """Find the rows that are best by a measure; values that are displayed alike tie.
 
     Returns:
-        Their indices; none where fewer than two rows have a value that can be ranked, or where the measure depends
-        on the number of images and the rows' numbers differ.
+        Their indices; none if fewer than two rows have a value that can be ranked, or if the measure depends on the
+        number of images and the rows differ in it.
     """
     values = {}
     for index, row in enumerate(rows):
@@ -113,7 +113,7 @@ def best_rows(rows: Sequence[Mapping[str, Any]], measure: Measure) -> set[int]:
         value = value_of(figure)
         if value is not None and NOT_COMPARABLE not in (figure.get("note") or "").lower():
             values[index] = round(value * measure.scale, measure.digits)
-            if measure.better == "lower":  # distances and errors: an estimate below zero, as KID's, is no better
+            if measure.better == "lower":  # distances and errors: estimates below zero, as of KID, are no better
                 values[index] = max(0.0, values[index])
     if not measure.better or len(values) < 2 or not counts_allow_ranking(rows, measure):
         return set()
@@ -122,20 +122,20 @@ def best_rows(rows: Sequence[Mapping[str, Any]], measure: Measure) -> set[int]:
 
 
 def counts_allow_ranking(rows: Sequence[Mapping[str, Any]], measure: Measure) -> bool:
-    """Return whether the numbers of images of the rows let their values of a measure be compared."""
+    """Return whether the rows' numbers of images are similar enough to compare a measure."""
     counts = [row["count"] for row in rows if row.get("count") and (row.get(measure.key) or {})]
     return not measure.counts_matter or not counts or max(counts) <= COUNT_TOLERANCE * min(counts)
 
 
 def measures_in(rows: Sequence[Mapping[str, Any]], measures: Sequence[Measure]) -> list[Measure]:
-    """Return those measures of which any row holds something."""
+    """Return the measures that occur in any row."""
     return [measure for measure in measures if any(row.get(measure.key) is not None for row in rows)]
 
 
 def measure_columns(
     measures: Sequence[Measure], groups: Sequence[Sequence[Mapping[str, Any]]], notes: list[str]
 ) -> list[Column]:
-    """Return the columns of measures; those that groups of rows cannot be ranked by get a footnote that says so."""
+    """Return the columns of measures, with a footnote for those that cannot rank a group of rows."""
     columns = []
     for measure in measures:
         hint = measure.hint or (f"{measure.better} is better" if measure.better else "")
@@ -151,13 +151,13 @@ def measured_group(
     heads: Sequence[list[Cell]],
     notes: list[str],
 ) -> Group:
-    """Return a group of rows of figures that are ranked among each other.
+    """Return a group of rows of figures, ranked within the group.
 
     Args:
         title: of the group.
         rows: from a measure's key to its figure, and ``count``.
         measures: the columns.
-        heads: the cells that stand before the figures, a row each.
+        heads: the cells before the figures, one list per row.
         notes: footnotes of the table, to which those of the figures are added.
     """
     best = [best_rows(rows, measure) for measure in measures]
@@ -177,7 +177,7 @@ def measured_group(
 def published_group(
     title: str, published: Mapping[str, Any], measures: Sequence[Measure], empty: int, notes: list[str]
 ) -> Group:
-    """Return the group of published rows: never ranked, their note at its title.
+    """Return the group of published rows, never ranked, with their note at its title.
 
     Args:
         title: of the group.
@@ -195,7 +195,7 @@ def published_group(
 
 
 def grouped(rows: Sequence[Mapping[str, Any]], key: str) -> dict[Any, list[Mapping[str, Any]]]:
-    """Sort rows into groups of equal ``key``, in order of appearance; rows without it come first."""
+    """Group rows by ``key``, in order of appearance; rows without it come first."""
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row.get(key), []).append(row)
@@ -203,7 +203,7 @@ def grouped(rows: Sequence[Mapping[str, Any]], key: str) -> dict[Any, list[Mappi
 
 
 def without_counts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave the numbers of samples out of the notes of a row that has them in cells of their own."""
+    """Remove the numbers of samples from the notes of a row, which has cells for them."""
     counts = f"{row.get('count')} samples against {row.get('reference_count')}"
     return {
         key: {**value, "note": (value.get("note") or "").removeprefix(counts).removeprefix("; ")}
@@ -214,5 +214,5 @@ def without_counts(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def any_best(groups: Sequence[Group]) -> bool:
-    """Return whether any cell is in bold, so that the caption explains it."""
+    """Return whether any cell is in bold, which the caption then explains."""
     return any(cell.best for group in groups for row in group.rows for cell in row)

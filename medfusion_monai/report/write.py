@@ -1,4 +1,4 @@
-"""The report of measurements: the same as HTML, Markdown and JSON in one folder."""
+"""Writing a report: the same figures as HTML, Markdown and JSON in one folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medfusion_monai.report.sections import document
 from medfusion_monai.report.tables import Measure
 from medfusion_monai.runtime.files import DiskFullError, renamed_when_whole
 
-NOT_FINITE = "the computation gave no finite number"
+NOT_FINITE = "the result is not a finite number"
 
 
 def write_report(
@@ -30,20 +30,19 @@ def write_report(
 ) -> None:
     """Write ``NAME.html``, ``NAME.md``, ``NAME.json``, the pictures and the plot of a sweep into a folder.
 
-    The HTML needs no other file and loads nothing. Numbers that are not finite become None, with a note.
+    The HTML is self-contained. Numbers that are not finite become None, with a note.
 
     Args:
         results: the figures: ``title`` and ``sets``; optional are ``summary``, ``warnings``, ``reference``,
             ``features``, ``fidelity``, ``published``, ``reconstructions``, ``published_reconstructions``, ``sweep``,
-            ``steering``, ``audit``, ``pictures`` and ``repeat``, each shown where it is there.
+            ``steering``, ``audit``, ``pictures`` and ``repeat``, each shown if present.
         pictures: from file name, as in ``results["pictures"]``, to picture.
-        output: the folder, made where it is missing; files of an earlier report in it are replaced.
+        output: the folder, created if missing; files of an earlier report are replaced.
         name: of the files.
         fidelity: columns of ``document``, needed with ``fidelity``, ``published`` and ``sweep``.
 
     Raises:
-        ValueError: for a folder that cannot be written, a disk that is full, and pictures that are not those of the
-            results.
+        ValueError: for a folder that cannot be written, a full disk, or pictures other than those of the results.
     """
     _check_pictures(results, pictures)
     results = finite(results)
@@ -54,7 +53,7 @@ def write_report(
         f"{name}.json": _bytes(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n"),
         f"{name}.md": _bytes(as_markdown(report)),
         **encoded,
-        f"{name}.html": _bytes(html),  # last: whoever finds it finds all of the report
+        f"{name}.html": _bytes(html),  # last: its presence means a complete report
     }
     output = Path(output)
     try:
@@ -66,12 +65,12 @@ def write_report(
         raise
     except OSError as error:
         raise ValueError(
-            f"cannot write the {name} into {output}: {error}; name a folder that can be written"
+            f"cannot write the {name} into {output}: {error}; choose a folder that can be written"
         ) from error
 
 
 def finite(value: Any) -> Any:
-    """Make results ready for JSON: plain numbers, and None with a note where a number is not finite."""
+    """Convert results for JSON: plain numbers, and None with a note for a number that is not finite."""
     if isinstance(value, Mapping):
         cleaned = {str(key): finite(item) for key, item in value.items()}
         if any(value.get(key) is not None and cleaned[key] is None for key in ("value", "mean") if key in value):
@@ -92,10 +91,10 @@ def _check_pictures(results: Mapping[str, Any], pictures: Mapping[str, Image]) -
     listed = [item["file"] for item in results.get("pictures") or []]
     for name in listed:
         if PurePosixPath(name).name != name or "\\" in name or not name.lower().endswith(".png"):
-            raise ValueError(f"picture {name!r} of the report must be a plain file name that ends with .png")
+            raise ValueError(f"picture {name!r} of the report must be a plain file name ending in .png")
     if sorted(listed) != sorted(pictures):
         raise ValueError(
-            f"results list the pictures {sorted(listed)}, but {sorted(pictures)} were given: list and give the same, "
+            f"results list the pictures {sorted(listed)}, but {sorted(pictures)} were passed: both must be the same, "
             "each once"
         )
 
@@ -112,4 +111,4 @@ def _plots(report: Document) -> dict[str, bytes]:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")  # file names that are not UTF-8 come as lone surrogates
+    return text.encode("utf-8", "backslashreplace")  # file names that are not UTF-8 contain lone surrogates

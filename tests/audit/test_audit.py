@@ -169,7 +169,7 @@ def test_audit_is_read_again_for_the_weights_that_it_is_of(audited, tmp_path):
     with pytest.raises(ValueError, match=r"audit\.json is of other weights"):
         read_audit(file, "0" * 64)
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds no audit"):
+    with pytest.raises(ValueError, match="is not an audit"):
         read_audit(tmp_path / "report.json", "0" * 64)
 
 

@@ -134,7 +134,7 @@ def test_audit_of_other_samples_is_said_to_be_that(evaluate, audit, samples_dir,
     ("change", "words"),
     [
         ({"repeat": {"checksums": {"model.pt": "0" * 64}}}, r"audit\.json is of other weights \(SHA-256 000000000000"),
-        ({"audit": None}, r"audit\.json holds no audit: run medfusion audit"),
+        ({"audit": None}, r"audit\.json is not an audit: run medfusion audit"),
     ],
 )
 def test_audit_of_other_weights_and_files_that_are_none_are_refused(evaluate, audit, tmp_path, change, words):
@@ -229,11 +229,11 @@ def test_label_steering_is_measured(evaluate, samples_dir, features, monkeypatch
     ("overrides", "words"),
     [
         ({"features": "inception"}, "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
-        ({"image_size": [56, 56]}, r"Medfusion: its images are 48x48 \(12\), height x width, and image_size is"),
+        ({"image_size": [56, 56]}, r"Medfusion: its images are 48x48 \(12\), height x width, but image_size is"),
         ({"sweep_steps": [0]}, "num_inference_steps must be a whole number"),
         ({"other_samples": {"GAN": "missing"}}, "GAN: 'missing' is not a folder"),
         ({"other_autoencoders": {"SD": "missing"}}, "missing"),
-        ({"other_autoencoders": {"Medfusion": "missing"}}, r"the names \['Medfusion'\] are those of this bundle"),
+        ({"other_autoencoders": {"Medfusion": "missing"}}, r"the names \['Medfusion'\] are reserved for this bundle"),
         ({"other_samples": {"Medfusion": "missing", "real": "missing"}}, r"the names \['Medfusion', 'real'\]"),
         ({"splits": ["test", "tset"]}, "split 'tset' is missing"),
         ({"replicates": -1}, "replicates must be a whole number of at least 0"),
@@ -298,7 +298,7 @@ def test_reference_of_one_image_is_refused(evaluate, edited, dataset_dir, featur
 
 def test_samples_that_are_not_there_are_told_in_the_report(evaluate, tmp_path):
     results = evaluate(splits="validation", samples_dir=str(tmp_path / "evla"))
-    assert "the folder 'evla' holds no manifest.csv" in results["warnings"][0]
+    assert "the folder 'evla' contains no manifest.csv" in results["warnings"][0]
     for none in ("$None", "null"):
         assert evaluate(splits="validation", samples_dir=none)["warnings"] == []
 

@@ -212,21 +212,21 @@ def test_image_that_is_replaced_while_it_is_measured_is_told(compare, tmp_path, 
 def test_report_among_images_is_refused(inner, tmp_path):
     write_phantoms(tmp_path / "real", [0, 1] * 4)
     write_phantoms(tmp_path / "fake", [0, 1] * 4, first_seed=50)
-    with pytest.raises(ValueError, match="lies in the folder of GAN"):
+    with pytest.raises(ValueError, match="is in the folder of GAN"):
         compare_sets(tmp_path / "real", {"GAN": tmp_path / "fake"}, tmp_path / "fake" / inner)
     assert sorted(path.name for path in (tmp_path / "fake").iterdir()) == ["cardiomegaly", "no_cardiomegaly"]
 
 
 @pytest.mark.parametrize("names", [[" "], ["a", "a "]])
 def test_names_that_a_table_cannot_tell_apart_are_refused(names, tmp_path):
-    with pytest.raises(ValueError, match="give each a name that tells it apart"):
+    with pytest.raises(ValueError, match="give each a distinct name"):
         compare_sets(tmp_path, dict.fromkeys(names, tmp_path), tmp_path / "report")
 
 
 @pytest.mark.parametrize(
     ("name", "options", "other", "words"),
     [
-        ("real", (), {}, "the names ['real'] are those of the real images"),
+        ("real", (), {}, "the names ['real'] are reserved for the real images"),
         ("GAN", ("--split", "test"), {}, "no split 'test'"),
         ("GAN", ("--device", "gpu"), {}, "device 'gpu' cannot be used"),
         ("GAN", ("--device", "meta"), {}, "device 'meta' cannot be used"),
@@ -249,4 +249,4 @@ def test_report_says_that_it_shows_real_images(compare, tmp_path):
     write_phantoms(tmp_path / "real", [0, 1] * 4)
     write_phantoms(tmp_path / "fake", [0, 1] * 4, first_seed=50)
     assert compare(tmp_path / "real", ("GAN", tmp_path / "fake")) == 0
-    assert "it may go where the real ones may go" in (tmp_path / "report" / "report.html").read_text()
+    assert "share it only where the real images may be shared" in (tmp_path / "report" / "report.html").read_text()

@@ -79,7 +79,7 @@ def test_datalist_without_class_names_calls_label_k_k(tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ([], "holds no images"),
+        ([], "contains no images"),
         (["a/1.png", "b/"], r"classes \['b'\] have no images"),
         (["a/1.png", "b/2.png", "3.png"], "1 images lie beside the sub-folders"),
     ],
@@ -116,8 +116,8 @@ def test_damaged_datalist_is_named(content, tmp_path):
         (b"file,label\n0.png,0\n", "lists no samples with file, label and class_name"),
         (b"file,label,class_name\n0.png,0\n", "lists no samples with file, label and class_name"),
         (b"\xff\xfe\x00", "cannot be read as CSV"),
-        (b"file,label,class_name\n0.png,0,a\n1.png,0,b\n", r"no pairs: \[\(0, 'a'\), \(0, 'b'\)\]"),
-        (b"file,label,class_name\n0.png,0,a\n1.png,1,a\n", r"no pairs: \[\(0, 'a'\), \(1, 'a'\)\]"),
+        (b"file,label,class_name\n0.png,0,a\n1.png,0,b\n", r"do not match one to one: \[\(0, 'a'\), \(0, 'b'\)\]"),
+        (b"file,label,class_name\n0.png,0,a\n1.png,1,a\n", r"do not match one to one: \[\(0, 'a'\), \(1, 'a'\)\]"),
     ],
     ids=["no names", "short rows", "not UTF-8", "two names", "two labels"],
 )
@@ -177,9 +177,9 @@ def test_several_sizes_are_refused_unless_one_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("reference", "other", "words"),
     [
-        ((1,), (3,), r"GAN: is coloured \(3 of 3 images\), and real is gray"),
-        ((3,), (1,), r"GAN: is gray \(3 of 3 files have one channel\), and real is coloured"),
-        ((1,), (1, 3), r"GAN: mixes gray and coloured images \(3 of 6 images\), and real is gray"),
+        ((1,), (3,), r"GAN: is coloured \(3 of 3 images\), but real is gray"),
+        ((3,), (1,), r"GAN: is gray \(3 of 3 files have one channel\), but real is coloured"),
+        ((1,), (1, 3), r"GAN: mixes gray and coloured images \(3 of 6 images\), but real is gray"),
         ((1, 3), (3,), r"real: mixes gray and coloured images"),
     ],
 )
@@ -194,7 +194,7 @@ def test_gray_is_not_compared_with_colour(reference, other, words, tmp_path):
 def test_a_single_image_and_constant_images_are_refused(tmp_path):
     write_images(tmp_path / "real")
     write_images(tmp_path / "one", 1)
-    with pytest.raises(DataError, match="GAN: holds 1 image"):
+    with pytest.raises(DataError, match="GAN: contains 1 image"):
         form_of(real=tmp_path / "real", GAN=tmp_path / "one")
     for index in range(3):
         Image.new("L", (8, 8), 40 * index).save(tmp_path / "one" / f"{index}.png")

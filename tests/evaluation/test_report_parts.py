@@ -97,7 +97,7 @@ def test_copies_repeats_and_constant_images_are_told():
     assert copies.startswith("GAN: 1 of 4 images equal images of reference")
     assert repeats.startswith("GAN: 1 of 4 images repeat another")
     [constant] = warnings_of(real, [measured("GAN", [0, 1], constant=True)])
-    assert constant == "GAN: 2 of 2 images are of one colour alone."
+    assert constant == "GAN: 2 of 2 images have a single colour."
 
 
 def test_nearest_training_images_are_those_of_the_features():
@@ -128,9 +128,7 @@ def test_real_images_are_measured_as_a_scale():
     [sentence] = draft.results["summary"]
     # The reference's own images, of the paths 0 to 39, are left out, so that 30 remain: too few for the second set.
     expected = measure_fidelity(real.features, features[40:], replicates=0)["fid"].value
-    assert sentence.startswith(
-        f"As a scale: 30 training images, drawn at random, get a Fréchet distance of {expected:.2f}"
-    )
+    assert sentence.startswith(f"For scale: 30 random training images have a Fréchet distance of {expected:.2f}")
 
 
 def test_metric_of_the_table_reaches_rows_summary_and_report(monkeypatch, tmp_path):

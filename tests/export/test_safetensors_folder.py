@@ -203,7 +203,7 @@ def write(folder, name, found):
     [
         ({"repeat": {"checksums": {"model.pt": "0" * 64}}}, "is of other weights (SHA-256 000000000000...)"),
         ("{", "cannot be read as JSON"),
-        ([1], "holds no JSON object"),
+        ([1], "does not contain a JSON object"),
         (None, "cannot be read as JSON"),
     ],
 )

@@ -209,7 +209,7 @@ def test_html_can_be_read_by_all(written):
     assert parsed.tags.count("caption") == parsed.tags.count("table") == len(parsed.tables)
     assert parsed.tags.count("th") == sum(1 for tag, name, _ in parsed.attributes if (tag, name) == ("th", "scope"))
     assert [value for _, name, value in parsed.attributes if name == "alt"] == [
-        "ours: quality by number of sampling steps. Lower FID, higher precision and recall are better; whiskers are "
+        "ours: quality by number of sampling steps. Lower FID and higher precision and recall are better; whiskers are "
         "95% intervals.",
         "Samples. Not selected.",
     ]
@@ -249,10 +249,10 @@ def test_json_holds_the_results_without_nan(results, written):
     results["fidelity"][0]["count"] = np.int64(128)
     page, text, content = written()
     row = json.loads(content, parse_constant=lambda name: pytest.fail(name))["fidelity"][0]
-    assert row["fid"] == {"value": None, "low": 1.0, "high": None, "note": "the computation gave no finite number"}
+    assert row["fid"] == {"value": None, "low": 1.0, "high": None, "note": "the result is not a finite number"}
     assert (row["kid"]["value"], row["count"]) == (0.25, 128)
     assert not re.search(r"\b(nan|inf)\b", Page(page).text + text, re.IGNORECASE)
-    assert "the computation gave no finite number" in text
+    assert "the result is not a finite number" in text
 
 
 def test_only_title_and_sets_are_needed(tmp_path):
@@ -287,7 +287,7 @@ def test_folder_that_cannot_be_written_is_refused(results, pictures, tmp_path):
 
 
 def test_pictures_that_are_not_those_of_the_results_are_refused(results, pictures, tmp_path):
-    with pytest.raises(ValueError, match=r"list the pictures \['samples.png'\], but \[\] were given"):
+    with pytest.raises(ValueError, match=r"list the pictures \['samples.png'\], but \[\] were passed"):
         write_report(results, {}, tmp_path, fidelity=fidelity_columns())
     for name in ("../samples.png", "a\\b.png", "report.html"):
         results["pictures"][0]["file"] = name

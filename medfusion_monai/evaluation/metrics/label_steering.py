@@ -22,11 +22,11 @@ FEWEST = 10
 
 NOTE = (
     "Accuracy is balanced: the mean over classes of the share of correct answers, so guessing gives one over the "
-    "number of classes whatever their sizes. Guessing gives an AUC of 0.5 (for more than two classes, the mean of "
-    "each class against the rest). Every classifier is trained for the same number of steps, with all classes "
-    "equally often. Figures are means over trainings; 95% intervals cover the sampling of the test images and the "
-    "randomness of training, not the sampling of the training images. The label steers as far as a classifier "
-    "trained on real images agrees with the labels of generated images as well as with those of real ones."
+    "number of classes whatever their sizes. Guessing gives an AUC of 0.5 (for more than two classes, the mean of each "
+    "class against the rest). Every classifier is trained for the same number of steps, with all classes equally "
+    "often. Figures are means over trainings; 95% intervals cover the sampling of the test images and the randomness "
+    "of training, not the sampling of the training images. The label steers to the extent that a classifier trained "
+    "on real images agrees with the labels of generated images as it does with those of real ones."
 )
 """How to read the rows."""
 

@@ -152,5 +152,5 @@ def test_no_files_are_refused():
 
 def test_folder_that_cannot_be_written_is_one_sentence(files, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(ValueError, match="features cannot be kept in .*cache: .*Choose another cache_dir"):
+    with pytest.raises(ValueError, match="cannot store features in .*cache: .*Choose another cache_dir"):
         extract(Corners(), files, load, tmp_path / "cache")

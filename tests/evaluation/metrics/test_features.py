@@ -199,12 +199,12 @@ def test_torchvision_densenet_with_the_names_of_older_files_is_read(tmp_path):
 
 
 def test_unknown_architecture_is_answered_with_near_ones(resnet_file):
-    with pytest.raises(ValueError, match="no classifier 'resnet81': near are .*resnet18"):
+    with pytest.raises(ValueError, match="no classifier 'resnet81'. Similar names: .*resnet18"):
         TorchvisionFeatures("resnet81", resnet_file)
 
 
 def test_architecture_without_a_last_linear_layer_is_refused(resnet_file):
-    with pytest.raises(ValueError, match="squeezenet1_1 ends in no linear layer"):
+    with pytest.raises(ValueError, match="squeezenet1_1 has no linear layer"):
         TorchvisionFeatures("squeezenet1_1", resnet_file)
 
 
@@ -234,7 +234,7 @@ def test_torchscript_resizes_to_the_size_that_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "words"), [(Flat(), r"gives \(2, 12288\) for images of"), (Fixed(), "fails on images of")]
+    ("module", "words"), [(Flat(), r"returned \(2, 12288\) for images of"), (Fixed(), "fails on images of")]
 )
 def test_torchscript_that_wants_another_size_is_told(module, words, tmp_path):
     extractor = TorchScriptFeatures(script(tmp_path / "module.pt", module))
@@ -245,13 +245,15 @@ def test_torchscript_that_wants_another_size_is_told(module, words, tmp_path):
 def test_torchscript_of_gray_images_takes_them_alone(tmp_path):
     extractor = TorchScriptFeatures(script(tmp_path / "gray.pt", GrayCorner()))
     assert extractor(random_images(channels=1)).shape == (2, 5)
-    with pytest.raises(ValueError, match=r"images have 3 channels, but TorchScript gray\.pt takes gray ones"):
+    with pytest.raises(ValueError, match=r"images have 3 channels, but TorchScript gray\.pt takes gray images"):
         extractor(random_images())
 
 
 def test_torchscript_that_gives_maps_is_refused(tmp_path):
     path = script(tmp_path / "maps.pt", nn.Conv2d(3, 4, 1))
-    with pytest.raises(ValueError, match=r"to floats \(2, D\), but it gives torch.float32 of shape \(2, 4, 224, 224\)"):
+    with pytest.raises(
+        ValueError, match=r"to floats \(2, D\), but it returns torch.float32 of shape \(2, 4, 224, 224\)"
+    ):
         TorchScriptFeatures(path)
 
 
@@ -323,7 +325,7 @@ def test_extractor_is_given_back_as_it_is(resnet):
 
 
 def test_module_without_the_attributes_is_refused():
-    with pytest.raises(ValueError, match="Linear is no feature extractor, it has no name, sha256, dimensions"):
+    with pytest.raises(ValueError, match="Linear is not a feature extractor: it lacks name, sha256, dimensions"):
         load_extractor(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="FeatureExtractor is no feature extractor, it has no name"):
+    with pytest.raises(ValueError, match="FeatureExtractor is not a feature extractor: it lacks name"):
         load_extractor(FeatureExtractor())

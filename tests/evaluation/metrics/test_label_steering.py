@@ -114,7 +114,7 @@ def test_class_that_the_real_images_lack_leaves_no_figures_at_all():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class_names": ("all",)}, "fewer than two classes"),
+        ({"class_names": ("all",)}, "only between two or more"),
         ({"seeds": ()}, "seeds are"),
         ({"seeds": (1, 1)}, "seeds are"),
         ({"generated": {"real": labelled(20)}}, "use another name"),

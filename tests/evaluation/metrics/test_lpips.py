@@ -80,7 +80,7 @@ def test_smallest_side_is_the_one_below_which_the_network_fails(case):
     net, _, network, _ = case
     smallest = {"alex": 31, "vgg": 16}[net]
     assert lpips_distance(*two_batches(size=(smallest, smallest)), network).min() > 0
-    with pytest.raises(ValueError, match=f"needs {smallest} or more a side"):
+    with pytest.raises(ValueError, match=f"needs at least {smallest} pixels per side"):
         lpips_distance(*two_batches(size=(smallest - 1, 64)), network)
     with pytest.raises(RuntimeError):
         network(*two_batches(size=(smallest - 1, 64)))
