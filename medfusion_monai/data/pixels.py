@@ -15,16 +15,17 @@ PIXELS = "pixels"
 """Key of the checksum in a datalist's entries; see ``pixel_digest``."""
 
 
-def digests_of(items: Sequence[Mapping[str, Any]]) -> list[str]:
+def digests_of(items: Sequence[Mapping[str, Any]], modalities: Sequence[str] | None = None) -> list[str]:
     """Return the checksum of each item's pixels: the recorded one, or else that of the decoded file.
 
     A file that only a custom reader can decode has the checksum of its bytes, a missing one that of none.
 
     Args:
         items: entries of a datalist with ``image`` (path) and, where it is known, ``pixels``.
+        modalities: values of Modality that DICOM files may have; None accepts all projections and photographs.
     """
     unknown = [item["image"] for item in items if not item.get(PIXELS)]
-    found, problems = inspect_images(unknown)
+    found, problems = inspect_images(unknown, modalities=modalities)
     found |= {path: f"file {file_sha256(path)}" if os.path.isfile(path) else "missing" for path in problems}
     return [item.get(PIXELS) or found[os.fspath(item["image"])] for item in items]
 

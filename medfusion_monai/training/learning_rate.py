@@ -21,6 +21,8 @@ class Adam:
         lr: the highest learning rate.
         warmup_steps: steps until it is reached.
         decay: of the learning rate afterwards: ``constant`` (published), ``linear`` or ``cosine``.
+        later_lr: learning rate of a later part of the training, instead of the schedule; None for none.
+        later_from: number of steps before that part; None for never.
 
     Raises:
         ValueError: for an unknown decay.
@@ -29,6 +31,8 @@ class Adam:
     lr: float = 1.0e-4
     warmup_steps: int = 500
     decay: Literal["constant", "linear", "cosine"] = "constant"
+    later_lr: float | None = None
+    later_from: int | None = None
 
     kind: ClassVar[type[Optimizer]] = torch.optim.Adam
 
@@ -39,7 +43,8 @@ class Adam:
     def build(self, parameters: Iterable[nn.Parameter], total_steps: int) -> tuple[Optimizer, WarmupDecay]:
         """Return the optimizer of the parameters and its learning rate schedule over ``total_steps``."""
         optimizer = self.kind(parameters, lr=self.lr, fused=True)  # type: ignore[call-arg]
-        return optimizer, warmup_decay(optimizer, self.warmup_steps, total_steps, self.decay)
+        later = None if None in (self.later_lr, self.later_from) else (self.later_from, self.later_lr)
+        return optimizer, warmup_decay(optimizer, self.warmup_steps, total_steps, self.decay, later=later)
 
 
 class AdamW(Adam):
@@ -60,6 +65,7 @@ def warmup_decay(
     total_steps: int,
     decay: Literal["constant", "linear", "cosine"] = "constant",
     final_fraction: float = 0.0,
+    later: tuple[int, float] | None = None,
 ) -> WarmupDecay:
     """Raise the learning rate linearly over the first steps, then keep it or lower it until the last.
 
@@ -69,13 +75,17 @@ def warmup_decay(
         total_steps: steps of the whole training.
         decay: of the learning rate after the warm-up; published: constant.
         final_fraction: share of the learning rate at the last step.
+        later: a number of steps, and the learning rate after them.
 
     Raises:
         ValueError: for an unknown decay.
     """
     check_decay(decay)
+    highest = optimizer.param_groups[0]["lr"]
 
     def factor(step: int) -> float:
+        if later is not None and step >= later[0]:
+            return later[1] / highest
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         if decay == "constant":

@@ -95,7 +95,7 @@ class TrainingImages:
             DataError: if images with equal pixels are in both splits or have two labels.
         """
         for items in (self.training, self.validation):
-            record_digests(items, from_first(partial(digests_of, items)))
+            record_digests(items, from_first(partial(digests_of, items, self.dicom_modalities)))
         refuse_repeats({"training": self.training, "validation": self.validation}, self.class_names)
 
     @property

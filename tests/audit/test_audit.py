@@ -14,7 +14,7 @@ from medfusion_monai.audit.guard import load_guard
 from medfusion_monai.audit.run_audit import Audit
 from medfusion_monai.cli import main
 from medfusion_monai.data.datalist import read_datalist
-from medfusion_monai.data.training.stream import fingerprint
+from medfusion_monai.data.pixels import fingerprint
 from medfusion_monai.report.read_back import read_audit
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import save_weights

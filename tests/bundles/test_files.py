@@ -21,7 +21,7 @@ def data_with_slice(dataset_dir, tmp_path):
     folder = Path(shutil.copytree(dataset_dir, tmp_path / "data"))
     document = json.loads((folder / "datalist.json").read_text())
     (folder / "slice.dcm").write_bytes((SAMPLES / "CT_small.dcm").read_bytes())
-    document["training"][0]["image"] = "slice.dcm"
+    document["training"][0] = {"image": "slice.dcm", "label": document["training"][0]["label"]}
     (folder / "datalist.json").write_text(json.dumps(document))
     return folder
 
