@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from medfusion_monai.data.pixels import ordered_fingerprint
 from medfusion_monai.data.reading.transforms import form_of
 from medfusion_monai.data.training.flips import FlippedDataset, check_flips, for_each_variant
+from medfusion_monai.data.training.latent_identity import describe_transforms
 from medfusion_monai.data.training.latent_store import LatentStore
 from medfusion_monai.data.training.readable import ReadableDataset
 from medfusion_monai.data.training.stream import SeededDataset
@@ -73,6 +74,8 @@ class LatentDataset(Dataset):
         self.images = ReadableDataset(data, transform, unreadable, cache_num)
         self._flipped = FlippedDataset(self.images, self.flips)
         self.random_transform = Compose(list(random_transforms))
+        # Described before use: random transforms keep their last draw in attributes, which would look like settings.
+        self.random_settings = describe_transforms(self.random_transform)
         self.network, self.latents_dir = network, run.latents_dir / name
         self._store: LatentStore | None = None
 

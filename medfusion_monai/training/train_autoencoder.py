@@ -19,7 +19,6 @@ from monai.engines.evaluator import SupervisedEvaluator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from medfusion_monai.data.training.latent_identity import describe_transforms
 from medfusion_monai.losses.adversarial import AdversarialLoss
 from medfusion_monai.losses.reconstruction import ReconstructionLoss, image_ssim
 from medfusion_monai.networks.described import describe
@@ -184,7 +183,7 @@ class AutoencoderTraining(AutoencoderTrainer):
         """Return the settings that a run must share with the checkpoint it resumes from."""
         return {
             **self.dataset.settings(self.training_run, self.images),
-            "random_transforms": describe_transforms(self.dataset.random_transform),
+            "random_transforms": self.dataset.random_settings,
             "val_interval": self._arguments["val_interval"],
             "autoencoder": describe(self.autoencoder),
             "loss": describe(self._arguments["loss"]),

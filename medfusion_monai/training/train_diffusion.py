@@ -21,7 +21,6 @@ from torch import Tensor
 
 from medfusion_monai.data.reading.transforms import form_of
 from medfusion_monai.data.training.class_shares import true_shares
-from medfusion_monai.data.training.latent_identity import describe_transforms
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.losses.denoising import DiffusionLoss
@@ -273,10 +272,9 @@ class DiffusionTraining(SupervisedTrainer):
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that a run must share with the checkpoint it resumes from."""
-        random_transforms = None if self.dataset.caches else describe_transforms(self.dataset.random_transform)
         return {
             **self.dataset.settings(self.training_run, self.images),
-            "random_transforms": random_transforms,
+            "random_transforms": None if self.dataset.caches else self.dataset.random_settings,
             "latent_flips": self.dataset.flips,
             "cache_latents": self.dataset.caches,
             "val_interval": self._arguments["val_interval"],

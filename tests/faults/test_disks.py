@@ -19,7 +19,7 @@ def test_training_without_room_is_refused_at_the_start(commands, table, disk, tm
     with table.attempt(FULL.format("at the start")) as attempt:
         line = commands.refused("training", folder)
         assert "the run will write" in line
-        assert "are left: make room" in line
+        assert "are free: make room" in line
         attempt["sees"] = table.sentence(line, folder)
 
 

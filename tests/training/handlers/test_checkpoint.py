@@ -121,7 +121,7 @@ def test_finished_run_has_nothing_left_to_do(tmp_path, whole):
     assert_same(again.states(), whole)
 
 
-def test_finished_run_goes_on_when_more_epochs_are_asked_for(tmp_path, whole):
+def test_finished_run_continues_for_more_epochs(tmp_path, whole):
     make_run(tmp_path / "training.pt", epochs=2).trainer.run()
     again = make_run(tmp_path / "training.pt")
     again.trainer.run()
@@ -130,7 +130,7 @@ def test_finished_run_goes_on_when_more_epochs_are_asked_for(tmp_path, whole):
 
 
 @pytest.mark.parametrize(("stop_at", "first"), [(7, 1), (12, 9)])
-def test_run_goes_on_from_the_last_epoch_that_was_saved(tmp_path, whole, stop_at, first):
+def test_run_resumes_from_the_last_saved_epoch(tmp_path, whole, stop_at, first):
     run_until_stopped(tmp_path / "training.pt", stop_at, interval=2)
     again = make_run(tmp_path / "training.pt", interval=2)
     again.trainer.run()
@@ -214,7 +214,7 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path,
     assert "resuming from training.previous.pt" in caplog.text
 
 
-def test_checkpoint_that_an_earlier_run_left_is_not_gone_on_from(tmp_path):
+def test_checkpoint_of_an_earlier_run_is_not_resumed_from(tmp_path):
     path = tmp_path / "training.pt"
     make_run(path).trainer.run()
     with pytest.raises(PowerCutError):
@@ -225,7 +225,7 @@ def test_checkpoint_that_an_earlier_run_left_is_not_gone_on_from(tmp_path):
 
 
 def flipped(content):
-    """Turn a bit of the weights, which reading alone does not notice."""
+    """Flip a bit of the weights, which reading alone does not detect."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
@@ -239,7 +239,7 @@ def test_flipped_bit_of_the_only_checkpoint_is_refused(tmp_path):
 
 
 def shift(engine, run, number):
-    """Change what is saved, as kernels that are not deterministic do."""
+    """Change the saved values, as nondeterministic kernels do."""
     with torch.no_grad():
         run.network[0].bias += number
 
@@ -256,7 +256,7 @@ def test_kill_between_the_steps_of_saving_leaves_a_checkpoint(tmp_path, target, 
         return replace(source, destination)
 
     monkeypatch.setattr("os.replace", killed_before)
-    for number in (1.0, 2.0, 3.0, 4.0):  # each is killed at the same place, with another file to be noted
+    for number in (1.0, 2.0, 3.0, 4.0):  # each is killed at the same place, with another checksum to record
         killed = make_run(path)
         killed.trainer.add_event_handler(Events.ITERATION_COMPLETED, shift, killed, number)
         with pytest.raises(PowerCutError):
@@ -297,7 +297,7 @@ def test_kill_while_saving_leaves_the_checkpoint_before(tmp_path, whole, monkeyp
 
 
 def make_evaluator(best):
-    """Build an engine whose metric is the value that it is run on."""
+    """Return an engine whose metric is the value that it is run on."""
     evaluator = Engine(lambda engine, value: engine.state.metrics.update(val_loss=value))
     best.attach(evaluator)
     return evaluator
@@ -316,7 +316,7 @@ def test_best_weights_are_those_of_the_smallest_metric(tmp_path):
     assert [weights_after(best, network, path, value) for value in (5.0, 7.0, 3.0, 3.5, 2.0)] == [5, 5, 3, 3, 2]
 
 
-def test_best_weights_are_kept_over_restarts(tmp_path):
+def test_best_weights_survive_restarts(tmp_path):
     path, network = tmp_path / "best.pt", nn.Linear(1, 1, bias=False)
     first = BestWeights(path, network)
     assert weights_after(first, network, path, 3.0) == 3.0
@@ -386,7 +386,7 @@ def saved(path, batch_size, world_size=1):
     return path
 
 
-def test_run_goes_on_with_other_processes_if_a_step_has_as_many_images(tmp_path):
+def test_run_resumes_with_other_processes_if_a_step_has_as_many_images(tmp_path):
     path = saved(tmp_path / "training.pt", 4, world_size=2)
     assert restored(path, 8) == restored(path, 2, world_size=4) == 3
 
@@ -425,7 +425,7 @@ def test_first_process_saves_and_all_load(tmp_path, two_processes):
     def train(rank):
         run = make_run(path if rank == 0 else tmp_path / "none.pt", epochs=1, resume=False)
         run.trainer.run()
-        gather(rank)  # the file is there before either looks for it
+        gather(rank)  # the file exists before either looks for it
         again = make_run(path, start_weights=77)
         again.trainer.run()
         return again.iterations

@@ -38,7 +38,7 @@ def make_trainer(batches, max_norm=None, gradient_hook=None, wait=True, fused=Fa
 def test_loss_that_is_not_finite_stops_before_the_weights_change(bad):
     batches = [[1.0, 2.0, 3.0], [1.0, 0.0, 5.0], [bad, 1.0, 1.0], [1.0, 1.0, 1.0]]
     trainer, network, weights = make_trainer(batches)
-    # The weights are negative at step 3 and turn the sign.
+    # The weights are negative at step 3, which changes the sign.
     with pytest.raises(NonFiniteLossError, match=rf"stopped at step 3: the loss is {-bad}\..*kept in the vault"):
         trainer.run()
     assert len(weights) == 3
@@ -151,7 +151,7 @@ def test_end_of_an_epoch_looks_back_before_other_handlers():
     assert not reached
 
 
-def test_optimizer_that_cannot_pass_over_a_step_is_waited_for():
+def test_optimizer_that_cannot_skip_a_step_is_waited_for():
     trainer, network, _ = make_trainer([[1.0, 1.0, 1.0], [math.nan, 1.0, 1.0], [1.0, 1.0, 1.0]], wait=False)
     with pytest.raises(NonFiniteLossError, match="step 2"):
         trainer.run()
@@ -161,7 +161,7 @@ def test_optimizer_that_cannot_pass_over_a_step_is_waited_for():
 
 def test_new_run_takes_steps_again_after_one_that_was_stopped():
     trainer, network, _ = make_trainer([[1.0, 2.0, 3.0]], fused=True)
-    trainer.optimizer.found_inf = torch.ones(())  # what a guard that does not wait has left
+    trainer.optimizer.found_inf = torch.ones(())  # left by a guard that does not wait
     trainer.run()
     assert network.weight.tolist() == [[-1.0, -2.0, -3.0]]
 

@@ -103,7 +103,7 @@ class MeanWeight:
 
 
 class Follow:
-    """Notes the loss of each step, before anything that may leave."""
+    """Records the loss of each step, before any handler that may stop."""
 
     def __init__(self, run):
         self.run = run
@@ -116,7 +116,7 @@ class Follow:
 
 
 class FollowValidation(Follow):
-    """Notes the metric of each validation that comes to its end."""
+    """Records the metric of each finished validation."""
 
     def attach(self, engine):
         engine.add_event_handler(Events.COMPLETED, self)
@@ -169,7 +169,7 @@ def assert_ends_like(whole, first, again):
 
 @pytest.mark.parametrize("number", ALL)
 @pytest.mark.parametrize("step", [1, 4, 6, 8, 11, 12])
-def test_signal_saves_after_the_present_step_and_the_run_ends_as_if_never_stopped(step, number, tmp_path, whole):
+def test_signal_saves_after_the_current_step_and_the_run_ends_as_if_never_stopped(step, number, tmp_path, whole):
     run = make_run(tmp_path)
     when(run.trainer, Events.ITERATION_STARTED, step, lambda: send(number))
     stopped(run)
@@ -227,7 +227,7 @@ def test_further_signals_while_saving_change_nothing(tmp_path, whole, monkeypatc
     monkeypatch.undo()
     again = make_run(tmp_path, start_weights=77)
     again.train()
-    assert again.losses == whole.losses[4:]  # the first checkpoint was already under fire
+    assert again.losses == whole.losses[4:]  # the signals began before the first checkpoint
     assert same(again.states(), whole.states())
 
 
@@ -260,7 +260,7 @@ def test_message_of_a_run_without_resume_states_how_to_resume(tmp_path, capsys):
     assert "and this command without --resume false resumes from there" in capsys.readouterr().err
 
 
-def test_signal_that_is_ignored_stays_so(tmp_path, whole):
+def test_ignored_signal_stays_ignored(tmp_path, whole):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     run = make_run(tmp_path)
     when(run.trainer, Events.ITERATION_STARTED, 6, lambda: send(signal.SIGHUP))
@@ -282,7 +282,7 @@ def test_stop_is_not_logged_as_an_error(in_validation, tmp_path, caplog):
     assert [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_signals_are_given_back_when_training_ends(tmp_path):
+def test_handlers_of_signals_are_restored_when_training_ends(tmp_path):
     heard = []
     for number in ALL:
         signal.signal(number, lambda number, frame: heard.append(number))
@@ -292,7 +292,7 @@ def test_signals_are_given_back_when_training_ends(tmp_path):
     assert heard == ALL
 
 
-def test_signal_after_an_error_ended_the_training_goes_to_who_had_it_before(tmp_path):
+def test_signal_after_a_failed_training_goes_to_the_previous_handler(tmp_path):
     heard = []
     signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     run = make_run(tmp_path)
@@ -322,7 +322,7 @@ def test_signal_between_trainings_leaves_at_once(number, capsys):
     assert f"stopped by {number.name} between trainings" in capsys.readouterr().err
 
 
-def test_forked_process_ends_by_sigterm_and_passes_over_a_warning():
+def test_forked_process_ends_by_sigterm_and_ignores_a_warning():
     leave_on_signals()
     child = os.fork()
     if not child:
@@ -396,7 +396,7 @@ def test_processes_with_other_numbers_of_batches_leave_together(rank, batch, end
     assert same(again.states(), whole.states())
 
 
-def test_checkpoints_within_epochs_are_gone_on_from(tmp_path, whole):
+def test_run_resumes_from_checkpoints_within_epochs(tmp_path, whole):
     run = make_run(tmp_path, every_steps=3)
     when(run.trainer, Events.ITERATION_STARTED, 8, lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -409,7 +409,7 @@ def test_checkpoints_within_epochs_are_gone_on_from(tmp_path, whole):
 
 
 @pytest.mark.parametrize("steps", [0, 1.5, True, "null"])
-def test_steps_between_checkpoints_that_are_no_number_are_refused(steps, tmp_path):
+def test_steps_between_checkpoints_that_are_not_a_number_are_refused(steps, tmp_path):
     with pytest.raises(ValueError, match="every_steps must be an integer"):
         TrainingCheckpoint(tmp_path / "training.pt", {}, StreamSampler(1), every_steps=steps)
 
