@@ -129,7 +129,7 @@ def _copies_section(audit: Mapping[str, Any]) -> Section:
         alone = ", ".join(f"{name} {count:,}" for name, count in audit["near_by_measure"].items())
         blocks.append(
             f"Images as near by a single distance, with its own threshold at the same rate: {alone}. "
-            "They are reported but not counted: smooth images come near to others by structure or features alone."
+            "They are reported but not counted: smooth images come near to others by structure or by features."
         )
     blocks.append(Table("Copies of training images, with 95% intervals", columns, [Group("", rows)], notes))
     return Section("Copies", blocks)

@@ -144,7 +144,7 @@ def test_report_is_html_markdown_and_json_with_pictures_of_the_pairs(audited):
     ):
         assert sentence in text
     html = (folder / "audit.html").read_text()
-    assert "audit.json holds the same figures" in html
+    assert "audit.json contains the same figures" in html
     assert "report.json" not in html
     assert f"below {results['audit']['threshold']:.3f}" in text
 

@@ -121,7 +121,7 @@ def measure_fidelity(
 
     Returns:
         Figures by the key of their metric. Where a metric cannot be computed, the value is None and the note states
-        why. Every note holds the numbers of samples.
+        why. Every note contains the numbers of samples.
 
     Raises:
         ValueError: if a set has fewer than two samples, the features differ in size, or one is not finite.
