@@ -73,7 +73,7 @@ def audit_warnings(results: Mapping[str, Any]) -> list[str]:
     if audit.get("rate") is not None and audit["rate"] > audit["wanted_rate"] + 1e-12:
         warnings.append(
             f"With {audit['held_out']} held-out images, false alarms are only known to be at most "
-            f"{100 * audit['rate']:.2f}%; a bound of {_percent(audit['wanted_rate'])} takes 99."
+            f"{100 * audit['rate']:.2f}%; a bound of {_percent(audit['wanted_rate'])} needs 99."
         )
     return [*warnings, *_class_warnings(results)]
 
