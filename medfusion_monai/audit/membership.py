@@ -163,7 +163,7 @@ def membership_figures(members: Tensor, others: Tensor, replicates: int = 1000, 
     Returns:
         ``auc`` (0.5: the model reveals nothing), and ``tpr_at_1_fpr``, the share of the training images that are found
         when 1% of the others are mistaken for them (Carlini et al. 2022: an attack that is certain about a few patients
-        harms them, whatever its average).
+        harms them, regardless of its average).
     """
     ones = torch.ones(1, len(members), dtype=torch.float64), torch.ones(1, len(others), dtype=torch.float64)
     drawn = bootstrap_weights(len(members), replicates, seed), bootstrap_weights(len(others), replicates, seed + 1)

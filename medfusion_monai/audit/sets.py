@@ -49,7 +49,7 @@ class AuditedSet(NamedTuple):
 
     Attributes:
         images: the set.
-        facts: what its files hold.
+        facts: of its files.
         prints: their fingerprints.
         load: reads an image: path to (C, H, W) in [0, 1].
     """

@@ -24,7 +24,7 @@ def add_audit(subparsers: Any) -> None:
         "--features",
         metavar="SPEC",
         help="latents, inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE "
-        "(latents where there is a model, else none)",
+        "(latents if there is a model, else none)",
     )
     parser.add_argument(
         "--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="without a model: the size of all images"

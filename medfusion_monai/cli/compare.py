@@ -64,7 +64,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     names = [name for name, _ in arguments.images]
     if len(set(names)) < len(names):
-        raise ValueError(f"--images names a set twice: {names}. Give each its own name")
+        raise ValueError(f"--images has a name twice: {names}. Give each set its own name")
     settings = CompareSettings(**{field.name: getattr(arguments, field.name) for field in fields(CompareSettings)})
     compare(arguments.reference, dict(arguments.images), arguments.output, arguments.split, arguments.size, settings)
     print(Path(arguments.output) / "report.html")

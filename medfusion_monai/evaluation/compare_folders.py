@@ -1,4 +1,4 @@
-"""Any generator's images against real ones, from folders alone: what ``medfusion compare`` does."""
+"""Comparison of any generator's images with real ones, from folders: ``medfusion compare``."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _measure(
     settings: CompareSettings,
 ) -> Draft:
     """Fill a report. The first of the opened sets is the reference."""
-    # The splits need the same form: otherwise features, and what a classifier learns, would tell the forms apart.
+    # The splits need the same form, or features and classifiers would pick up the difference in form.
     facts_of_splits = {f"split '{name}'": inspect_set(image_set) for name, image_set in splits.items()}
     form = common_form({**facts, **facts_of_splits}, size)
 

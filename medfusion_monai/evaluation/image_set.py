@@ -159,7 +159,7 @@ def _of_folder(name: str, root: Path) -> ImageSet:
     filled = {inner.partition("/")[0] for inner, _ in files if inner}
     empty = [folder for folder in folders if folder not in filled]
     if empty or loose:
-        problem = f"classes {empty} have no images" if empty else f"{len(loose)} images lie beside the sub-folders"
+        problem = f"classes {empty} have no images" if empty else f"{len(loose)} images are beside the sub-folders"
         raise DataError(
             f"{name}: {problem} ('{root}', sub-folders {folders}). Use one sub-folder per class, each with images, or "
             "only images."

@@ -73,7 +73,7 @@ def audit_warnings(results: Mapping[str, Any]) -> list[str]:
     if audit.get("rate") is not None and audit["rate"] > audit["wanted_rate"] + 1e-12:
         warnings.append(
             f"With {audit['held_out']} held-out images, false alarms are only known to be at most "
-            f"{100 * audit['rate']:.2f}%; a bound of {_percent(audit['wanted_rate'])} takes 99."
+            f"{100 * audit['rate']:.2f}%; a bound of {_percent(audit['wanted_rate'])} needs 99."
         )
     return [*warnings, *_class_warnings(results)]
 
@@ -129,7 +129,7 @@ def _copies_section(audit: Mapping[str, Any]) -> Section:
         alone = ", ".join(f"{name} {count:,}" for name, count in audit["near_by_measure"].items())
         blocks.append(
             f"Images as near by a single distance, with its own threshold at the same rate: {alone}. "
-            "They are reported but not counted: smooth images come near to others by structure or features alone."
+            "They are reported but not counted: smooth images come near to others by structure or by features."
         )
     blocks.append(Table("Copies of training images, with 95% intervals", columns, [Group("", rows)], notes))
     return Section("Copies", blocks)

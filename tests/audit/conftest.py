@@ -23,7 +23,7 @@ def prints_of(images, patients=None, features=None):
 
 
 def strangers(images, features=None):
-    """Fingerprints of images of no patient."""
+    """Fingerprints of images without patients."""
     return prints_of(images, torch.full((len(images),), -1), features)
 
 
@@ -73,12 +73,12 @@ def write_data():
 
 @pytest.fixture(scope="session")
 def alike():
-    """120 training images and 100 held-out ones, of which no two are of one patient."""
+    """120 training images and 100 held-out ones, each of another patient."""
     images = phantoms(220)
     return images[:120], images[120:]
 
 
 @pytest.fixture(scope="session")
 def others():
-    """60 images that are in no set."""
+    """60 images outside both sets."""
     return phantoms(60, first_seed=5000)

@@ -1,4 +1,4 @@
-"""``medfusion audit``: a data set and samples in, a report out, or a sentence that says what cannot be concluded."""
+"""``medfusion audit``: a data set and samples in, a report out, or an error in one sentence."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def run(data, samples, output, *options):
 
 @pytest.fixture
 def model(audited, tmp_path):
-    """A copy of the model's weights and of what they say about themselves; give both, and a function to change that."""
+    """A copy of the model's weights and of their model.json, and a function to change the latter."""
     path = tmp_path / "models" / "model.pt"
     shutil.copytree(audited[0].parent / "models", path.parent)
 
@@ -144,7 +144,7 @@ def test_report_is_html_markdown_and_json_with_pictures_of_the_pairs(audited):
     ):
         assert sentence in text
     html = (folder / "audit.html").read_text()
-    assert "audit.json holds the same figures" in html
+    assert "audit.json contains the same figures" in html
     assert "report.json" not in html
     assert f"below {results['audit']['threshold']:.3f}" in text
 

@@ -68,7 +68,7 @@ def test_score_is_the_geometric_mean_of_distances_over_those_to_held_out_images(
     matcher = Matcher(prints(training, features=features[0]), prints(held_out, features=features[1]), "none")
     found = matcher.match(unknown(others[:5], features[2][:5]))
     assert found.distances.shape == (5, 3)
-    judged = (found.distances / found.scales)[:, :2]  # pixels and structure; features are told beside them
+    judged = (found.distances / found.scales)[:, :2]  # pixels and structure; features are reported beside them
     assert torch.allclose(found.scores, judged.log().mean(dim=1).exp())
     around = torch.cdist(features[2][:5, 0], features[1][:, 0]).sort(dim=1).values[:, :SCALE_NEIGHBOURS]
     assert torch.allclose(found.scales[:, 2], around.mean(dim=1), atol=1e-5)
@@ -107,7 +107,7 @@ def test_images_of_the_same_patient_are_no_neighbours(alike, prints):
     doubled = torch.cat([held_out, held_out[:1]])
     scales = [
         Matcher(prints(training), prints(doubled, torch.cat([patients, torch.tensor([number])]))).match(query).scales
-        for number in (1000, 5000)  # once more of the same patient, and of another one
+        for number in (1000, 5000)  # of the same patient, and of another one
     ]
     alone = Matcher(prints(training), prints(held_out, patients)).match(query).scales
     assert torch.allclose(scales[0], alone)

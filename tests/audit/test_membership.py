@@ -25,7 +25,7 @@ def image_stack(count, seed=0):
 
 
 class Knows(torch.nn.Module):
-    """A UNet that knows the noise of the images whose latents it was given, and nothing of others."""
+    """A UNet that predicts the noise of known latents exactly, and nothing of others."""
 
     def __init__(self, schedule, latents):
         super().__init__()

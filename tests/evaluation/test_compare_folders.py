@@ -1,4 +1,4 @@
-"""``medfusion compare``: folders in, a report out, or a sentence that says why not."""
+"""``medfusion compare``: folders in, a report out, or an error in one sentence."""
 
 import json
 from functools import partial
@@ -75,8 +75,8 @@ def test_generators_are_compared_in_one_report(compare, features, tmp_path, caps
     ]
     html = (tmp_path / "report" / "report.html").read_text()
     assert "not Inception" in html
-    assert str(tmp_path) not in html  # where a hospital keeps its images is not told
-    assert "steering" not in results  # nothing says which images a model was trained on
+    assert str(tmp_path) not in html  # does not reveal where a hospital keeps its images
+    assert "steering" not in results  # no file states which images a model was trained on
 
 
 def test_prepared_data_adds_neighbours_and_label(compare, tmp_path, monkeypatch):

@@ -81,7 +81,7 @@ def test_datalist_without_class_names_calls_label_k_k(tmp_path):
     [
         ([], "contains no images"),
         (["a/1.png", "b/"], r"classes \['b'\] have no images"),
-        (["a/1.png", "b/2.png", "3.png"], "1 images lie beside the sub-folders"),
+        (["a/1.png", "b/2.png", "3.png"], "1 images are beside the sub-folders"),
     ],
 )
 def test_folder_that_is_no_set_is_refused(names, words, tmp_path):
@@ -198,7 +198,7 @@ def test_a_single_image_and_constant_images_are_refused(tmp_path):
         form_of(real=tmp_path / "real", GAN=tmp_path / "one")
     for index in range(3):
         Image.new("L", (8, 8), 40 * index).save(tmp_path / "one" / f"{index}.png")
-    with pytest.raises(DataError, match="GAN: each of its 3 images is of one colour alone"):
+    with pytest.raises(DataError, match="GAN: each of its 3 images has a single colour"):
         form_of(real=tmp_path / "real", GAN=tmp_path / "one")
 
 

@@ -22,7 +22,7 @@ from medfusion_monai.report.tables import Measure
 
 
 def image(path):
-    """Stands for reading a file: an image whose brightness is the number in its path."""
+    """Replaces reading a file: an image whose brightness is the number in its path."""
     return torch.full((1, 16, 16), float(path) / 100)
 
 
@@ -111,7 +111,7 @@ def test_nearest_training_images_are_those_of_the_features():
     assert entry["file"] == "neighbours_1.png"
     assert f"The {COLUMNS} of 10 images" in entry["caption"]
     pixels = draft.pictures["neighbours_1.png"].convert("L")
-    # Below the closest samples (numbers 0, 5, 6, ...) stand the training images whose number is their feature.
+    # Below the closest samples (numbers 0, 5, 6, ...) are the training images whose number is their feature.
     step = 8 * 18  # enlarged eight times, with margins
     columns = [210 + 8 * 2 + 64 + step * column for column in range(3)]
     shown = [[pixels.getpixel((x, 8 * 2 + 64 + step * row)) for x in columns] for row in range(2)]
@@ -135,8 +135,9 @@ def test_metric_of_the_table_reaches_rows_summary_and_report(monkeypatch, tmp_pa
     def centroid_figure(sets):
         return Figure(float((sets.real.mean(dim=0) - sets.fake.mean(dim=0)).norm()), note=sets.note)
 
-    column = Measure("centroid", "Centroid distance", 3, "lower", about="Centroids are means of features.")
-    monkeypatch.setattr(fidelity, "METRICS", (*fidelity.METRICS, Metric(column, centroid_figure, "centroids apart by")))
+    column = Measure("centroid", "Centroid distance", 3, "lower")
+    own = Metric(column, centroid_figure, "Centroids are means of features.", headline="centroids apart by")
+    monkeypatch.setattr(fidelity, "METRICS", (*fidelity.METRICS, own))
     real, near, far = (
         measured(name, [0, 1] * 4, features=torch.eye(8) + shift)
         for name, shift in (("reference", 0.0), ("near", 0.5), ("far", 2.0))

@@ -108,7 +108,7 @@ RESULTS = {
 
 @pytest.fixture
 def results():
-    """Give results with every part of a report; a test may change them."""
+    """Return results with every part of a report; a test may change them."""
     return copy.deepcopy(RESULTS)
 
 

@@ -68,7 +68,7 @@ def test_page_is_no_wider_than_the_screen_and_shows_its_pictures(report, width):
 
 
 def asked_of_the_network(page):
-    """Give the addresses that a page asks for, without what the browser asks for on its own account."""
+    """Return the addresses that a page requests, without the requests of the browser itself."""
     log = page.parent / "net.json"
     chromium(page.parent, f"--log-net-log={log}", "--dump-dom", f"file://{page}")
     requests = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]

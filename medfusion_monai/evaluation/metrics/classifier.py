@@ -90,7 +90,7 @@ def labelled_images(pairs: Iterable[tuple[Tensor, int]], size: int = 64) -> Labe
             raise ValueError(f"image {number} has no class: a classifier needs a class for each image")
         if images and len(image) != len(images[0]):
             raise ValueError(
-                f"image {number} has {len(image)} channels, those before it {len(images[0])}: bring all to gray or RGB"
+                f"image {number} has {len(image)} channels, those before it {len(images[0])}: use all gray or all RGB"
             )
         images.append(_unit(image[None], f"image {number}", size)[0])
         labels.append(int(label))
@@ -195,7 +195,7 @@ def _unit(images: Tensor, name: str, size: int) -> Tensor:
     images = images / 255.0 if images.dtype == torch.uint8 else images.float()
     lowest, highest = (float(value) for value in images.aminmax())
     if not (lowest >= 0 and highest <= 1):
-        raise ValueError(f"{name}: values lie in [{lowest:.3g}, {highest:.3g}]: bring them to [0, 1]")
+        raise ValueError(f"{name}: values lie in [{lowest:.3g}, {highest:.3g}]: scale them to [0, 1]")
     return F.adaptive_avg_pool2d(images, size)
 
 

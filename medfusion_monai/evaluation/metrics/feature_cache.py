@@ -135,7 +135,7 @@ def _extract(
             if tuple(image.shape) != shape:
                 raise ValueError(
                     f"image {os.fspath(items[place])} has shape {tuple(image.shape)}, but {os.fspath(items[0])} has "
-                    f"{shape}: bring all images to one size and number of channels"
+                    f"{shape}: give all images one size and number of channels"
                 )
             images.append(image)
         values = extractor(torch.stack(images).to(device))

@@ -65,7 +65,7 @@ def gaussian_distance(first: Gaussian, second: Gaussian) -> float:
     """Squared Fréchet distance of two Gaussians (Dowson and Landau 1982), at least 0.
 
     The trace of the root of the covariances' product is the sum of the singular values of the factors' product:
-    real and symmetric in both whatever the ranks, without a matrix root.
+    real and symmetric in both for any ranks, without a matrix root.
     """
     overlap = torch.linalg.svdvals(first.factor.T @ second.factor).sum()
     spread = first.factor.square().sum() + second.factor.square().sum() - 2 * overlap

@@ -1,6 +1,6 @@
-"""The metrics of the fidelity table, one line each: how a metric is computed, and how the report shows it.
+"""The metrics of the fidelity table: how each is computed, and how the report shows it.
 
-To add one, write a function from a ``Comparison`` to a ``Figure`` in a file of its own and a line in ``METRICS``.
+To add one, write a function from a ``Comparison`` to a ``Figure`` in a new file, and an entry in ``METRICS``.
 """
 
 from __future__ import annotations
@@ -30,54 +30,60 @@ class Metric(NamedTuple):
     Attributes:
         column: key of the metric in results, and its column in the report.
         measure: computes it; None for sets that it does not apply to, whose rows then lack it.
-        headline: its name in a sentence, as "a recall of". Metrics with a headline are also measured for the sweep over
-            sampling steps and for the real images that the summary states as a scale.
+        about: explanation above the table.
+        headline: its name in a sentence, such as "a recall of". Metrics with a headline are also measured for the sweep
+            over sampling steps, and for the real images that the summary gives for scale.
     """
 
     column: Measure
     measure: Callable[[Comparison], Figure | None]
+    about: str = ""
     headline: str = ""
 
 
-ABOUT = {
-    "fid": "FID is the distance between the distributions of a set and of the reference in the space of the features. "
-    "It is biased by the number of images: the fewer, the larger, so compare equal counts.",
-    "kid": "KID is such a distance without that bias.",
-    "precision": "Precision is the share of images that look like reference images.",
-    "recall": "Recall is the share of the reference that the set covers.",
-    "density": "Density and coverage measure the same and are less sensitive to single outliers.",
-    "diversity": "MS-SSIM within the set is the mean similarity of random pairs: compare it with the reference's own.",
-}
-"""What the report states above its table."""
-
 METRICS: tuple[Metric, ...] = (
     Metric(
-        Measure("fid", "FID", 2, "lower", counts_matter=True, about=ABOUT["fid"]), fid_figure, "a Fréchet distance of"
+        Measure("fid", "FID", 2, "lower", counts_matter=True),
+        fid_figure,
+        "FID is the distance between the distributions of a set and of the reference in the space of the features. "
+        "It is biased by the number of images: the fewer, the larger, so compare equal counts.",
+        headline="a Fréchet distance of",
     ),
-    Metric(Measure("kid", "KID \N{MULTIPLICATION SIGN} 1000", 2, "lower", 1000.0, about=ABOUT["kid"]), kid_figure),
     Metric(
-        Measure("precision", "Precision", 3, "higher", about=ABOUT["precision"]), precision_figure, "a precision of"
+        Measure("kid", "KID \N{MULTIPLICATION SIGN} 1000", 2, "lower", scale=1000.0),
+        kid_figure,
+        "KID is such a distance without that bias.",
     ),
     Metric(
-        Measure("recall", "Recall", 3, "higher", counts_matter=True, about=ABOUT["recall"]),
+        Measure("precision", "Precision", 3, "higher"),
+        precision_figure,
+        "Precision is the share of images that look like reference images.",
+        headline="a precision of",
+    ),
+    Metric(
+        Measure("recall", "Recall", 3, "higher", counts_matter=True),
         recall_figure,
-        "a recall of",
+        "Recall is the share of the reference that the set covers.",
+        headline="a recall of",
     ),
-    Metric(Measure("density", "Density", 3, "higher", about=ABOUT["density"]), density_figure),
+    Metric(
+        Measure("density", "Density", 3, "higher"),
+        density_figure,
+        "Density and coverage measure the same and are less sensitive to single outliers.",
+    ),
     Metric(Measure("coverage", "Coverage", 3, "higher", counts_matter=True), coverage_figure),
     # Not ranked: noise has the lowest of all. The reference's own value is what a set should have.
     Metric(
-        Measure(
-            "diversity_ms_ssim", "MS-SSIM within the set", 3, hint="lower is more diverse", about=ABOUT["diversity"]
-        ),
+        Measure("diversity_ms_ssim", "MS-SSIM within the set", 3, hint="lower is more diverse"),
         diversity_figure,
+        "MS-SSIM within the set is the mean similarity of random pairs: compare it with the reference's own.",
     ),
 )
 
 
 def fidelity_columns() -> list[Measure]:
-    """Return the columns of the fidelity table, for a report."""
-    return [metric.column for metric in METRICS]
+    """Return the columns of the fidelity table, with their explanations, for a report."""
+    return [metric.column._replace(about=metric.about) for metric in METRICS]
 
 
 def headline_metrics() -> list[Metric]:
@@ -121,7 +127,7 @@ def measure_fidelity(
 
     Returns:
         Figures by the key of their metric. Where a metric cannot be computed, the value is None and the note states
-        why. Every note holds the numbers of samples.
+        why. Every note contains the numbers of samples.
 
     Raises:
         ValueError: if a set has fewer than two samples, the features differ in size, or one is not finite.

@@ -17,10 +17,10 @@ class Neighbourhoods(NamedTuple):
     """Contribution of each sample to precision, recall, density and coverage, which are the means.
 
     Attributes:
-        precision: (M,) for the generated samples, whether one lies in the ball of a real sample.
-        recall: (N,) for the real samples, whether one lies in the ball of a generated sample.
-        density: (M,) for the generated samples, in how many balls of real samples one lies, over k.
-        coverage: (N,) for the real samples, whether the ball of one holds a generated sample.
+        precision: (M,) for the generated samples, whether it is in the ball of a real sample.
+        recall: (N,) for the real samples, whether it is in the ball of a generated sample.
+        density: (M,) for the generated samples, number of balls of real samples that contain it, over k.
+        coverage: (N,) for the real samples, whether its ball contains a generated sample.
     """
 
     precision: Tensor
@@ -111,7 +111,7 @@ def nearest_neighbours(queries: Tensor, references: Tensor, k: int = 1, chunk: i
     if not 1 <= k <= len(references):
         raise ValueError(f"k={k} nearest of {len(references)} references: give k from 1 to their number")
     if not all(bool(rows.isfinite().all()) for vectors in (queries, references) for rows in vectors.split(chunk)):
-        raise ValueError("queries or references hold values that are not finite: check the images and the extractor")
+        raise ValueError("queries or references have values that are not finite: check the images and the extractor")
     shift = _mean(references, chunk=chunk)
     found = [_nearest(rows.double() - shift, references, shift, k, chunk) for rows in queries.split(chunk)]
     if not found:

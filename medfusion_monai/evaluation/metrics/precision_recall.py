@@ -37,9 +37,9 @@ def improved_precision_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 1024) -> tuple[float, float]:
     """Density and coverage (Naeem et al. 2020, equations 4 and 5).
 
-    Density is the mean number of balls around real samples that hold a generated sample, over k; coverage is the share
-    of real samples whose ball holds a generated one. Both build balls around real samples only, so single outliers
-    among the generated samples do not raise them as they raise recall.
+    Density is the mean number of balls around real samples that contain a generated sample, over k; coverage is the
+    share of real samples whose ball contains a generated one. Both build balls around real samples only, so single
+    outliers among the generated samples do not raise them as they raise recall.
 
     Args:
         real: features (N, D).

@@ -8,7 +8,7 @@ from medfusion_monai.evaluation.metrics.features import FeatureExtractor
 
 
 class Corners(FeatureExtractor):
-    """Four pixels of an image; counts the images that it was given and the largest batch."""
+    """Four pixels of an image; counts its images and the largest batch."""
 
     def __init__(self, sha256="0" * 64):
         super().__init__()

@@ -89,14 +89,14 @@ class Flat(nn.Module):
 
 
 class Fixed(nn.Module):
-    """Takes images of 224 pixels alone."""
+    """Takes only images of 224 pixels."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image.reshape(-1, 3, 224, 224).mean(dim=(2, 3))
 
 
 class GrayCorner(nn.Module):
-    """A convolution that gray images alone fit."""
+    """A convolution that takes only gray images."""
 
     def __init__(self) -> None:
         super().__init__()

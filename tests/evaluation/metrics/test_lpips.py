@@ -28,7 +28,7 @@ def random_features(net):
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def case(request, tmp_path_factory):
-    """Give a backbone, a file of random weights, and our and the lpips library's network on them."""
+    """Return a backbone, a file of random weights, and our and the lpips library's network on them."""
     net = request.param
     path = tmp_path_factory.mktemp("lpips") / "backbone.pth"
     state = random_features(net)
