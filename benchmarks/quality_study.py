@@ -24,7 +24,7 @@ from study.training import make_unet, measure_steps, train
 from torch import Tensor
 
 from medfusion_monai.data.datalist import read_datalist
-from medfusion_monai.data.training.stream import fingerprint
+from medfusion_monai.data.pixels import fingerprint
 from medfusion_monai.demo.phantoms.families import family_of_classes, prepare_phantoms
 from medfusion_monai.demo.phantoms.network import train_phantom_features
 from medfusion_monai.diffusion.schedule import NoiseSchedule

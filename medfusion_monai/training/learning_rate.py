@@ -43,7 +43,7 @@ class Adam:
     def build(self, parameters: Iterable[nn.Parameter], total_steps: int) -> tuple[Optimizer, WarmupDecay]:
         """Return the optimizer of the parameters and its learning rate schedule over ``total_steps``."""
         optimizer = self.kind(parameters, lr=self.lr, fused=True)  # type: ignore[call-arg]
-        later = None if None in (self.later_lr, self.later_from) else (self.later_from, self.later_lr)
+        later = None if self.later_from is None or self.later_lr is None else (self.later_from, self.later_lr)
         return optimizer, warmup_decay(optimizer, self.warmup_steps, total_steps, self.decay, later=later)
 
 

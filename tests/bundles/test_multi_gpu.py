@@ -22,6 +22,7 @@ LIVELY = {
     "autoencoder_lr_warmup": 0,
     "autoencoder_lr_decay": "constant",
     "adversarial_start": 1,
+    "adversarial_lr": 0.0005,
     "discriminator_lr": 0.01,
     "diffusion_lr": 0.003,
     "diffusion_lr_warmup": 2,
@@ -111,7 +112,7 @@ def test_two_processes_train_both_phases_as_one_with_twice_the_batch(alone, toge
 
 def test_learning_rates_of_the_steps_are_logged(alone):
     logged = scalars(alone)
-    assert logged["autoencoder/lr"] == pytest.approx([0.001] * 4)
+    assert logged["autoencoder/lr"] == pytest.approx([0.001, 0.0005, 0.0005, 0.0005])
     assert logged["diffusion/lr"] == pytest.approx([0.0015, 0.003, 0.003, 0.003])
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from medfusion_monai.training.learning_rate import warmup_decay
+from medfusion_monai.training.learning_rate import Adam, warmup_decay
 
 
 def rates(steps, **keywords):
@@ -74,3 +74,17 @@ def test_restart_takes_the_rate_of_the_current_run():
         pair[1].step()
     assert lower.get_last_lr()[0] == pytest.approx(0.1 * schedule.get_last_lr()[0])
     assert lower.get_last_lr()[0] == pytest.approx(0.1 * (1 - 5 / 8))
+
+
+def test_later_part_has_its_own_learning_rate_instead_of_the_schedule():
+    optimizer, scheduler = Adam(lr=0.1, warmup_steps=2, decay="linear", later_lr=0.003, later_from=3).build(
+        [torch.nn.Parameter(torch.zeros(1))], total_steps=10
+    )
+    seen = []
+    for _ in range(6):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx([0.05, 0.1, 0.1, 0.003, 0.003, 0.003])
+    never, _ = Adam(lr=0.1, warmup_steps=0, later_lr=0.003).build([torch.nn.Parameter(torch.zeros(1))], 10)
+    assert never.param_groups[0]["lr"] == 0.1

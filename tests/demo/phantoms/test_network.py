@@ -120,7 +120,7 @@ def test_size_is_brought_to_that_of_the_network(network):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other\.pt are none of phantom features"):
+    with pytest.raises(ValueError, match=r"other\.pt are not those of phantom features"):
         load_phantom_network(tmp_path / "other.pt")
 
 
