@@ -17,7 +17,7 @@ from medfusion_monai.data.reading.transforms import read_and_resize
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import Autoencoder
-from medfusion_monai.networks.described import DescriptionError, build
+from medfusion_monai.networks.described import DescriptionError, build, refuse_other_arguments
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import UNet
 from medfusion_monai.runtime.errors import WeightsError
@@ -184,11 +184,19 @@ class Model:
         """Fill the network, or another one, with the weights, and return it ready for evaluation.
 
         Raises:
-            WeightsError: if the weights are missing, damaged, or do not fit.
+            WeightsError: if the weights are missing, damaged, or do not fit, or if the network was built with other
+                arguments than the one they were trained with: some change no weight's shape.
         """
         if not self.path.is_file():
             raise WeightsError(missing_weights(self.path))
         filled = self.network if network is None else network
+        try:
+            for name, description in self.info.get("networks", {}).items():
+                refuse_other_arguments(getattr(filled, name), description, name)
+        except DescriptionError as error:
+            raise WeightsError(
+                f"weights {self.path} do not fit this network: {error}. Leave out network_def: the weights describe it"
+            ) from error
         load_weights(filled, self.path)
         return filled.eval()
 

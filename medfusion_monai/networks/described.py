@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+
+from medfusion_monai.runtime.values import differences_of, flat_settings
 
 TYPE = "type"
 """Key of the class name in a description; the other keys are its arguments."""
@@ -61,6 +65,31 @@ def describe(module: nn.Module) -> dict[str, Any]:
         return {TYPE: f"{type(module).__module__}.{type(module).__qualname__}"}
     arguments = {name: _plain(value) for name, value in module.built_with.items() if name not in module.not_described}
     return {TYPE: type(module).__name__, **arguments}
+
+
+def description_digest(*modules: nn.Module) -> str:
+    """Return 16 digits that identify classes and arguments of modules; weights do not matter."""
+    text = json.dumps([describe(module) for module in modules], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def refuse_other_arguments(module: nn.Module, description: Mapping[str, Any], name: str) -> None:
+    """Raise if a module was built with other arguments than those described; one of another class is not compared.
+
+    Args:
+        module: given by a user.
+        description: of the module that the weights were trained with.
+        name: of the module, for the message.
+
+    Raises:
+        DescriptionError: with each argument that differs, and both values.
+    """
+    own = describe(module)
+    if own[TYPE] != description.get(TYPE):
+        return
+    changes = differences_of(flat_settings(description), flat_settings(own))
+    if changes:
+        raise DescriptionError(f"{name} was trained with other arguments: {'; '.join(changes)}")
 
 
 def build(description: Mapping[str, Any]) -> Any:

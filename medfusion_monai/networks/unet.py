@@ -39,14 +39,15 @@ class UNet(Described, nn.Module):
         num_res_blocks: residual blocks per level on the way down; the way up has one more.
         num_classes: number of labels, or None for an unconditional network.
         embedding_channels: size of the vector that carries timestep and label.
+        time_channels: number of sinusoids of the timestep, even; None for a quarter of ``embedding_channels``.
         norm_groups: groups of the normalisations.
         attention: self-attention at the lowest resolution, between the two middle blocks.
         gradient_checkpointing: in training, keep only the inputs of residual blocks and recompute the rest in the
             backward pass: less memory for about a third more time, the same gradients.
 
     Raises:
-        ValueError: if ``norm_groups`` does not divide a width, ``embedding_channels`` is not a multiple of 8, or a
-            switch is not true or false.
+        ValueError: if ``norm_groups`` does not divide a width, ``embedding_channels`` is not a multiple of 8,
+            ``time_channels`` is odd or below 4, or a switch is not true or false.
     """
 
     not_described = ("gradient_checkpointing",)
@@ -59,6 +60,7 @@ class UNet(Described, nn.Module):
         num_res_blocks: int = 2,
         num_classes: int | None = 2,
         embedding_channels: int = 1024,
+        time_channels: int | None = None,
         norm_groups: int = 32,
         attention: bool = False,
         gradient_checkpointing: bool = False,
@@ -69,7 +71,9 @@ class UNet(Described, nn.Module):
             raise ValueError(f"embedding_channels must be a multiple of 8, at least 16, received {embedding_channels}")
         check_bool(attention=attention, gradient_checkpointing=gradient_checkpointing)
         self.num_classes, self.gradient_checkpointing = num_classes, gradient_checkpointing
-        self.time_channels = embedding_channels // 4
+        self.time_channels = embedding_channels // 4 if time_channels is None else time_channels
+        if self.time_channels < 4 or self.time_channels % 2:
+            raise ValueError(f"time_channels must be an even number, at least 4, received {time_channels}")
         self.time_embedding = nn.Sequential(
             nn.Linear(self.time_channels, embedding_channels),
             nn.SiLU(),

@@ -1,8 +1,9 @@
-"""Checks of config values, and the number of epochs of a phase."""
+"""Checks and comparison of config values, and the number of epochs of a phase."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -69,3 +70,23 @@ def check_steps(phase: str, steps: int, interval: int, val_interval: int = 1) ->
             f"val_interval {val_interval} does not divide the {count} epochs of {phase}_steps {steps}: training must "
             f"end with a validation. Leave val_interval at 1 and raise {phase}_val_interval to validate less often"
         )
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as JSON by their path, as ``{"loss.kl_weight": "1e-06"}``."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = json.dumps(value, sort_keys=True)
+    return flat
+
+
+def differences_of(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return what changed between two sets of flat settings, one sentence per setting."""
+    return [
+        f"{name} was {before.get(name, 'not set')}, now it is {now.get(name, 'not set')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]

@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 import medfusion_monai
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.networks.described import description_digest
+from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime import distributed
 from medfusion_monai.runtime.distributed import from_first, gather
 from medfusion_monai.runtime.dtype import precision_name
@@ -35,6 +37,7 @@ ITEM_COLUMNS = ("file", "label", "class_name", "seed")
 
 def sample_settings(
     inferer: LatentDiffusionSampler,
+    network: Medfusion,
     image_size: Sequence[int],
     batch_size: int,
     output_format: str,
@@ -44,6 +47,7 @@ def sample_settings(
 
     Args:
         inferer: samples the images.
+        network: the model that is sampled.
         image_size: height and width.
         batch_size: images sampled at a time.
         output_format: of the files.
@@ -53,6 +57,7 @@ def sample_settings(
         "copy_guard": guard_sha256,
         **inferer.settings(),
         "prediction_type": inferer.schedule.prediction_type,
+        "networks": description_digest(network.autoencoder, network.unet, inferer.schedule),
         "precision": precision_name(inferer.dtype),
         "batch_size": batch_size,
         "image_size": "x".join(str(side) for side in image_size),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -18,11 +19,13 @@ from medfusion_monai.networks.unet import UNet
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.weights.lightning_file import read_state_dict
 
+logger = logging.getLogger(__name__)
+
 Network = TypeVar("Network", Autoencoder, UNet)
 Weights = Mapping[str, Tensor]
 
-FOR_TRAINING = re.compile(r"(^|\.)(perceiver|discriminator)\.")
-"""Published weights that are only needed for training."""
+FOR_TRAINING = re.compile(r"(^|\.)(perceiver|discriminator|outc_ver\.[1-9]\d*)\.")
+"""Published weights that are only needed for training, among them heads below half resolution."""
 
 BLOCK_PARTS = {
     "first.conv": "block_seq.0.basic_block.conv",
@@ -40,8 +43,8 @@ def load_published(
 ) -> Autoencoder | UNet | Medfusion:
     """Build the network that published weights belong to and load them.
 
-    Widths, channels, classes and depth come from the shapes of the weights. Latents of published networks are not
-    scaled, so ``latent_mean`` stays 0 and ``latent_std`` 1. No code that is pickled in a file is run.
+    Widths, channels, classes, sinusoids and depth come from the shapes of the weights. Latents of published networks
+    are not scaled, so ``latent_mean`` stays 0 and ``latent_std`` 1. No code that is pickled in a file is run.
 
     Args:
         source: a Lightning checkpoint (a zip file with ``state_dict``), a ``.safetensors`` file, or a state dict
@@ -60,6 +63,11 @@ def load_published(
     """
     everything = source if isinstance(source, Mapping) else read_state_dict(Path(source))
     weights = {name: value for name, value in everything.items() if not FOR_TRAINING.search(name)}
+    if len(weights) < len(everything):
+        parts = sorted({match[0].strip(".") for match in map(FOR_TRAINING.search, everything) if match})
+        logger.info(
+            "not loaded, since only training needs them: %d weights of %s", len(everything) - len(weights), parts
+        )
     wrong = [name for name, value in weights.items() if not isinstance(value, Tensor)]
     if wrong:
         raise WeightsError(f"weight {wrong[0]!r} is not a tensor")
@@ -161,6 +169,7 @@ def _unet(weights: Weights, prefix: str, norm_groups: int) -> UNet:
             num_res_blocks=blocks,
             num_classes=_size(weights, labels, 0) if labels in weights else None,
             embedding_channels=_size(weights, prefix + "time_embedder.time_emb.3.weight", 0),
+            time_channels=_size(weights, prefix + "time_embedder.time_emb.1.weight", 1),
             norm_groups=norm_groups,
         )
 

@@ -250,6 +250,31 @@ def test_other_settings_than_those_of_the_training_are_refused(changed, words, r
     assert all(word in message for word in [*words, "model.pt", "leave out"]), message
 
 
+def described(models, **changes):
+    """The network that ``model.json`` describes, as a config would define it, with other arguments."""
+    networks = json.loads((models / "model.json").read_text())["networks"]
+    parts = {}
+    for name, part in networks.items():
+        arguments = {key: value for key, value in part.items() if key != "type"}
+        parts[name] = {"_target_": f"medfusion_monai.networks.{part['type']}", **arguments, **changes.get(name, {})}
+    names = ["no_cardiomegaly", "cardiomegaly"]
+    return {"_target_": "medfusion_monai.networks.Medfusion", **parts, "class_names": names, "image_size": [32, 32]}
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "unet"])
+def test_network_of_the_same_weights_with_other_norm_groups_is_refused(name, refused, trained):
+    network = described(trained / "models", **{name: {"norm_groups": 4}})
+    message = refused(model_dir=str(trained / "models"), num_samples=1, network_def=network)
+    assert f"{name} was trained with other arguments: norm_groups was 8, now it is 4" in message
+    assert "Leave out network_def" in message
+
+
+def test_network_that_is_written_out_as_described_gives_the_same_images(sample, trained):
+    folder = sample("first", label=1, num_samples=1)
+    again = sample("second", label=1, num_samples=1, network_def=described(trained / "models"))
+    assert contents(folder) == contents(again)
+
+
 def test_another_size_than_that_of_the_training_is_warned_of(sample, capsys):
     folder = sample(label=0, num_samples=1, image_size=[24, 40])
     assert "image_size [32, 32], this run has [24, 40]" in capsys.readouterr().out

@@ -53,6 +53,25 @@ def test_architecture_is_read_from_the_shapes(published_state):
     assert (unet.num_classes, unet.time_channels, unet.conv_in.in_channels) == (2, 16, 8)
 
 
+def test_further_low_resolution_heads_are_reported_and_not_loaded(gray, caplog):
+    heads = {f"outc_ver.{number}.conv.{kind}": torch.ones(2) for number in (1, 2, 10) for kind in ("weight", "bias")}
+    with caplog.at_level("INFO"):
+        network = load_published(gray | heads)
+    assert_same_weights(network, load_published(gray))
+    assert "6 weights of ['outc_ver.1', 'outc_ver.10', 'outc_ver.2']" in caplog.text
+
+
+@pytest.mark.parametrize("sinusoids", [8, 16, 32])
+def test_number_of_sinusoids_is_read_from_the_shape(sinusoids, published_state):
+    weights = dict(published_state("unet_8ch_labels"))
+    name = "time_embedder.time_emb.1.weight"
+    weights[name] = torch.randn(len(weights[name]), sinusoids)
+    unet = load_published(weights)
+    assert unet.time_channels == sinusoids
+    assert torch.equal(unet.time_embedding[0].weight, weights[name])
+    assert unet(torch.zeros(1, 8, 8, 8), torch.tensor([3]), class_labels=torch.tensor([0])).shape == (1, 8, 8, 8)
+
+
 def test_latents_of_published_networks_stay_unscaled(gray):
     network = load_published(gray)
     assert network.latent_mean.tolist() == [0.0] * 4
@@ -181,7 +200,7 @@ def test_missing_weight_of_a_pipeline_is_named_with_its_prefix(pipeline, name):
         load_published(pipeline)
 
 
-@pytest.mark.parametrize("name", ["outc_ver.1.conv.weight", "inc.block_seq.2.norm.weight", "quantizer.codebook"])
+@pytest.mark.parametrize("name", ["inc.block_seq.2.norm.weight", "quantizer.codebook"])
 def test_surplus_weight_is_named(gray, name):
     with pytest.raises(WeightsError, match=f"'{name}' belongs to no layer"):
         load_published(gray | {name: torch.ones(2)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from torch import nn
 from medfusion_monai.data.training.stream import StreamSampler
 from medfusion_monai.runtime.distributed import gather
 from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
-from medfusion_monai.runtime.values import is_whole
+from medfusion_monai.runtime.values import differences_of, flat_settings, is_whole
 from medfusion_monai.weights.model_info import write_model_info
 from medfusion_monai.weights.state_dict import save_atomically, save_weights
 
@@ -247,26 +246,6 @@ class TrainingCheckpoint:
             return state
         damaged, reason = problems[0]
         raise CheckpointError(f"checkpoint {damaged} cannot be read: it is damaged{advice}") from reason
-
-
-def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings as JSON by their path, as ``{"loss.kl_weight": "1e-06"}``."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flat_settings(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = json.dumps(value, sort_keys=True)
-    return flat
-
-
-def differences_of(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return what changed between two sets of flat settings, one sentence per setting."""
-    return [
-        f"{name} was {before.get(name, 'not set')}, now it is {now.get(name, 'not set')}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
 
 
 class BestWeights:
