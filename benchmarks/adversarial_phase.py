@@ -52,8 +52,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--modality", default="histo", help="of the phantoms, without --dataset-dir (histo)")
     parser.add_argument("--dataset-dir", type=Path)
     parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--adversarial-lr", type=float, default=1.0e-4, help="of the autoencoder, in the second half")
-    parser.add_argument("--discriminator-lr", type=float, default=1.0e-4)
+    parser.add_argument("--adversarial-lr", type=float, default=3.0e-5, help="of the autoencoder, in the second half")
+    parser.add_argument("--discriminator-lr", type=float, default=1.0e-3)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

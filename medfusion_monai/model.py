@@ -23,7 +23,7 @@ from medfusion_monai.networks.unet import UNet
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.seeds import derive_seed
 from medfusion_monai.runtime.values import check_counts, check_image_size
-from medfusion_monai.sampling.plan import parse_label, parse_labels
+from medfusion_monai.sampling.plan import parse_labels, parse_negative_label
 from medfusion_monai.weights.model_info import (
     PLACES,
     describe_model,
@@ -274,14 +274,15 @@ def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any)
     Args:
         model: with schedule, class names and image size.
         network: to sample; None for the model's.
-        choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class.
+        choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
+            one class per label.
 
     Raises:
         ValueError: for a setting out of range.
     """
     chosen = {name: value for name, value in choices.items() if value is not None}
     if chosen.get("negative_label") is not None:
-        chosen["negative_label"] = parse_label(chosen["negative_label"], model.class_names, "negative_label")
+        chosen["negative_label"] = parse_negative_label(chosen["negative_label"], model.class_names)
     known = dict(model.info.get("sampler", {}))
     if chosen.get("sampler", known.get("sampler")) != known.get("sampler"):
         known = {name: value for name, value in known.items() if name in ("guidance_scale", "negative_label")}

@@ -33,7 +33,7 @@ def guided_denoiser(
     unet: Callable[..., Tensor],
     class_labels: Tensor,
     guidance_scale: float = 1.0,
-    negative_label: int | None = None,
+    negative_label: int | Sequence[int] | None = None,
     null_label: int = NO_LABEL,
 ) -> Denoiser:
     """Bind labels to a UNet, with classifier-free guidance in one batched call (Ho and Salimans 2022, equation 6).
@@ -45,10 +45,14 @@ def guided_denoiser(
         unet: called as ``unet(x, timesteps=..., class_labels=...)``.
         class_labels: (B,) integers.
         guidance_scale: 1 for the plain conditional prediction (the batch is not doubled).
-        negative_label: label to steer away from; None for the unconditional prediction.
+        negative_label: label to steer away from, one for all or one per label, e.g. ``[1, 0]`` for the other of two
+            classes; None for the unconditional prediction.
         null_label: label that stands for 'no label' in the UNet's training.
     """
-    negative = torch.full_like(class_labels, null_label if negative_label is None else negative_label)
+    if isinstance(negative_label, Sequence):
+        negative = torch.tensor(negative_label, device=class_labels.device)[class_labels].to(class_labels.dtype)
+    else:
+        negative = torch.full_like(class_labels, null_label if negative_label is None else negative_label)
 
     def plain(latents: Tensor, timesteps: Tensor) -> Tensor:
         return unet(latents, timesteps=timesteps, class_labels=class_labels).to(latents.dtype)

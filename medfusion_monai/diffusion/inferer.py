@@ -37,7 +37,7 @@ class LatentDiffusionSampler(Inferer):
         guidance_scale: weight of classifier-free guidance; 1 is none.
         eta: of ``ddim``: 0 for the deterministic sampler, 1 for the published stochastic one. None for 1, or for 0
             if the sampler or the schedule allows no fresh noise.
-        negative_label: label to steer away from; the unconditional prediction if None.
+        negative_label: label to steer away from, one for all or one per label; the unconditional prediction if None.
         null_label: label that stands for 'no label' in the UNet's training.
         sampler: a name in ``SAMPLERS``: ``ddim``, as published, or ``dpm_solver`` (DPM-Solver++) or ``unipc``, of
             second order and without fresh noise.
@@ -58,7 +58,7 @@ class LatentDiffusionSampler(Inferer):
         num_inference_steps: int | None = None,
         guidance_scale: float = 1.0,
         eta: float | None = None,
-        negative_label: int | None = None,
+        negative_label: int | Sequence[int] | None = None,
         null_label: int = NO_LABEL,
         sampler: str = "ddim",
         spacing: Spacing | None = None,

@@ -53,6 +53,22 @@ def parse_label(label: Any, class_names: Sequence[str], argument: str = "label")
     return int(label)
 
 
+def parse_negative_label(label: Any, class_names: Sequence[str]) -> int | list[int]:
+    """Convert the class to steer away from, one for all images or a list of one per label.
+
+    Raises:
+        ValueError: for an unknown class, or a list of another length than the classes.
+    """
+    if not isinstance(label, list | tuple):
+        return parse_label(label, class_names, "negative_label")
+    if len(label) != len(class_names):
+        raise ValueError(
+            f"negative_label {list(label)} has {len(label)} entries: give one class, or a list of {len(class_names)}, "
+            f"one for each of {', '.join(class_names)}"
+        )
+    return [parse_label(entry, class_names, "negative_label") for entry in label]
+
+
 def sampling_plan(
     class_names: Sequence[str],
     label: Label | Sequence[Label] | None = None,

@@ -174,6 +174,7 @@ def test_size_is_a_multiple_of_what_this_autoencoder_divides_by(bundle, dataset_
         ({"num_inference_steps": "abc"}, ["num_inference_steps", "'abc'"]),
         ({"eta": 1.5}, ["eta", "1.5"]),
         ({"negative_label": "none"}, ["negative_label", "'none'", "no_cardiomegaly"]),
+        ({"negative_label": [1], "guidance_scale": 2.0}, ["negative_label", "[1]", "a list of 2"]),
         ({"negative_label": 1, "guidance_scale": 1.0}, ["negative_label", "guidance_scale"]),
         ({"output_format": "jpeg"}, ["jpeg", "png16"]),
         ({"image_channels": 3}, ["model.pt", "image_channels 1, this run has 3"]),

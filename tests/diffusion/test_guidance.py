@@ -59,6 +59,12 @@ def test_negative_label_takes_the_place_of_no_label(network):
     torch.testing.assert_close(guided, 2.0 * conditional - negative)
 
 
+def test_negative_label_may_differ_by_label(network):
+    guided_denoiser(network, LABELS, 2.0, negative_label=[1, 2, 0])(LATENTS, TIMESTEPS)
+    ((_, _, labels),) = network.calls
+    assert labels.tolist() == [0, 1, 2, 1, 2, 0]
+
+
 def test_negative_label_0_is_a_label(network):
     guided_denoiser(network, LABELS, 2.0, negative_label=0)(LATENTS, TIMESTEPS)
     assert network.calls[0][2].tolist()[3:] == [0, 0, 0]
