@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -53,6 +55,8 @@ def default_device() -> torch.device:
 def start(device: torch.device | str) -> None:
     """Connect the processes started by torchrun; only the first one logs messages below warnings.
 
+    If torchrun itself is killed, each receives SIGTERM.
+
     Args:
         device: device of this process; NCCL connects GPUs, Gloo CPUs.
     """
@@ -61,12 +65,21 @@ def start(device: torch.device | str) -> None:
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     if "LOCAL_RANK" in os.environ:  # in a SLURM job ignite reads SLURM's rank, which is the same for all processes
         os.environ["SLURM_LOCALID"] = os.environ["LOCAL_RANK"]
     idist.sync()  # ignite's metrics are averaged over all processes from now on
     if idist.get_rank() > 0:
         logging.disable(logging.INFO)
+
+
+def _end_with(parent: int, interval: float = 1.0) -> None:
+    """Send this process SIGTERM once torchrun's agent is gone, which could no longer end it."""
+    while os.getppid() == parent:
+        time.sleep(interval)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def finish() -> None:

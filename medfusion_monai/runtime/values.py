@@ -90,3 +90,11 @@ def differences_of(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
+
+
+def duration_in_words(seconds: float) -> str:
+    """Return a duration in the unit that suits it, e.g. ``40 s``, ``12 min``, ``5 h``, ``3 days``."""
+    for unit, length, limit in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < limit:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"

@@ -215,7 +215,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             statistics = measure_latent_statistics(self.autoencoder, once, self.training_run.device)
             self.autoencoder.set_latent_statistics(*statistics)
             save_weights(self.autoencoder, path)
-            logger.info("phase one is finished: %s", path)
+            logger.info("phase one is finished: %s; train_diffusion (phase two) continues from it", path)
 
     def twin(self) -> AutoencoderTraining:
         """Return a trainer of the same step with copies of the networks."""

@@ -159,7 +159,9 @@ class DiffusionTraining(SupervisedTrainer):
         stop = self._attach_handlers()
         self.training_run.train(self, stop, super().run)
         check_validated(self.training_run.model_file)
-        logger.info("phase two is finished: %s", self.training_run.model_file)
+        command = "python -m monai.bundle run inference --config_file configs/inference.yaml --model_dir"
+        folder = self.training_run.model_dir
+        logger.info("phase two is finished: %s; to sample: %s %s", self.training_run.model_file, command, folder)
 
     def open(self) -> None:
         """Load the autoencoder, encode missing latents, and open the data, once.

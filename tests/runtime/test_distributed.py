@@ -165,3 +165,17 @@ def test_error_of_one_process_ends_all_and_is_what_torchrun_shows_last(tmp_path)
     assert result.returncode != 0
     assert result.stderr.rstrip(" =\n").endswith("ValueError: this image is no image")
     assert "Connection closed" not in result.stderr
+
+
+def test_process_ends_when_torchruns_agent_is_killed():
+    program = """
+import os, time
+from medfusion_monai.runtime.distributed import _end_with
+if os.fork():
+    time.sleep(0.5)  # the agent, which is gone then
+else:
+    _end_with(os.getppid(), interval=0.05)
+    time.sleep(60)  # SIGTERM comes before
+"""
+    # It returns once the child has closed its output as well.
+    subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=40)

@@ -1,8 +1,9 @@
-"""Whether a training step fits into memory: tries one with copies of the networks before the training begins."""
+"""Whether a training step fits into memory, and how long all will take: tries one before the training begins."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from medfusion_monai.runtime.errors import is_out_of_memory
 from medfusion_monai.runtime.files import in_words
 from medfusion_monai.runtime.out_of_memory import release_memory
+from medfusion_monai.runtime.values import duration_in_words
 from medfusion_monai.training.preflight.machine import available_memory
 
 logger = logging.getLogger(__name__)
@@ -22,19 +24,21 @@ FEW = 4  # images measured on a CPU, where a step that is too large would be kil
 
 
 class Trial(NamedTuple):
-    """Memory of a step.
+    """Memory and time of a step.
 
     Attributes:
         needed: bytes, including networks and optimizers.
         fits: the largest batch that fits, at most the wanted one.
+        seconds: of a step.
     """
 
     needed: float
     fits: int
+    seconds: float = 0.0
 
 
 def check_memory(trainers: Sequence[Any]) -> str:
-    """Try a step of each phase and return the memory it needs, in words.
+    """Try a step of each phase and return its memory and the time of all its steps, in words.
 
     Phases that resume are skipped, as their steps have fitted before. The trial uses copies of the networks and leaves
     random states unchanged. On CUDA it runs the whole step, on a CPU it extrapolates from a few images.
@@ -65,14 +69,20 @@ def check_memory(trainers: Sequence[Any]) -> str:
             if trial is not None and trial.fits < trainer.batch_size:
                 problems.append(_refusal(trainer.phase, trainer.batch_size, trial, free, device))
             elif trial is not None:
-                words.append(f"{trainer.phase} {in_words(trial.needed)}")
+                words.append(f"{trainer.phase} {in_words(trial.needed)}, {_time_of(trainer, trial.seconds)}")
     if problems:
         raise ValueError("; ".join(problems))
     if not words:
         return f"memory of {device} cannot be measured on this system"
-    found = f"{', '.join(words)}, of {in_words(free)} free on {device}"
+    found = f"{'; '.join(words)}; {in_words(free)} free on {device}"
     logger.info("trial step: %s", found)
     return found
+
+
+def _time_of(trainer: Any, seconds: float) -> str:
+    """Return about how long the steps of a phase take; validations and pictures come on top."""
+    steps = trainer.state.max_epochs * trainer.state.epoch_length
+    return f"about {duration_in_words(steps * seconds)} for {steps} steps"
 
 
 def _refusal(phase: str, batch_size: int, trial: Trial, free: float, device: torch.device) -> str:
@@ -96,15 +106,32 @@ def try_step(trainer: Any, free: float) -> Trial | None:
         free: bytes available.
     """
     twin, device = trainer.twin(), torch.device(trainer.state.device)
+    seconds: dict[int, float] = {}
 
     def step(images: int) -> None:
-        twin.state.batch = trainer.noise(images)
-        twin.state.output = twin._process_function(twin, twin.state.batch)
+        batch = trainer.noise(images)
+        start = time.perf_counter()
+        twin.state.batch = batch
+        twin.state.output = twin._process_function(twin, batch)
         twin.state.output = twin.state.batch = None
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds[images] = time.perf_counter() - start  # the last of several, without warm-up
 
-    if device.type == "cuda":
-        return _on_cuda(step, trainer.batch_size, device, free)
-    return _on_cpu(step, trainer.batch_size, trainer.at_once, free)
+    on_cuda = device.type == "cuda"
+    trial: Trial | None = (
+        _on_cuda(step, trainer.batch_size, device, free)
+        if on_cuda
+        else _on_cpu(step, trainer.batch_size, trainer.at_once, free)
+    )
+    return trial and trial._replace(seconds=_extrapolated(seconds, trainer.batch_size))
+
+
+def _extrapolated(seconds: dict[int, float], batch_size: int) -> float:
+    """Return the time of a step of a whole batch from the times of steps of some sizes."""
+    least, most = min(seconds), max(seconds)
+    each = max(0.0, seconds[most] - seconds[least]) / max(1, most - least)
+    return seconds[most] + each * (batch_size - most)
 
 
 def _on_cuda(step: Callable[[int], None], batch_size: int, device: torch.device, free: float) -> Trial:

@@ -113,7 +113,11 @@ def test_refusal_names_key_sizes_and_what_would_fit():
 
 def trainer_of(phase, is_begun=False, batch_size=8, **settings):
     return SimpleNamespace(
-        phase=phase, is_begun=is_begun, batch_size=batch_size, state=SimpleNamespace(device=CPU), **settings
+        phase=phase,
+        is_begun=is_begun,
+        batch_size=batch_size,
+        state=SimpleNamespace(device=CPU, max_epochs=5, epoch_length=100),
+        **settings,
     )
 
 
@@ -138,12 +142,26 @@ def test_memory_of_a_system_that_does_not_report_it_is_not_a_problem(monkeypatch
 def test_phases_that_resume_are_not_tried(resumed, tried, monkeypatch):
     phases = []
     monkeypatch.setattr(memory, "available_memory", lambda device: 2**40)
-    monkeypatch.setattr(memory, "try_step", lambda trainer, free: phases.append(trainer.phase) or memory.Trial(MIB, 8))
+    trial = memory.Trial(MIB, 8, seconds=2.0)
+    monkeypatch.setattr(memory, "try_step", lambda trainer, free: phases.append(trainer.phase) or trial)
     words = memory.check_memory([trainer_of(name, name in resumed) for name in ("autoencoder", "diffusion")])
-    assert words.startswith(
-        ", ".join(f"{name} 1.0 MiB" for name in tried) + ", of 10"
-    )  # 1024 GiB, and what this process holds
+    assert words.startswith("; ".join(f"{name} 1.0 MiB, about 17 min for 500 steps" for name in tried) + "; 10")
     assert phases == tried
+
+
+def test_time_of_a_step_is_extrapolated_from_few_images(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(memory.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(memory, "_reset_peak", lambda: True)
+    monkeypatch.setattr(memory, "_peak", lambda: 1000)
+
+    def process(engine, images):
+        now[0] += 1.0 + 0.5 * images if calls else 100.0  # the first step warms up
+        calls.append(images)
+
+    twin = SimpleNamespace(state=SimpleNamespace(), _process_function=process)
+    trainer = trainer_of("diffusion", batch_size=32, at_once=8, twin=lambda: twin, noise=lambda images: images)
+    assert memory.try_step(trainer, 1.0e9).seconds == pytest.approx(1.0 + 0.5 * 32)
 
 
 def test_no_step_is_tried_where_all_phases_resume():
