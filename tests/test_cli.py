@@ -203,3 +203,10 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "prepare" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_reader_that_closes_the_pipe_is_not_an_error():
+    command = [sys.executable, "-m", "medfusion_monai", "weights", "list"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 141)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -32,8 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry_point() -> None:
-    """Run ``medfusion`` as the installed program."""
-    raise SystemExit(main())
+    """Run ``medfusion`` as the installed program; a reader that closes the pipe, as ``head``, is not an error."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at exit
+        code = 128 + signal.SIGPIPE
+    raise SystemExit(code)
 
 
 def build_parser() -> argparse.ArgumentParser:

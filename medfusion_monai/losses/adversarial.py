@@ -13,7 +13,7 @@ from medfusion_monai.networks.autoencoder import AutoencoderOutput
 from medfusion_monai.networks.described import Described, describable
 from medfusion_monai.runtime.distributed import average
 from medfusion_monai.runtime.dtype import full_precision
-from medfusion_monai.runtime.values import check_optional_counts
+from medfusion_monai.runtime.values import check_numbers, check_optional_counts
 
 
 @describable
@@ -36,6 +36,7 @@ class AdversarialLoss(Described, nn.Module):
         super().__init__()
         self.discriminators = nn.ModuleList(discriminators)
         check_optional_counts(0, start_step=start_step)
+        check_numbers(weight=weight)
         self.start_step = start_step
         self.weight = weight
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from medfusion_monai.losses.perceptual import load_perceptual_loss
 from medfusion_monai.networks.autoencoder import AutoencoderOutput
 from medfusion_monai.networks.described import Described, describable
+from medfusion_monai.runtime.values import check_counts, check_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,9 @@ class ReconstructionLoss(Described, nn.Module):
             raise ValueError(f"pixel_loss must be 'l1' or 'mse', received {pixel_loss!r}")
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', received {reduction!r}")
+        check_numbers(pixel_weight=pixel_weight, perceptual_weight=perceptual_weight, ssim_weight=ssim_weight)
+        check_numbers(kl_weight=kl_weight, low_weight=low_weight)
+        check_counts(ssim_window=ssim_window)
         self.pixel_loss = {"l1": F.l1_loss, "mse": F.mse_loss}[pixel_loss]
         self.weights = {"pixel": pixel_weight, "perceptual": perceptual_weight, "ssim": ssim_weight}
         self.kl_weight, self.low_weight = kl_weight, low_weight

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medfusion_monai.networks.blocks import Downsample, ResidualBlock, Upsample, zero_init
 from medfusion_monai.networks.described import Described, describable
+from medfusion_monai.runtime.values import check_counts
 
 
 class DiagonalGaussian:
@@ -225,6 +226,7 @@ class Autoencoder(LatentAutoencoder):
 
 def check_widths(channels: Sequence[int], norm_groups: int) -> None:
     """Raise a ValueError if ``norm_groups`` does not divide all ``channels``, or for fewer than two levels."""
+    check_counts(norm_groups=norm_groups)
     if len(channels) < 2:
         raise ValueError(f"channels must name at least two levels, received {list(channels)}")
     wrong = [width for width in channels if width <= 0 or width % norm_groups]

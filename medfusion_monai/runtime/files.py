@@ -133,15 +133,17 @@ def _full_disk(error: BaseException | None) -> OSError | None:
 
 
 def _disk_full(path: Path, error: OSError) -> DiskFullError:
-    left = ""
+    left, advice = "", "free some space"
     if error.errno == errno.ENOSPC:
         left = f", {in_words(shutil.disk_usage(path.parent).free)} free"
+        if os.statvfs(path.parent).f_ffree == 0 < os.statvfs(path.parent).f_files:
+            left, advice = ", no inodes free", "delete files, since the disk has room for no more of them,"
     own = f".{os.getpid()}"
     if path.name.endswith(own):  # a file within a file
         path = path.with_name(path.name.removesuffix(own).removeprefix("."))
     return DiskFullError(
         error.errno,
-        f"no disk space for {path} ({os.strerror(error.errno or 0)}{left}): free some space and run the same command "
+        f"no disk space for {path} ({os.strerror(error.errno or 0)}{left}): {advice} and run the same command "
         "again; existing files are kept",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,15 @@ def check_bool(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be true or false, received {value!r}")
+
+
+def check_numbers(least: float = 0.0, above: bool = False, **values: Any) -> None:
+    """Raise a ValueError unless the values of these keys are finite numbers of at least (or above) ``least``."""
+    for name, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value < least or (above and value == least):
+            bound = f"above {least:g}" if above else f"of at least {least:g}"
+            raise ValueError(f"{name} must be a finite number {bound}, received {value!r}")
 
 
 def check_counts(least: int = 1, **values: Any) -> None:

@@ -40,7 +40,7 @@ class RowList:
         if not path.is_file():
             return {}
         whole = _whole_lines(path.read_bytes())
-        return {row["file"]: row for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))}
+        return {row["file"]: row for row in csv.DictReader(io.StringIO(whole.decode("utf-8-sig"), newline=""))}
 
     def append(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         """Append rows to the list of this process, as fast in a long run as in a short one.

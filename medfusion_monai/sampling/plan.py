@@ -14,6 +14,9 @@ Label = int | str
 MANIFEST = "manifest.csv"
 """The file in which a run lists its images."""
 
+MOST = 10_000_000
+"""Images of a run; listing more takes minutes and gigabytes before the first is sampled."""
+
 
 def parse_labels(label: Label | Sequence[Label] | None, class_names: Sequence[str]) -> list[int]:
     """Convert labels or class names, one or several, to labels; None means every class.
@@ -127,6 +130,10 @@ def _checked_counts(num_samples: Any, num_labels: int) -> list[int]:
     if len(counts) != num_labels:
         raise ValueError(
             f"num_samples has {len(counts)} counts for {num_labels} labels: give one count, or one per label"
+        )
+    if sum(counts) > MOST:
+        raise ValueError(
+            f"num_samples asks for {sum(counts):,} images: a run writes at most {MOST:,}; use several seeds"
         )
     return counts
 

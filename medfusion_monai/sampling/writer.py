@@ -159,6 +159,7 @@ class SampleWriter(Sampler[list[int]]):
 
     def attach(self, engine: Engine) -> None:
         """Write after every batch of an evaluator."""
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.settle)
 
@@ -219,12 +220,16 @@ class SampleWriter(Sampler[list[int]]):
         self._note([rows[index] for index in kept])
         return len(rows)
 
-    def _advance(self, count: int) -> None:
-        """Advance the bar as if the other processes had written as many images."""
-        if self.bar is None:
+    def start(self, engine: Engine) -> None:
+        """Show a progress bar, in the first process."""
+        if self.rank == 0:
             done = len(self.plan) - sum(map(len, self.missing))
             self.bar = tqdm(total=len(self.plan), initial=done, desc="sampling", unit=" images", dynamic_ncols=True)
-        self.bar.update(min(count * self.world_size, len(self.plan) - self.bar.n))
+
+    def _advance(self, count: int) -> None:
+        """Advance the bar as if the other processes had written as many images."""
+        if self.bar is not None:
+            self.bar.update(min(count * self.world_size, len(self.plan) - self.bar.n))
 
     def _find_missing(self) -> list[list[int]]:
         if self.written and len(self.manifest.paths()) > 1:

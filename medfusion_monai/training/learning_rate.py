@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from medfusion_monai.runtime.values import check_counts, check_numbers
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -25,7 +27,7 @@ class Adam:
         later_from: number of steps before that part; None for never.
 
     Raises:
-        ValueError: for an unknown decay.
+        ValueError: for an unknown decay, or a number out of range.
     """
 
     lr: float = 1.0e-4
@@ -37,8 +39,12 @@ class Adam:
     kind: ClassVar[type[Optimizer]] = torch.optim.Adam
 
     def __post_init__(self) -> None:
-        """Refuse an unknown decay."""
+        """Refuse settings out of range."""
         check_decay(self.decay)
+        check_numbers(above=True, lr=self.lr)
+        check_counts(0, warmup_steps=self.warmup_steps)
+        if self.later_lr is not None:
+            check_numbers(above=True, later_lr=self.later_lr)
 
     def build(self, parameters: Iterable[nn.Parameter], total_steps: int) -> tuple[Optimizer, WarmupDecay]:
         """Return the optimizer of the parameters and its learning rate schedule over ``total_steps``."""

@@ -24,7 +24,7 @@ from medfusion_monai.losses.reconstruction import ReconstructionLoss, image_ssim
 from medfusion_monai.networks.described import describe
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
-from medfusion_monai.runtime.values import epochs
+from medfusion_monai.runtime.values import check_numbers, epochs
 from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
 from medfusion_monai.training.handlers.checkpoint import BestWeights
 from medfusion_monai.training.handlers.image_grid import reconstruction_rows
@@ -84,6 +84,7 @@ class AutoencoderTraining(AutoencoderTrainer):
         self.training_run, self.images, self.dataset, self.val_dataset = run, images, dataset, val_dataset
         self.batch_size = self.at_once = batch_size
         self.autoencoder = network.autoencoder
+        check_numbers(above=True, discriminator_lr=discriminator_lr)
         built, self.lr_scheduler = optimizer.build(self.autoencoder.parameters(), steps)
         reading: dict[str, Any] = {
             "prepare_batch": AutoencoderPrepareBatch(self.autoencoder),

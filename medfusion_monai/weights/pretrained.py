@@ -60,7 +60,10 @@ KNOWN = {
 
 def weights_folder() -> Path:
     """Return the folder of the files: ``$MEDFUSION_WEIGHTS``, or one in the user's cache."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
+    try:
+        return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
+    except RuntimeError as error:
+        raise WeightsError(f"the user has no home folder ({error}): set {FOLDER_VARIABLE} to a folder") from error
 
 
 def place(name: str) -> Path:
@@ -201,7 +204,14 @@ def _download(name: str) -> Iterator[bytes]:
     url = KNOWN[name].url
     try:
         with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT) as answer:
+            received, most = 0, (KNOWN[name].mebibytes + 1) << 20
             while block := answer.read(BLOCK):
+                received += len(block)
+                if received > most:
+                    raise WeightsError(
+                        f"{url} sent more than the {KNOWN[name].mebibytes} MiB of this file: it is another one and is "
+                        f"discarded. {how_to_get(name)}"
+                    )
                 yield block
     except (OSError, http.client.HTTPException) as error:
         raise WeightsError(f"{url} cannot be fetched: {error}. {how_to_get(name)}") from error

@@ -166,6 +166,7 @@ def test_size_is_a_multiple_of_what_this_autoencoder_divides_by(bundle, dataset_
         ({"image_seeds": "none"}, ["image_seeds", "'none'"]),
         ({"num_samples": -1}, ["num_samples", "-1"]),
         ({"num_samples": 0}, ["num_samples", "0"]),
+        ({"num_samples": 1_000_000_000}, ["num_samples", "2,000,000,000 images", "at most 10,000,000"]),
         ({"num_samples": 2.5}, ["num_samples", "2.5"]),
         ({"num_samples": "ten"}, ["num_samples", "'ten'", "whole numbers"]),
         ({"num_samples": [1, 2, 3]}, ["3 counts for 2"]),

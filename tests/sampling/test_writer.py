@@ -94,6 +94,13 @@ def test_problem_of_a_batch_is_raised_before_the_next_is_written(writer):
     assert contents(ours.output_dir) == {}
 
 
+def test_manifest_that_excel_saved_is_read(writer):
+    write_all(writer())
+    path = writer().output_dir / "manifest.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert list(writer()) == []
+
+
 def test_report_sorts_the_manifest(writer):
     ours = writer()
     write(ours, [2, 3])

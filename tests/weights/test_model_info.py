@@ -76,6 +76,7 @@ def test_every_argument_of_a_network_is_described():
         "num_res_blocks": 2,
         "num_classes": 2,
         "embedding_channels": 16,
+        "time_channels": None,
         "norm_groups": 2,
         "attention": False,
     }

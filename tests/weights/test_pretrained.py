@@ -127,8 +127,9 @@ def test_file_that_is_there_is_not_fetched_again(folder, tmp_path):
         (b"<html>", None, rf"has SHA-256 {hashlib.sha256(b'<html>').hexdigest()}, expected {SHA256}.*is discarded"),
         (CONTENT[:-9], len(CONTENT), "cut off|cannot be fetched"),
         (b"", None, "cannot be fetched: HTTP Error 404"),
+        (bytes(4 << 20), None, "sent more than the 2 MiB of this file: it is another one and is discarded"),
     ],
-    ids=["web page", "cut off", "not found"],
+    ids=["web page", "cut off", "not found", "too long"],
 )
 def test_what_is_not_the_file_is_not_kept(folder, serve, content, length, message):
     serve(content, length)

@@ -11,6 +11,8 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
+from medfusion_monai.runtime.values import check_numbers
+
 
 class NonFiniteLossError(RuntimeError):
     """The loss or a gradient became infinite or NaN."""
@@ -64,8 +66,8 @@ class StopOnNonFiniteLoss:
         kept: str = "the checkpoint folder",
         wait: bool = True,
     ) -> None:
-        if max_norm is not None and max_norm <= 0:
-            raise ValueError(f"max_norm must be positive or None, received {max_norm}")
+        if max_norm is not None:
+            check_numbers(above=True, max_norm=max_norm)
         self.network, self.max_norm, self.kept, self.wait = network, max_norm, kept, wait
         self._before: _Values | None = None
 

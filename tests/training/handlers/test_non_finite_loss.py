@@ -77,9 +77,9 @@ def test_gradients_are_not_clipped_without_a_norm():
     assert network.weight.tolist() == [[-3000.0, 0.0, -4.0e8]]
 
 
-@pytest.mark.parametrize("max_norm", [0.0, -1.0])
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan])
 def test_norm_that_is_not_positive_is_refused(max_norm):
-    with pytest.raises(ValueError, match=f"max_norm must be positive or None, received {max_norm}"):
+    with pytest.raises(ValueError, match=f"max_norm must be a finite number above 0, received {max_norm}"):
         StopOnNonFiniteLoss(nn.Linear(1, 1), max_norm)
 
 
