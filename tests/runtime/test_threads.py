@@ -1,0 +1,58 @@
+"""The bundle runner restarts once, with threads that sleep while they wait."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from medfusion_monai.runtime import threads
+
+CONFIG = """
+imports:
+- $import os
+- $import medfusion_monai
+- $import medfusion_monai.runtime.threads
+device: {device}
+initialize:
+- $print('started', os.getpid(), os.environ.get('OMP_WAIT_POLICY'))
+- $medfusion_monai.runtime.threads.let_waiting_threads_sleep(@device)
+run:
+- $print('run', os.getpid(), os.environ.get('OMP_WAIT_POLICY'))
+"""
+
+
+def run(folder, device="cpu", **environment):
+    (folder / "config.yaml").write_text(CONFIG.format(device=device))
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "config.yaml"]
+    removed = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"}
+    own = {name: value for name, value in os.environ.items() if name not in removed}
+    own |= {"OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore", **environment}
+    result = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=True)
+    return [line.split() for line in result.stdout.splitlines() if line.startswith(("started ", "run "))]
+
+
+def test_runner_restarts_once_in_the_same_process(tmp_path):
+    first, second, last = run(tmp_path)
+    assert (first[0], second[0], last[0]) == ("started", "started", "run")
+    assert (first[2], second[2], last[2]) == ("None", "PASSIVE", "PASSIVE")
+    assert first[1] == second[1] == last[1]
+
+
+@pytest.mark.parametrize("environment", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_NUM_THREADS": "1"}])
+def test_runner_does_not_restart_where_it_was_decided_or_changes_nothing(environment, tmp_path):
+    first, last = run(tmp_path, **environment)
+    assert (first[0], last[0]) == ("started", "run")
+    assert last[2] == environment.get("OMP_WAIT_POLICY", "None")
+
+
+def test_runner_does_not_restart_on_a_gpu(tmp_path):
+    assert len(run(tmp_path, device="cuda")) == 2
+
+
+def test_other_programs_never_restart(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("restarted"))
+    threads.let_waiting_threads_sleep("cpu")
