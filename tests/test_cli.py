@@ -203,3 +203,19 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "prepare" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["prepare", "folder", "--root", "~/x", "--output", "o"], "argument --root: path '~/x' begins with '~'"),
+        (["prepare", "folder", "--root", "x", "--output", "a#b"], "argument --output: path 'a#b' contains '#'"),
+        (["prepare", "phantoms", "--output", ""], "argument --output: path must be a path, received ''"),
+        (["compare", "--reference", "r", "--images", "a=~/b", "--output", "o"], "path '~/b' begins with '~'"),
+        (["export", "--model-file", "~/m.pt", "--output", "o"], "argument --model-file: path '~/m.pt'"),
+    ],
+)
+def test_paths_that_would_become_others_are_refused(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert words in capsys.readouterr().err

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfusion_monai.cli.arguments import column_value, positive, seed
+from medfusion_monai.cli.arguments import bundle_path, column_value, input_path, positive, seed
 
 if TYPE_CHECKING:
     from medfusion_monai.data.preparing.image_table import ImageTable
@@ -33,8 +33,10 @@ def add_prepare(subparsers: Any) -> None:
 
 def _add_prepare_folder(sources: Any) -> None:
     parser = sources.add_parser("folder", help="images in one sub-folder per class, or listed in a table")
-    parser.add_argument("--root", required=True, help="folder of the images")
-    parser.add_argument("--csv", help="table with a row per image; without it, --root must have a sub-folder per class")
+    parser.add_argument("--root", type=input_path, required=True, help="folder of the images")
+    parser.add_argument(
+        "--csv", type=input_path, help="table with a row per image; without it, --root must have a sub-folder per class"
+    )
     parser.add_argument("--image-column", default="image", help="column of the image paths relative to --root (image)")
     parser.add_argument("--label-column", default="label", help="column of the classes (label)")
     parser.add_argument("--patient-column", help="column of the patients; without it, each image is its own patient")
@@ -80,7 +82,7 @@ def _add_prepare_phantoms(sources: Any) -> None:
 
 def _add_prepare_download(sources: Any, name: str, text: str) -> None:
     parser = sources.add_parser(name, help=text)
-    parser.add_argument("--root", required=True, help="folder of the original download")
+    parser.add_argument("--root", type=input_path, required=True, help="folder of the original download")
     parser.add_argument("--allow-missing", action="store_true", help="leave out missing images")
     parser.add_argument("--check", action="store_true", help="decode every image before writing the datalist")
     _add_common(parser)
@@ -88,7 +90,7 @@ def _add_prepare_download(sources: Any, name: str, text: str) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", required=True, help="folder for datalist.json")
+    parser.add_argument("--output", type=bundle_path, required=True, help="folder for datalist.json")
     parser.add_argument(
         "--fractions",
         nargs=3,
