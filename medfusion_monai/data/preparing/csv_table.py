@@ -16,13 +16,16 @@ from medfusion_monai.data.preparing.splits import DataError
 ADVICE = "Correct --csv, --image-column, --label-column, --patient-column, --split-column or --where."
 
 
-def read_rows(path: Path, columns: Sequence[str], where: Mapping[str, str]) -> list[dict[str, str]]:
+def read_rows(
+    path: Path, columns: Sequence[str], where: Mapping[str, Sequence[str]], may_be_empty: Sequence[str] = ()
+) -> list[dict[str, str]]:
     """Read the rows of a table that have given values.
 
     Args:
         path: text table, see :func:`read_columns`.
         columns: columns that must exist and be filled.
-        where: keep the rows that have these values in these columns.
+        where: keep the rows that have one of these values in each of these columns.
+        may_be_empty: columns of ``columns`` that need not be filled.
 
     Returns:
         The rows; the values of ``columns`` are stripped of surrounding space.
@@ -32,12 +35,17 @@ def read_rows(path: Path, columns: Sequence[str], where: Mapping[str, str]) -> l
     """
     wanted = [*columns, *where]
     rows, _ = read_columns(path, wanted, ADVICE)
-    kept = [row for row in rows if all(row[column].strip() == value for column, value in where.items())]
+    kept = [row for row in rows if all(row[column].strip() in values for column, values in where.items())]
     if not kept:
-        chosen = ", ".join(f"{column}={value}" for column, value in where.items())
+        chosen = describe_where(where)
         raise DataError(f"{path}: none of {len(rows)} rows has {chosen or 'content'}. Correct --where or the table.")
-    _refuse_empty_cells(path, kept, wanted)
+    _refuse_empty_cells(path, kept, [column for column in wanted if column not in may_be_empty])
     return [row | {column: row[column].strip() for column in columns} for row in kept]
+
+
+def describe_where(where: Mapping[str, Sequence[str]]) -> str:
+    """Return chosen values in words, e.g. ``site=a or b, view=PA``."""
+    return ", ".join(f"{column}={' or '.join(values)}" for column, values in where.items())
 
 
 def read_columns(path: Path, columns: Sequence[str], advice: str) -> tuple[list[dict[str, str]], list[int]]:

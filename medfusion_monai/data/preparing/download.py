@@ -115,7 +115,11 @@ def _datalist(
     test = [record for record in records if record.get("test")]
     rest = [record for record in records if not record.get("test")]
     own_test = any(record.get("test") for record in download.records)
-    splits = split_around_test(rest, test, fractions, seed) if own_test else split_by_patient(rest, fractions, seed)
+    names = download.class_names
+    if own_test:
+        splits = split_around_test(rest, test, fractions, seed, names)
+    else:
+        splits = split_by_patient(rest, fractions, seed, names)
     reference = draw_reference(rest, len(download.class_names), download.reference_size, seed)
     if not reference:
         logger.warning("no reference batch is written: a class has no images to draw it from.")
