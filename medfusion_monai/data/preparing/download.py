@@ -24,6 +24,7 @@ from medfusion_monai.data.preparing.splits import DataError, split_around_test, 
 from medfusion_monai.data.reading.images import check_images, list_problems
 from medfusion_monai.runtime.files import refuse_unwritable
 from medfusion_monai.runtime.seeds import derive_seed
+from medfusion_monai.runtime.values import check_config_paths
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def write_download(
             different existing datalist.
         ValueError: for a folder that cannot be written.
     """
+    check_config_paths(output=output)
     output = Path(output)
     refuse_unwritable([output])
     records, missing = _leave_out_missing(download, allow_missing)

@@ -23,6 +23,7 @@ from medfusion_monai.data.preparing.splits import DEFAULT_FRACTIONS, DataError, 
 from medfusion_monai.data.reading.dicom import check_modalities
 from medfusion_monai.data.reading.images import inspect_images, list_problems
 from medfusion_monai.runtime.files import make_folders, refuse_unwritable
+from medfusion_monai.runtime.values import check_config_paths, check_paths
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ def prepare_folder(
     Raises:
         DataError: for an unusable folder, table or image, and for splits that cannot be made.
     """
+    check_paths(root=root)
+    check_config_paths(output=output)
     root, output = Path(root), Path(output)
     if not os.path.isdir(root):
         raise DataError(f"root '{root}' is not a folder. Pass the folder of the images as --root.")

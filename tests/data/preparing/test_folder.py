@@ -456,3 +456,18 @@ def test_real_radiographs_of_one_subset_are_prepared(tmp_path):
     assert len(_items(document)) == 557
     assert sum(document["counts"][split]["patients"] for split in ("training", "validation", "test")) == 452
     assert len(read_datalist(tmp_path, "test", ["no_finding", "cardiomegaly"])) == len(document["test"])
+
+
+@pytest.mark.parametrize(
+    ("root", "output"), [("~/images", "out"), ("", "out"), ("r", "a#b"), ("r", "~/out"), ("r", "")]
+)
+def test_paths_that_would_become_others_are_refused(root, output):
+    with pytest.raises(ValueError, match=r"^(root|output) .*(must be a path|begins with|contains '#')"):
+        prepare_folder(root, output)
+
+
+def test_class_whose_name_configs_alter_can_be_renamed(folders, tmp_path):
+    (folders / "sick").rename(folders / "sick#1")
+    with pytest.raises(DataError, match=r"class_names contains \['sick#1'\]"):
+        prepare_folder(folders, tmp_path / "out")
+    assert prepare_folder(folders, tmp_path / "out", classes=["healthy", "sick#1=sick"])["class_names"][1] == "sick"
