@@ -160,9 +160,8 @@ def _prepare_folder(arguments: argparse.Namespace) -> int:
     table = _image_table(options, where)
     folders = None if table is not None else where.get("folder")
     rules = ImageRules(*(options.pop(name) for name in ImageRules._fields))
-    _print_counts(
-        prepare_folder(**options, table=table, rules=rules, folders=folders, patients=patients), arguments.output
-    )
+    document = prepare_folder(**options, table=table, rules=rules, folders=folders, patients=patients)
+    _print_counts(document, arguments.output)
     return 0
 
 

@@ -42,7 +42,7 @@ def check_image_size(image_size: Any, factor: int = 8) -> None:
 
 
 def check_class_names(class_names: Any, argument: str = "class_names") -> None:
-    """Raise a ValueError unless these are different names that MONAI's configs leave as they are."""
+    """Raise a ValueError unless these are different names that MONAI's configs neither alter nor evaluate."""
     is_list = isinstance(class_names, list | tuple)
     texts = [name for name in class_names if isinstance(name, str) and name.strip()] if is_list else []
     if not texts or len(texts) != len(class_names) or len(set(texts)) != len(texts):
@@ -58,7 +58,7 @@ def check_class_names(class_names: Any, argument: str = "class_names") -> None:
 
 
 def check_paths(**values: Any) -> None:
-    """Raise a ValueError unless the values of these keys are unset or paths that are not empty and not below ``~``."""
+    """Raise a ValueError unless the values of these keys are unset, or paths not empty and without a leading ``~``."""
     for name, value in values.items():
         if value is not None and not (isinstance(value, str | os.PathLike) and os.fspath(value).strip()):
             raise ValueError(f"{name} must be a path, received {value!r}. Use . for the working directory")

@@ -75,15 +75,6 @@ class TrainingImages:
         items = read_datalist(self.dataset_dir, "validation", self.class_names)
         return items[:: max(1, len(items) // self.val_images)]
 
-    @cached_property
-    def test(self) -> list[Item]:
-        """Items of the test split whose files exist; a training does not need any.
-
-        Raises:
-            DataError: see ``read_datalist``.
-        """
-        return read_existing(self.dataset_dir, "test", self.class_names)
-
     @property
     def shares(self) -> list[float] | None:
         """Share of each class in training, or None for the shares of the data.
@@ -104,10 +95,16 @@ class TrainingImages:
         Raises:
             DataError: if images with equal pixels are in two splits, that for the test included, or have two labels.
         """
-        splits = {"training": self.training, "validation": self.validation, "test": self.test}
-        for items in splits.values():
+        for items in (self.training, self.validation):
             record_digests(items, from_first(partial(digests_of, items, self.dicom_modalities)))
+        splits = {"training": self.training, "validation": self.validation, "test": from_first(self._identified_test)}
         refuse_repeats(splits, self.class_names)
+
+    def _identified_test(self) -> list[Item]:
+        """Return the images of the test split that exist here, with their checksums; a training needs none of them."""
+        items = read_existing(self.dataset_dir, "test", self.class_names)
+        record_digests(items, digests_of(items, self.dicom_modalities))
+        return items
 
     @property
     def reading(self) -> dict[str, Any]:

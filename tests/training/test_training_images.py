@@ -33,7 +33,7 @@ def test_list_written_by_hand_is_accepted_and_identified(tmp_path):
     images.check_choices()
     images.identify()
     assert images.shares is None
-    assert all(item["pixels"] for item in images.training + images.validation + images.test)
+    assert all(item["pixels"] for item in images.training + images.validation)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,10 @@ def test_image_in_two_splits_or_classes_is_refused_without_recorded_checksums(tm
 def test_missing_images_of_the_test_do_not_stop_a_training(tmp_path):
     images = _write(tmp_path, SEEDS, LABELS)
     (tmp_path / "d.png").unlink()
-    (tmp_path / "e.png").unlink()
     images.identify()
-    assert images.test == []
+    (tmp_path / "e.png").write_bytes((tmp_path / "b.png").read_bytes())
+    with pytest.raises(DataError, match=r"b\.png \(training\) = .*e\.png \(test\)"):
+        images.identify()
 
 
 def test_missing_test_split_does_not_stop_a_training(tmp_path):
@@ -65,7 +66,7 @@ def test_missing_test_split_does_not_stop_a_training(tmp_path):
     del document["test"]
     (tmp_path / "datalist.json").write_text(json.dumps(document))
     images.identify()
-    assert images.test == []
+    assert len(images.training) == 2
 
 
 def test_class_without_training_images_is_refused_by_name(tmp_path):

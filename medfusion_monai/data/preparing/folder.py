@@ -152,17 +152,6 @@ class _Plan(NamedTuple):
         return make_datalist(splits, self.names, source, self.seed, skipped, counts=counts), copies
 
 
-def _describe(
-    table: ImageTable | None, folders: Sequence[str] | None, patients: PatientsByPattern | PatientsByDicom | None
-) -> str:
-    """Return in words where labels, patients and splits come from."""
-    column = table.patient_column if table else None
-    known = f"patients by '{column}'" if column else "each image its own patient"
-    text = patients.describe() if patients else known
-    chosen = f" of {', '.join(folders)}" if folders else ""
-    return table.describe(text) if table else f"one sub-folder per class{chosen}, {text}"
-
-
 def _decode(records: list[Record], names: Sequence[str], rules: ImageRules) -> tuple[list[Record], int, int]:
     """Decode all images; return the records that are kept, the number left out, and the number of duplicates."""
     images = [record["image"] for record in records]
@@ -174,6 +163,17 @@ def _decode(records: list[Record], names: Sequence[str], rules: ImageRules) -> t
     groups = find_duplicates(kept)
     refuse_contradictions(groups, names)
     return kept, skipped, link_patients(kept, groups)
+
+
+def _describe(
+    table: ImageTable | None, folders: Sequence[str] | None, patients: PatientsByPattern | PatientsByDicom | None
+) -> str:
+    """Return in words where labels, patients and splits come from."""
+    column = table.patient_column if table else None
+    known = f"patients by '{column}'" if column else "each image its own patient"
+    text = patients.describe() if patients else known
+    chosen = f" of {', '.join(folders)}" if folders else ""
+    return table.describe(text) if table else f"one sub-folder per class{chosen}, {text}"
 
 
 def _has_duplicates(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Who the patient of an image is, where no table states it: by the image's path, or by its DICOM header."""
+"""Finds the patient of each image by its path or its DICOM header."""
 
 from __future__ import annotations
 
