@@ -21,6 +21,7 @@ from medfusion_monai.data.datalist import (
 from medfusion_monai.data.pixels import record_digests
 from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
 from medfusion_monai.data.preparing.splits import DataError, split_around_test, split_by_patient
+from medfusion_monai.data.reading.brightness import SHEET_NAME, ImageSurvey
 from medfusion_monai.data.reading.images import check_images, list_problems
 from medfusion_monai.runtime.files import refuse_unwritable
 from medfusion_monai.runtime.seeds import derive_seed
@@ -73,8 +74,8 @@ def write_download(
         seed: seed of the splits and the reference batch.
         overwrite: replace a different datalist.
         allow_missing: leave out missing images instead of raising.
-        check: decode every image before writing, record the checksums of their pixels, and keep patients with equal
-            images in one split.
+        check: decode every image before writing, record the checksums of their pixels, keep patients with equal
+            images in one split, and write a contact sheet.
 
     Returns:
         The datalist that was written.
@@ -96,8 +97,10 @@ def write_download(
     document = _datalist(download, records, missing, fractions, seed)  # problems are reported before long decoding
     if not overwrite:
         refuse_other_datalist(output / DATALIST_NAME, document)
+    survey = ImageSurvey(images)
     if check:
-        digests = check_images(images, download.channels)
+        digests = check_images(images, download.channels, survey)
+        survey.report()
         record_digests(records, [digests[path] for path in images])
         groups = find_duplicates(records)
         refuse_contradictions(groups, download.class_names)
@@ -106,6 +109,7 @@ def write_download(
         if not overwrite:
             refuse_other_datalist(output / DATALIST_NAME, document)
     save_datalist(output / DATALIST_NAME, document)
+    survey.write_sheet(output / SHEET_NAME)
     return document
 
 

@@ -18,8 +18,10 @@ from medfusion_monai.data.preparing.duplicates import find_duplicates, link_pati
 from medfusion_monai.data.preparing.given_splits import split_as_given
 from medfusion_monai.data.preparing.image_table import ImageTable
 from medfusion_monai.data.preparing.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
+from medfusion_monai.data.reading.brightness import SHEET_NAME, ImageSurvey
 from medfusion_monai.data.reading.dicom import check_modalities
-from medfusion_monai.data.reading.images import inspect_images, list_problems
+from medfusion_monai.data.reading.images import inspect_images, list_problems, read_image, write_scaled
+from medfusion_monai.data.reading.value_range import check_range
 from medfusion_monai.runtime.files import make_folders, refuse_unwritable
 
 logger = logging.getLogger(__name__)
@@ -40,11 +42,14 @@ class ImageRules(NamedTuple):
         channels: channels that all images must have: 1, 3 or None for any.
         modalities: values of Modality that DICOM files may have; None accepts all projections and photographs.
         skip_unreadable: leave out images that are missing, unreadable or break these rules, instead of raising.
+        value_range: values that become black and white, instead of the range that the files state. The images are
+            then copied as PNG of full range, for all readers to agree without knowing it.
     """
 
     channels: int | None = None
     modalities: Sequence[str] | None = None
     skip_unreadable: bool = False
+    value_range: tuple[float, float] | None = None
 
 
 ANY_IMAGE = ImageRules()
@@ -77,31 +82,36 @@ def prepare_folder(
         overwrite: replace a different datalist.
 
     Returns:
-        The datalist that was written.
+        The datalist that was written, beside a contact sheet of the images.
 
     Raises:
-        DataError: for an unusable folder, table or image, and for splits that cannot be made.
+        DataError: for an unusable folder, table or image, images that use a small part of their range, and for splits
+            that cannot be made.
     """
     root, output = Path(root), Path(output)
     if not os.path.isdir(root):
         raise DataError(f"root '{root}' is not a folder. Pass the folder of the images as --root.")
     refuse_unwritable([output])
     check_modalities(rules.modalities)
+    check_range(rules.value_range)
+    copy = copy or rules.value_range is not None
     if table is None:
         refuse_output_among_classes(root, output, copy)
     records = records_of_subfolders(root, output) if table is None else table.records(root)
     if table is None or table.patient_column is None:
         logger.warning(PATIENTS_UNKNOWN)
-    plan = _Plan(root, output, table, _assign_labels(records, classes), fractions, seed, copy)
+    plan = _Plan(root, output, table, _assign_labels(records, classes), fractions, seed, copy, rules)
     path = output / DATALIST_NAME
     document, _ = plan.datalist(records)  # problems that do not depend on pixels are reported before long decoding
     if not overwrite and not rules.skip_unreadable and not _has_duplicates(path):
         refuse_other_datalist(path, document)
-    document, copies = plan.datalist(*_decode(records, plan.names, rules))
+    survey = ImageSurvey([record["image"] for record in records], rules.value_range)
+    document, copies = plan.datalist(*_decode(records, plan.names, rules, survey))
     if not overwrite:
         refuse_other_datalist(path, document)
-    _copy_images(copies)
+    _copy_images(copies, rules)
     save_datalist(path, document)
+    survey.write_sheet(output / SHEET_NAME)
     return document
 
 
@@ -115,6 +125,7 @@ class _Plan(NamedTuple):
     fractions: Sequence[float]
     seed: int
     copy: bool
+    rules: ImageRules
 
     def datalist(
         self, records: list[Record], skipped: int = 0, duplicates: int = 0
@@ -124,17 +135,23 @@ class _Plan(NamedTuple):
             splits = split_as_given(records, self.names)
         else:
             splits = split_by_patient(records, self.fractions, self.seed)
-        copies = _place_images(splits, self.root, self.output, self.copy)
+        suffix = "" if self.rules.value_range is None else ".png"
+        copies = _place_images(splits, self.root, self.output, self.copy, suffix)
         described = self.table.describe() if self.table else "one sub-folder per class, each image its own patient"
         source = f"folder '{self.root.resolve().name}', {described}"
+        if self.rules.value_range is not None:
+            source += ", values {:g} to {:g}".format(*self.rules.value_range)
         counts = {"duplicates": duplicates} if duplicates else {}
         return make_datalist(splits, self.names, source, self.seed, skipped, counts=counts), copies
 
 
-def _decode(records: list[Record], names: Sequence[str], rules: ImageRules) -> tuple[list[Record], int, int]:
+def _decode(
+    records: list[Record], names: Sequence[str], rules: ImageRules, survey: ImageSurvey
+) -> tuple[list[Record], int, int]:
     """Decode all images; return the records that are kept, the number left out, and the number of duplicates."""
     images = [record["image"] for record in records]
-    digests, problems = inspect_images(images, rules.channels, modalities=rules.modalities)
+    digests, problems = inspect_images(images, rules.channels, rules.modalities, survey)
+    survey.report()
     kept, skipped = _drop_unreadable(records, problems, rules.skip_unreadable)
     _refuse_empty_classes(kept, names, skipped)
     for record in kept:
@@ -198,7 +215,9 @@ def _refuse_empty_classes(records: Sequence[Record], names: Sequence[str], skipp
         )
 
 
-def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Path, copy: bool) -> dict[Path, Path]:
+def _place_images(
+    splits: Mapping[str, Sequence[Record]], root: Path, output: Path, copy: bool, suffix: str
+) -> dict[Path, Path]:
     """Make the paths relative to the output folder, and return the target of each image to copy."""
     folder = os.path.realpath(output)
     copies = {}
@@ -206,7 +225,8 @@ def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Pa
         for item in items:
             image = Path(item["image"])
             if copy:
-                item["image"] = Path(IMAGE_FOLDER) / os.path.relpath(os.path.abspath(image), os.path.abspath(root))
+                below_root = os.path.relpath(os.path.abspath(image), os.path.abspath(root)) + suffix
+                item["image"] = Path(IMAGE_FOLDER) / below_root
                 copies[image] = output / item["image"]
             else:
                 # The image may itself be a link whose name matters: only its folder is resolved.
@@ -214,11 +234,13 @@ def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Pa
     return copies
 
 
-def _copy_images(copies: Mapping[Path, Path]) -> None:
+def _copy_images(copies: Mapping[Path, Path], rules: ImageRules) -> None:
     make_folders({target.parent for target in copies.values()})
     for image, target in copies.items():
         try:
-            if not (target.exists() and target.samefile(image)):
+            if rules.value_range is not None:
+                write_scaled(read_image(image, rules.channels, rules.modalities, rules.value_range), target)
+            elif not (target.exists() and target.samefile(image)):
                 shutil.copyfile(image, target)
         except OSError as error:
             raise DataError(

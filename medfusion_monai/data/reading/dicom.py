@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ImageFile
 
 from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.data.reading.value_range import ValueRange
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -50,7 +51,9 @@ def looks_like_dicom(head: bytes) -> bool:
     return len(head) >= 132 and any(element in FIRST_ELEMENTS.get(group, ()) for group, element in pairs)
 
 
-def read_dicom(path: Path, modalities: Sequence[str] | None = None) -> np.ndarray:
+def read_dicom(
+    path: Path, modalities: Sequence[str] | None = None, value_range: ValueRange | None = None
+) -> np.ndarray:
     """Read the image of a DICOM file as a viewer shows it first.
 
     Gray: the modality table or rescale slope and intercept, then the first VOI table, else the first window, then the
@@ -62,6 +65,7 @@ def read_dicom(path: Path, modalities: Sequence[str] | None = None) -> np.ndarra
         path: the file, in any transfer syntax with a decoder in pydicom.
         modalities: accepted values of Modality; None accepts :data:`DEFAULT_MODALITIES`. A file without Modality is
             always accepted.
+        value_range: values after rescaling that become 0 and 1, instead of table and window.
 
     Returns:
         float32 of shape (C, H, W) in [0, 1], one or three channels.
@@ -80,7 +84,7 @@ def read_dicom(path: Path, modalities: Sequence[str] | None = None) -> np.ndarra
     try:
         _refuse_other_modality(path, header, modalities)
         _refuse_other_than_one_image(path, header)
-        pixels = shown(stored_values(path, header), header)
+        pixels = shown(stored_values(path, header), header, value_range)
     except DataError:
         raise
     except Exception as error:  # headers, decoders and tables raise anything
@@ -115,9 +119,22 @@ def _refuse_other_than_one_image(path: Path, header: Dataset) -> None:
             f"{path}: is a DICOM file without pixel data ({kind.name if kind else 'no SOP class'}), or truncated. "
             "Leave it out, or fetch it again."
         )
+    _refuse_shifted_bits(path, header)
     frames = int(header.get("NumberOfFrames") or 1)
     if frames != 1:
         raise DataError(f"{path}: is a DICOM file with {frames} frames. Write one image per file.")
     photometric = header.PhotometricInterpretation
     if photometric not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB") and not photometric.startswith("YBR_"):
         raise DataError(f"{path}: is a DICOM file in {photometric}, which is not supported. Convert it to PNG.")
+
+
+def _refuse_shifted_bits(path: Path, header: Dataset) -> None:
+    """Raise for native values that are not in the lowest bits: decoders would cut off their highest ones."""
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    is_native = syntax is None or not syntax.is_encapsulated
+    high_bit, bits = header.get("HighBit"), header.get("BitsStored")
+    if is_native and high_bit is not None and bits is not None and high_bit > bits - 1:
+        raise DataError(
+            f"{path}: is a DICOM file with HighBit {high_bit} and BitsStored {bits}, but HighBit must be {bits - 1}: "
+            "its values are ambiguous. Correct its header."
+        )
