@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.data.reading.jpeg_files import missing_part
 from medfusion_monai.data.reading.value_range import ValueRange, to_unit_range
 
 MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -31,6 +32,9 @@ def read_with_pillow(path: Path, value_range: ValueRange | None = None) -> np.nd
             if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG, followed by its preview
                 raise DataError(f"{path}: contains {frames} frames. Write one image per file.")
             image.load()
+            missing = missing_part(path.read_bytes(), image) if image.format in ("JPEG", "MPO") else None
+            if missing:
+                raise DataError(f"{path}: is an incomplete JPEG: {missing}. Fetch the file again.")
             tags = dict(getattr(image, "tag_v2", {}))
             return _to_array(ImageOps.exif_transpose(image), path, tags, value_range)
     except DataError:
