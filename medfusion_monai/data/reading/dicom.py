@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ImageFile
 
 from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.data.reading.size_limit import refuse_large
 from medfusion_monai.data.reading.value_range import ValueRange
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def read_dicom(
     try:
         _refuse_other_modality(path, header, modalities)
         _refuse_other_than_one_image(path, header)
+        refuse_large(path, header.Rows, header.Columns)
+        _refuse_other_length(path, header)
         pixels = shown(stored_values(path, header), header, value_range)
     except DataError:
         raise
@@ -126,6 +129,31 @@ def _refuse_other_than_one_image(path: Path, header: Dataset) -> None:
     photometric = header.PhotometricInterpretation
     if photometric not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB") and not photometric.startswith("YBR_"):
         raise DataError(f"{path}: is a DICOM file in {photometric}, which is not supported. Convert it to PNG.")
+    samples = 1 if photometric in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR") else 3
+    if header.SamplesPerPixel != samples:
+        raise DataError(
+            f"{path}: is a DICOM file in {photometric} with {header.SamplesPerPixel} samples per pixel instead of "
+            f"{samples}. Correct its header, or write one image per file."
+        )
+
+
+def _refuse_other_length(path: Path, header: Dataset) -> None:
+    """Raise if there are more pixels than the header describes; decoders raise for fewer."""
+    data, syntax = header.PixelData, header.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_encapsulated:
+        frames = int.from_bytes(data[4:8], "little") // 4  # in the table of their offsets, which may be empty
+        if frames > 1:
+            raise DataError(f"{path}: is a DICOM file with {frames} compressed frames. Write one image per file.")
+        return
+    samples = 2 if header.PhotometricInterpretation == "YBR_FULL_422" else header.SamplesPerPixel
+    expected = -(-header.Rows * header.Columns * samples * header.BitsAllocated // 8)
+    row = expected // max(1, header.Rows)
+    if len(data) > expected + max(1, row) or any(data[expected:]):  # up to a row of zeros is padding
+        raise DataError(
+            f"{path}: is a DICOM file with {len(data)} bytes of pixel data, but {header.Rows} rows and "
+            f"{header.Columns} columns of {samples} x {header.BitsAllocated} bits take {expected}. Correct its header, "
+            "or write one image per file."
+        )
 
 
 def _refuse_shifted_bits(path: Path, header: Dataset) -> None:

@@ -110,6 +110,8 @@ def _baseline_jpeg(header: Dataset) -> np.ndarray:
     says_ybr = "jfif" in image.info or adobe == 1
     says_rgb = bytes(component[0] for component in image.layer).upper() == b"RGB"
     samples = header.SamplesPerPixel
+    if image.size != (header.Columns, header.Rows):  # before decoding
+        raise ValueError(f"the header does not match a JPEG of {image.height}x{image.width} pixels")
     if samples == 3 and not says_rgb and (says_ybr or adobe is None):
         image.draft("YCbCr", image.size)  # no conversion: Pillow would interpret any three components as YBR
     stored = np.array(image)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.data.reading.size_limit import refuse_large
 from medfusion_monai.data.reading.value_range import ValueRange, to_unit_range
 
 GZIP = b"\x1f\x8b"
 HEADER_BYTES = 540  # of NIfTI-2, the longer one
+MOST_EXTENSIONS = 2**26  # bytes between header and image
 
 
 def looks_like_nifti(head: bytes) -> bool:
@@ -50,7 +53,7 @@ def read_nifti(path: Path, value_range: ValueRange | None = None) -> np.ndarray:
             kind = nib.Nifti2Image if content[4:7] == b"n+2" else nib.Nifti1Image
             header = kind.header_class(content[: kind.header_class.sizeof_hdr])
             _refuse_volume(path, header.get_data_shape())  # before decompressing a whole volume
-            image = kind.from_bytes(content + file.read())
+            image = kind.from_bytes(content + file.read(_bytes_of(path, header) - len(content)))
         return _to_pixels(path, image, value_range)
     except DataError:
         raise
@@ -70,6 +73,15 @@ def _refuse_other_content(path: Path, content: bytes) -> None:
 def _refuse_volume(path: Path, shape: tuple[int, ...]) -> None:
     if len(shape) < 2 or [size for size in shape[2:] if size != 1] not in ([], [3]):
         raise DataError(f"{path}: is a NIfTI volume of shape {shape}, not one 2D image. Write one slice per file.")
+
+
+def _bytes_of(path: Path, header: nib.Nifti1Header) -> int:
+    """Return the length of header and image; what follows is not read."""
+    shape, start = header.get_data_shape(), int(header["vox_offset"])
+    refuse_large(path, shape[1], shape[0])
+    if start > MOST_EXTENSIONS:
+        raise DataError(f"{path}: is a NIfTI file whose image begins after {start} bytes. Correct its vox_offset.")
+    return max(HEADER_BYTES, start + math.prod(shape) * header.get_data_dtype().itemsize)
 
 
 def _to_pixels(path: Path, image: nib.Nifti1Image, value_range: ValueRange | None) -> np.ndarray:

@@ -11,6 +11,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.data.reading.jpeg_files import missing_part
+from medfusion_monai.data.reading.size_limit import refuse_large
 from medfusion_monai.data.reading.value_range import ValueRange, to_unit_range
 
 MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -28,6 +29,7 @@ def read_with_pillow(path: Path, value_range: ValueRange | None = None) -> np.nd
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(path) as image:
+            refuse_large(path, image.height, image.width)
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG, followed by its preview
                 raise DataError(f"{path}: contains {frames} frames. Write one image per file.")
@@ -47,8 +49,7 @@ def read_with_pillow(path: Path, value_range: ValueRange | None = None) -> np.nd
             "Remove it, or convert it to PNG or JPEG."
         ) from error
     except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise DataError(f"{path}: has more than {limit} million pixels. Reduce its size.") from error
+        raise DataError(f"{path}: has too many pixels. Reduce its size, or cut it into tiles. ({error})") from error
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to zlib.error
         raise DataError(
             f"{path}: cannot be decoded, truncated or damaged: {error} ({path.stat().st_size} bytes). "
@@ -78,10 +79,10 @@ def _to_array(
     gray = image.mode in ("1", "L", "LA", "La")
     image = image.convert(("LA" if has_alpha else "L") if gray else ("RGBA" if has_alpha else "RGB"))
     planes = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1).astype(np.float32)
-    unit = planes / 255
-    if value_range is not None:
-        unit[: 1 if gray else 3] = to_unit_range(planes[: 1 if gray else 3], value_range)
-    return unit[:-1] * unit[-1:] if has_alpha else unit
+    if value_range is not None:  # alpha stays as it is
+        planes[: 1 if gray else 3] = 255 * to_unit_range(planes[: 1 if gray else 3], value_range)
+    planes /= 255
+    return planes[:-1] * planes[-1:] if has_alpha else planes
 
 
 def _numbers(image: Image.Image, tiff_tags: Mapping[int, Any]) -> np.ndarray | None:

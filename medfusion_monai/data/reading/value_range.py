@@ -19,4 +19,6 @@ def check_range(value_range: ValueRange | None) -> None:
 def to_unit_range(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     """Map the lower end of a range to 0, the upper to 1, and clip values outside."""
     low, high = value_range
-    return np.clip((values - np.float64(low)) / (high - low), 0, 1)
+    unit = values - np.float64(low)
+    unit /= high - low
+    return np.clip(unit, 0, 1, out=unit)
