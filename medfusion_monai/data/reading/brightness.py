@@ -189,13 +189,13 @@ def _in_words(limit: str, value: float, path: str) -> str:
     white = white_value(path)
     if white is None:
         return (
-            f"their values are {limit} {value:.3g} of the range that their headers state (0 black, 1 white), in "
-            f"{path}. Prepare them with the range of the values, --range LOW HIGH, instead of window or display range"
+            f"their values are {limit} {value:.3g} of the range that their headers state (in {path}; 0 black, 1 "
+            f"white). Prepare them with the range of the values, --range LOW HIGH, instead of window or display range"
         )
     found = round(value * white)
     bits = int(found if limit == "up to" else white - found).bit_length()
-    low, high = (0, 2**bits - 1) if limit == "up to" else (found, white)
+    wanted = f"e.g. --range 0 {2**bits - 1}" if limit == "up to" else "--range LOW HIGH, before inversion if white is 0"
     return (
-        f"their values are {limit} {found} of {white}, in {path}, as of {bits}-bit data in {white.bit_length()}-bit "
-        f"files. Prepare them with the range of the values, e.g. --range {low} {high}"
+        f"their values are {limit} {found} of {white} (in {path}), {bits}-bit data in {white.bit_length()}-bit files. "
+        f"Prepare them with the range of the values, {wanted}"
     )

@@ -33,6 +33,8 @@ def read_with_pillow(path: Path, value_range: ValueRange | None = None) -> np.nd
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG, followed by its preview
                 raise DataError(f"{path}: contains {frames} frames. Write one image per file.")
+            if value_range is not None:
+                _refuse_deep_colour(path, image)
             image.load()
             missing = missing_part(path.read_bytes(), image) if image.format in ("JPEG", "MPO") else None
             if missing:
@@ -55,6 +57,16 @@ def read_with_pillow(path: Path, value_range: ValueRange | None = None) -> np.nd
             f"{path}: cannot be decoded, truncated or damaged: {error} ({path.stat().st_size} bytes). "
             "Fetch the file again."
         ) from error
+
+
+def _refuse_deep_colour(path: Path, image: ImageFile.ImageFile) -> None:
+    """Raise for colour of 16 bits, of which Pillow keeps the higher 8: a stated range would leave few levels."""
+    is_deep = any(";16" in str(tile.args) for tile in image.tile)  # the layout of the file's pixels, as "RGB;16B"
+    if is_deep and image.mode not in MODES_16_BIT:
+        raise DataError(
+            f"{path}: has 16-bit colour, which is read as 8 bits and cannot be scaled by --range. Scale it to full "
+            "range with another program."
+        )
 
 
 def white_of_pillow(path: Path) -> int:

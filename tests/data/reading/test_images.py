@@ -241,7 +241,11 @@ def _empty_png(path, height, width):
     packer = zlib.compressobj(9)
     line = bytes(1 + width // 8)
     content = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", content), (b"IEND", b"")]
+    _png(path, struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), content)
+
+
+def _png(path, header, content):
+    chunks = [(b"IHDR", header), (b"IDAT", content), (b"IEND", b"")]
     parts = [
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     ]
@@ -353,3 +357,11 @@ def test_inspection_gives_digests_of_good_and_reasons_of_bad_files(tmp_path):
     assert list(digests) == [str(good)]
     assert list(problems) == [str(bad)]
     assert "does not exist" in problems[str(bad)]
+
+
+def test_sixteen_bit_colour_is_not_scaled_by_a_stated_range(tmp_path):
+    lines = b"".join(b"\0" + struct.pack(">6H", 0, 1000, 4095, 256, 512, 4095) for _ in range(2))
+    _png(tmp_path / "a.png", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0), zlib.compress(lines))
+    assert read_image(tmp_path / "a.png").max() == np.float32(15 / 255)
+    with pytest.raises(DataError, match="16-bit colour"):
+        read_image(tmp_path / "a.png", value_range=(0, 4095))
