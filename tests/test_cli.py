@@ -76,17 +76,52 @@ def test_table_options_choose_rows_and_columns(folders, capsys):
     assert "training" in capsys.readouterr().out
     document = json.loads((folders / "out/datalist.json").read_text())
     assert sum(len(document[split]) for split in ("training", "validation", "test")) == 10
-    assert main([*arguments, "--where", "view=1", "--where", "view=0"]) == 2
+    assert main([*arguments, "--where", "view=1", "--where", "view=0", "--overwrite"]) == 0
+    document = json.loads((folders / "out/datalist.json").read_text())
+    assert sum(len(document[split]) for split in ("training", "validation", "test")) == 20
 
 
 @pytest.mark.parametrize(
-    "options", [["--where", "site=a"], ["--patient-column", "person"], ["--split-column", "fold"]], ids=lambda o: o[0]
+    "options",
+    [
+        ["--where", "site=a"],
+        ["--patient-column", "person"],
+        ["--split-column", "fold"],
+        ["--label-separator", "|"],
+        ["--image-suffix", ".png"],
+    ],
+    ids=lambda o: o[0],
 )
 def test_options_of_a_table_need_a_table(options, folders, capsys):
     arguments = ["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]
     assert main([*arguments, *options]) == 2
     assert "Pass it with --csv" in capsys.readouterr().err
     assert not (folders / "out").exists()
+
+
+def test_sub_folders_and_patients_of_the_path_are_chosen(folders, capsys):
+    (folders / "root" / "c").mkdir()
+    (folders / "root" / "c" / "note.txt").write_text("no image")
+    arguments = ["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]
+    assert main([*arguments, "--where", "folder=a", "--where", "folder=b", "--patient-pattern", "([a-b][0-9])[.]"]) == 0
+    document = json.loads((folders / "out/datalist.json").read_text())
+    assert (document["class_names"], document["test"][0]["patient"][0]) == (["a", "b"], "a")
+    assert main([*arguments, "--where", "folder=x", "--overwrite"]) == 2
+    assert "no sub-folders ['x']" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--patient-pattern", "(a)", "--patient-from-dicom"])
+
+
+def test_images_without_or_with_several_chosen_labels_are_counted(folders, capsys):
+    rows = [f"{name}/{name}{index},{name}|x" for name in "ab" for index in range(10)]
+    (folders / "t.csv").write_text("\n".join(["image,label", *rows, "a/a0,b", "a/more,x"]))
+    arguments = ["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]
+    arguments += ["--csv", str(folders / "t.csv"), "--image-suffix", ".png", "--label-separator", "|"]
+    assert main([*arguments, "--classes", "a", "b=B"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["split", "a", "B", "patients"]
+    assert "left out as without any of the classes: 1" in lines
+    assert "left out as of several classes: 1" in lines
 
 
 def test_given_splits_modalities_and_repeats_are_told(folders, capsys):
@@ -209,3 +244,19 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "prepare" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["prepare", "folder", "--root", "~/x", "--output", "o"], "argument --root: path '~/x' begins with '~'"),
+        (["prepare", "folder", "--root", "x", "--output", "a#b"], "argument --output: path 'a#b' contains '#'"),
+        (["prepare", "phantoms", "--output", ""], "argument --output: path must be a path, received ''"),
+        (["compare", "--reference", "r", "--images", "a=~/b", "--output", "o"], "path '~/b' begins with '~'"),
+        (["export", "--model-file", "~/m.pt", "--output", "o"], "argument --model-file: path '~/m.pt'"),
+    ],
+)
+def test_paths_that_would_become_others_are_refused(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert words in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -15,10 +15,15 @@ from medfusion_monai.bundle.keys import unknown_keys
 from medfusion_monai.bundle.root import workflows_in_initialize
 from medfusion_monai.runtime.distributed import report_failure
 from medfusion_monai.runtime.errors import first_cause, short_message
+from medfusion_monai.runtime.values import check_class_names, check_config_paths
 
 TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")
 """Keys added by MONAI's runner and its federated client."""
 
+
+PATHS = ("_dir", "_file", "refuse_copies_of")
+"""Endings of keys whose values are paths."""
+PATHS_BY_NAME = ("other_samples", "other_autoencoders")
 
 WORDS = {"true": True, "false": False, "null": None}
 """Values that the runner passes on as text, and their meaning in YAML."""
@@ -32,12 +37,13 @@ def accept_overrides() -> None:
     accepted.
 
     Raises:
-        ValueError: for unknown keys, with the nearest known ones.
+        ValueError: for unknown keys, with the nearest known ones; and for paths and class names that cannot be used.
     """
     repeat_errors_last()
     for workflow in workflows_in_initialize():
         try:
             _refuse_unknown(workflow)
+            _check_names(workflow.parser.get())
         except ValueError:
             workflow._is_initialized = False  # a later workflow must not be mistaken for this one
             raise
@@ -79,6 +85,17 @@ def _refuse_unknown(workflow: ConfigWorkflow) -> None:
     unknown = [key for key in rest if not any(key in content for content in merged)]
     if unknown:
         raise unknown_keys(unknown, [key for key in config if key not in unknown], "--")
+
+
+def _check_names(config: Mapping[str, Any]) -> None:
+    """Check the class names and paths of a config, except those that an expression computes."""
+    values = {key: value for key, value in config.items() if not (isinstance(value, str) and value[:1] in ("$", "@"))}
+    if values.get("class_names") is not None:
+        check_class_names(values["class_names"])
+    check_config_paths(**{key: value for key, value in values.items() if key.endswith(PATHS)})
+    for key in PATHS_BY_NAME:
+        named = values.get(key)
+        check_config_paths(**{f"{key} {name}": path for name, path in named.items()} if isinstance(named, dict) else {})
 
 
 def _is_steps(value: Any) -> bool:

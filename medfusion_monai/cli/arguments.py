@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
+
+from medfusion_monai.runtime.values import check_config_paths, check_paths
 
 
 def column_value(text: str) -> tuple[str, str]:
@@ -12,6 +15,30 @@ def column_value(text: str) -> tuple[str, str]:
     if not column or not equals:
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
     return column, value
+
+
+def input_path(text: str) -> str:
+    """Return a path to read from; it must not be empty or begin with ``~``."""
+    return _checked(check_paths, text)
+
+
+def bundle_path(text: str) -> str:
+    """Return a path that a bundle's config may also contain, as that of written files: without ``#``."""
+    return _checked(check_config_paths, text)
+
+
+def named_path(text: str) -> tuple[str, str]:
+    """Split ``NAME=PATH`` at its first equals sign; the path is checked as by ``input_path``."""
+    name, path = column_value(text)
+    return name, input_path(path)
+
+
+def _checked(check: Callable[..., None], text: str) -> str:
+    try:
+        check(path=text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def yaml_value(key: str, text: str) -> Any:

@@ -6,19 +6,30 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.cli.arguments import positive, seed, whole
+from medfusion_monai.cli.arguments import bundle_path, input_path, positive, seed, whole
 
 
 def add_audit(subparsers: Any) -> None:
     """Add ``medfusion audit``."""
     parser = subparsers.add_parser("audit", help="look for copies of training images among generated ones")
-    parser.add_argument("--dataset-dir", required=True, metavar="DIR", help="the data that the model was trained with")
     parser.add_argument(
-        "--samples", required=True, metavar="DIR", help="generated images, such as samples of inference"
+        "--dataset-dir", type=bundle_path, required=True, metavar="DIR", help="the data that the model was trained with"
     )
-    parser.add_argument("--output", required=True, help="folder for audit.html, audit.md, audit.json, copy_guard.npz")
     parser.add_argument(
-        "--model-file", metavar="FILE", help="weights, as models/model.pt, for latents and membership inference"
+        "--samples",
+        type=input_path,
+        required=True,
+        metavar="DIR",
+        help="generated images, such as samples of inference",
+    )
+    parser.add_argument(
+        "--output", type=bundle_path, required=True, help="folder for audit.html, audit.md, audit.json, copy_guard.npz"
+    )
+    parser.add_argument(
+        "--model-file",
+        type=bundle_path,
+        metavar="FILE",
+        help="weights, as models/model.pt, for latents and membership inference",
     )
     parser.add_argument(
         "--features",

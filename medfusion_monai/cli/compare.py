@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.cli.arguments import column_value, positive, seed, whole
+from medfusion_monai.cli.arguments import bundle_path, input_path, named_path, positive, seed, whole
 
 
 def add_compare(subparsers: Any) -> None:
@@ -15,6 +15,7 @@ def add_compare(subparsers: Any) -> None:
     parser = subparsers.add_parser("compare", help="compare any generator's images with real ones in one report")
     parser.add_argument(
         "--reference",
+        type=input_path,
         required=True,
         metavar="DIR",
         help="real images: a prepared data set, one sub-folder per class, or a folder of images",
@@ -24,11 +25,13 @@ def add_compare(subparsers: Any) -> None:
         required=True,
         nargs="+",
         action="extend",
-        type=column_value,
+        type=named_path,
         metavar="NAME=DIR",
         help="generated images: samples of inference, one sub-folder per class, or a folder of images; repeatable",
     )
-    parser.add_argument("--output", required=True, help="folder for report.html, report.md, report.json")
+    parser.add_argument(
+        "--output", type=bundle_path, required=True, help="folder for report.html, report.md, report.json"
+    )
     parser.add_argument("--split", help="split of a prepared reference (reference if there is one, else test)")
     parser.add_argument("--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="resize all images")
     _add_settings(parser)

@@ -6,14 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medfusion_monai.cli.arguments import seed
+from medfusion_monai.cli.arguments import bundle_path, input_path, seed
 
 
 def add_demo(subparsers: Any) -> None:
     """Add ``medfusion demo``."""
     parser = subparsers.add_parser("demo", help="train a bundle on generated images, sample, and measure the result")
-    parser.add_argument("--bundle", required=True, help="folder of the bundle")
-    parser.add_argument("--output", required=True, help="folder for data, weights, samples and report")
+    parser.add_argument("--bundle", type=bundle_path, required=True, help="folder of the bundle")
+    parser.add_argument(
+        "--output", type=bundle_path, required=True, help="folder for data, weights, samples and report"
+    )
     parser.add_argument("--seed", type=seed, default=0, help="seed (0)")
     parser.set_defaults(handler=_demo)
 
@@ -21,21 +23,31 @@ def add_demo(subparsers: Any) -> None:
 def add_export(subparsers: Any) -> None:
     """Add ``medfusion export``."""
     parser = subparsers.add_parser("export", help="write a trained model as safetensors, ONNX or TorchScript")
-    parser.add_argument("--model-file", required=True, help="weights, or a folder or bundle that contains them")
-    parser.add_argument("--output", required=True, help="folder for the files")
+    parser.add_argument(
+        "--model-file", type=bundle_path, required=True, help="weights, or a folder or bundle that contains them"
+    )
+    parser.add_argument("--output", type=bundle_path, required=True, help="folder for the files")
     parser.add_argument(
         "--format",
         default="onnx",
         help="onnx or torchscript: networks and sampler.json; safetensors: weights, model card and checksums (onnx)",
     )
     parser.add_argument(
-        "--bundle", help="folder of the bundle that the card describes (the one that contains the weights)"
+        "--bundle",
+        type=input_path,
+        help="folder of the bundle that the card describes (the one that contains the weights)",
     )
     parser.add_argument(
-        "--report", metavar="FILE", help="report.json of run evaluating, for the model card (safetensors)"
+        "--report",
+        type=input_path,
+        metavar="FILE",
+        help="report.json of run evaluating, for the model card (safetensors)",
     )
     parser.add_argument(
-        "--audit", metavar="FILE", help="audit.json of medfusion audit, for the model card (safetensors)"
+        "--audit",
+        type=input_path,
+        metavar="FILE",
+        help="audit.json of medfusion audit, for the model card (safetensors)",
     )
     parser.set_defaults(handler=_export)
 

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfusion_monai.cli.arguments import column_value, positive, seed
+from medfusion_monai.cli.arguments import bundle_path, column_value, input_path, positive, seed
 
 if TYPE_CHECKING:
     from medfusion_monai.data.preparing.image_table import ImageTable
+    from medfusion_monai.data.preparing.patients import PatientsByDicom, PatientsByPattern
 
 DOWNLOADS = {
     "chexpert": "CheXpert: frontal chest X-rays with or without cardiomegaly; valid.csv is not used",
@@ -22,6 +23,25 @@ DOWNLOADS = {
     "crcdx": "CRC-DX: tiles of colorectal cancer, microsatellite instable or stable",
 }
 """Public data sets by name, each read by ``prepare_NAME`` of ``data/preparing/NAME.py``."""
+
+
+TABLE_OPTIONS = (
+    "image_column",
+    "label_column",
+    "patient_column",
+    "split_column",
+    "label_separator",
+    "image_suffix",
+)
+"""Fields of ``ImageTable`` with an option of the same name; all but the first two need a table."""
+LEFT_OUT = {
+    "lateral": "lateral",
+    "missing": "missing",
+    "skipped": "unreadable",
+    "unlisted": "without any of the classes",
+    "ambiguous": "of several classes",
+}
+"""Counts of a datalist, and what they count."""
 
 
 def add_prepare(subparsers: Any) -> None:
@@ -36,11 +56,13 @@ def add_prepare(subparsers: Any) -> None:
 
 def _add_prepare_folder(sources: Any) -> None:
     parser = sources.add_parser("folder", help="images in one sub-folder per class, or listed in a table")
-    parser.add_argument("--root", required=True, help="folder of the images")
-    parser.add_argument("--csv", help="table with a row per image; without it, --root must have a sub-folder per class")
+    parser.add_argument("--root", type=input_path, required=True, help="folder of the images")
+    parser.add_argument(
+        "--csv", type=input_path, help="table with a row per image; without it, --root must have a sub-folder per class"
+    )
     parser.add_argument("--image-column", default="image", help="column of the image paths relative to --root (image)")
     parser.add_argument("--label-column", default="label", help="column of the classes (label)")
-    parser.add_argument("--patient-column", help="column of the patients; without it, each image is its own patient")
+    _add_patients(parser)
     parser.add_argument(
         "--split-column", help="column of given splits (training, validation, test), replaces --fractions and --seed"
     )
@@ -50,13 +72,23 @@ def _add_prepare_folder(sources: Any) -> None:
         type=column_value,
         default=[],
         metavar="COLUMN=VALUE",
-        help="keep only rows with this value; repeatable",
+        help="keep only rows with this value; several values of one column: any of them; several columns: all of them. "
+        "Without --csv, folder=NAME chooses sub-folders",
     )
     parser.add_argument(
         "--classes",
         nargs="+",
         metavar="VALUE[=NAME]",
         help="label values in order, with names (all values, sorted)",
+    )
+    parser.add_argument(
+        "--label-separator",
+        metavar="TEXT",
+        help="the label column lists several labels, e.g. '|' for Effusion|Mass; images with exactly one of --classes "
+        "are kept, whatever else they have; those with none or several are left out and counted",
+    )
+    parser.add_argument(
+        "--image-suffix", default="", metavar="SUFFIX", help="added to the values of --image-column, e.g. .dicom"
     )
     parser.add_argument("--channels", type=int, choices=(1, 3), help="channels that all images must have")
     parser.add_argument(
@@ -80,6 +112,21 @@ def _add_prepare_folder(sources: Any) -> None:
     parser.set_defaults(handler=_prepare_folder)
 
 
+def _add_patients(parser: argparse.ArgumentParser) -> None:
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--patient-column", help="column of the patients; without it, each image is its own patient")
+    ways.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="regular expression with one group, the patient, in the path below --root, e.g. '([0-9]+)_[0-9]+'",
+    )
+    ways.add_argument(
+        "--patient-from-dicom",
+        action="store_true",
+        help="patients by DICOM's PatientID, hashed with a random salt that is kept in OUTPUT/patient_salt.txt",
+    )
+
+
 def _add_prepare_phantoms(sources: Any) -> None:
     parser = sources.add_parser("phantoms", help="drawn images whose class can be measured")
     parser.add_argument("--modality", default="cxr", help="cxr, fundus or histo (cxr)")
@@ -91,7 +138,7 @@ def _add_prepare_phantoms(sources: Any) -> None:
 
 def _add_prepare_download(sources: Any, name: str, text: str) -> None:
     parser = sources.add_parser(name, help=text)
-    parser.add_argument("--root", required=True, help="folder of the original download")
+    parser.add_argument("--root", type=input_path, required=True, help="folder of the original download")
     parser.add_argument("--allow-missing", action="store_true", help="leave out missing images")
     parser.add_argument("--check", action="store_true", help="decode every image before writing the datalist")
     _add_common(parser)
@@ -99,7 +146,7 @@ def _add_prepare_download(sources: Any, name: str, text: str) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", required=True, help="folder for datalist.json")
+    parser.add_argument("--output", type=bundle_path, required=True, help="folder for datalist.json")
     parser.add_argument(
         "--fractions",
         nargs=3,
@@ -117,27 +164,41 @@ def _prepare_folder(arguments: argparse.Namespace) -> int:
 
     options = _options(arguments)
     del options["check"]
-    table = _image_table(options)
+    where: dict[str, list[str]] = {}
+    for column, value in options.pop("where"):
+        where.setdefault(column, []).append(value)
+    patients = _patient_rule(options)
+    table = _image_table(options, where)
+    folders = None if table is not None else where.get("folder")
     rules = ImageRules(*(options.pop(name) for name in ImageRules._fields))
     with _print_brightness():
-        document = prepare_folder(**options, table=table, rules=rules)
+        document = prepare_folder(**options, table=table, rules=rules, folders=folders, patients=patients)
     _print_counts(document, arguments.output)
     return 0
 
 
-def _image_table(options: dict[str, Any]) -> ImageTable | None:
+def _patient_rule(options: dict[str, Any]) -> PatientsByPattern | PatientsByDicom | None:
+    """Remove the options on patients that need no table, and return what they ask for."""
+    from medfusion_monai.data.preparing.patients import PatientsByDicom, PatientsByPattern
+
+    pattern, from_dicom = options.pop("patient_pattern"), options.pop("patient_from_dicom")
+    if pattern is not None:
+        return PatientsByPattern(pattern)
+    return PatientsByDicom(options["output"]) if from_dicom else None
+
+
+def _image_table(options: dict[str, Any], where: dict[str, list[str]]) -> ImageTable | None:
     """Remove the options of a table from the others, and return the table, or None without --csv."""
     from medfusion_monai.data.preparing.image_table import ImageTable
 
-    path, where = options.pop("csv"), options.pop("where")
-    columns = {name: options.pop(name) for name in ("image_column", "label_column", "patient_column", "split_column")}
-    chosen = [column for column, _ in where]
-    if len(set(chosen)) < len(chosen):
-        raise ValueError(f"--where has a column twice: {chosen}. Use one value per column.")
+    path = options.pop("csv")
+    columns = {name: options.pop(name) for name in TABLE_OPTIONS}
     if path is not None:
-        return ImageTable(path, **columns, where=dict(where))
-    if where or columns["patient_column"] or columns["split_column"]:
-        raise ValueError("--where, --patient-column and --split-column need a table. Pass it with --csv.")
+        return ImageTable(path, **columns, where=where)
+    needing = [f"--{name.replace('_', '-')}" for name in TABLE_OPTIONS[2:] if columns[name]]
+    needing += [f"--where {column}=" for column in where if column != "folder"]
+    if needing:
+        raise ValueError(f"{', '.join(needing)} need a table. Pass it with --csv.")
     return None
 
 
@@ -182,7 +243,7 @@ def _print_counts(document: dict[str, Any], output: str) -> None:
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         print("  ".join([row[0].ljust(widths[0]), *cells]))
-    for key, word in (("lateral", "lateral"), ("missing", "missing"), ("skipped", "unreadable")):
+    for key, word in LEFT_OUT.items():
         if document["counts"].get(key):
             print(f"left out as {word}: {document['counts'][key]}")
     if document["counts"].get("duplicates"):

@@ -13,6 +13,7 @@ from medfusion_monai.data.pixels import PIXELS, refuse_repeats
 from medfusion_monai.data.preparing.splits import SPLITS, DataError, split_by_patient
 from medfusion_monai.data.training.class_shares import true_shares
 from medfusion_monai.runtime.files import look_at_all, make_folders, renamed_when_whole
+from medfusion_monai.runtime.values import check_class_names
 
 __all__ = [
     "DataError",
@@ -20,6 +21,7 @@ __all__ = [
     "make_datalist",
     "missing_files",
     "read_datalist",
+    "read_existing",
     "refuse_other_datalist",
     "save_datalist",
     "split_by_patient",
@@ -43,32 +45,38 @@ def read_datalist(
 
     Returns:
         Items with ``image`` (absolute path), ``label`` (int), ``pixels`` (checksum, where the datalist records it) and
-        ``patient`` (str; an entry without one is its own
-        patient).
+        ``patient`` (str; an entry without one is its own patient).
 
     Raises:
-        DataError: for a missing or invalid datalist, an empty split, an invalid entry, other class names, missing
-            image files, and a patient in two splits.
+        DataError: for a missing or invalid datalist, an empty split, an invalid entry in any split, other class names,
+            missing image files, a patient in two splits, and equal recorded pixels in two splits or under two labels.
+    """
+    path = find_datalist(dataset_dir)
+    items = _items(path, _load(path), split, class_names)
+    _refuse_missing_files(path, split, [item["image"] for item in items])
+    return items
+
+
+def read_existing(
+    dataset_dir: str | os.PathLike[str], split: str, class_names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Read the entries of a split whose files exist; a datalist without this split has none.
+
+    Args:
+        dataset_dir: as for :func:`read_datalist`, like the other arguments.
+        split: name of the split.
+        class_names: class names expected by the caller.
+
+    Raises:
+        DataError: as :func:`read_datalist`, except for missing files and splits.
     """
     path = find_datalist(dataset_dir)
     document = _load(path)
-    names = _agreed_class_names(path, document.get("class_names"), class_names)
-    entries = document.get(split)
-    if not isinstance(entries, list) or not entries:
-        present = [key for key in (*SPLITS, REFERENCE) if document.get(key)]
-        found = "is missing" if entries is None else "is empty" if entries == [] else "is not a list"
-        raise DataError(
-            f"{path}: split '{split}' {found}; filled splits: {present}. "
-            "Choose one of them, or prepare the data again with a larger fraction for this split."
-        )
-    folder = path.parent
-    items = [_checked_item(path, f"{split}[{index}]", entry, names) for index, entry in enumerate(entries)]
-    _refuse_shared_patients(path, document)
-    _refuse_repeats(path, document, names)
-    for item in items:
-        item["image"] = os.path.normpath(os.path.join(folder, item["image"]))
-    _refuse_missing_files(path, split, [item["image"] for item in items])
-    return items
+    if not document.get(split):
+        return []
+    items = _items(path, document, split, class_names)
+    missing = set(missing_files([item["image"] for item in items]))
+    return [item for item in items if item["image"] not in missing]
 
 
 def find_datalist(dataset_dir: str | os.PathLike[str]) -> Path:
@@ -113,8 +121,10 @@ def make_datalist(
         splits; and ``reference`` if given.
 
     Raises:
-        DataError: if the name of a file or folder is not in UTF-8, which JSON requires.
+        DataError: for class names that configs cannot hold, and if the name of a file or folder is not in UTF-8, which
+            JSON requires.
     """
+    _check_class_names(class_names)
     parts = {**splits, REFERENCE: reference} if reference else dict(splits)
     all_counts = {name: count_images(items, class_names) for name, items in parts.items()}
     labels = [item["label"] for item in splits.get("training", ())]
@@ -263,17 +273,57 @@ def _load(path: Path) -> dict[str, Any]:
     return document
 
 
-def _agreed_class_names(path: Path, own: Any, wanted: Sequence[str] | None) -> list[str] | None:
-    if own is not None and not (isinstance(own, list) and all(isinstance(name, str) for name in own)):
+def _items(
+    path: Path, document: Mapping[str, Any], split: str, class_names: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    names = _agreed_class_names(path, document.get("class_names"), class_names)
+    entries = document.get(split)
+    if not isinstance(entries, list) or not entries:
+        present = [key for key in (*SPLITS, REFERENCE) if document.get(key)]
+        found = "is missing" if entries is None else "is empty" if entries == [] else "is not a list"
         raise DataError(
-            f"{path}: class_names is {own!r}, not a list of names. Write it again with `medfusion prepare`."
+            f"{path}: split '{split}' {found}; filled splits: {present}. "
+            "Choose one of them, or prepare the data again with a larger fraction for this split."
         )
+    splits = {name: _checked_entries(path, name, document, names) for name in dict.fromkeys([*SPLITS, split])}
+    own = {name: splits[name] for name in SPLITS}
+    _refuse_shared_patients(path, own)
+    try:
+        refuse_repeats(own, names or {item["label"]: str(item["label"]) for items in own.values() for item in items})
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    for item in splits[split]:
+        item["image"] = os.path.normpath(os.path.join(path.parent, item["image"]))
+    return splits[split]
+
+
+def _checked_entries(
+    path: Path, split: str, document: Mapping[str, Any], names: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    entries = document.get(split) or []
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: split '{split}' is not a list. Write it again with `medfusion prepare`.")
+    return [_checked_item(path, f"{split}[{index}]", entry, names) for index, entry in enumerate(entries)]
+
+
+def _agreed_class_names(path: Path, own: Any, wanted: Sequence[str] | None) -> list[str] | None:
+    if own is not None:
+        _check_class_names(own, f"{path}: class_names")
+    if wanted is not None:
+        _check_class_names(wanted)
     if wanted is not None and own is not None and list(wanted) != own:
         raise DataError(
             f"{path}: its class_names are {own}, but {list(wanted)} are expected. "
             "Set --class_names to those of the datalist, or prepare the data with other --classes."
         )
     return own if wanted is None else list(wanted)
+
+
+def _check_class_names(names: Any, argument: str = "class_names") -> None:
+    try:
+        check_class_names(names, argument)
+    except ValueError as error:
+        raise DataError(f"{error}.") from error
 
 
 def _checked_item(path: Path, place: str, entry: Any, names: Sequence[str] | None) -> dict[str, Any]:
@@ -297,28 +347,17 @@ def _checked_item(path: Path, place: str, entry: Any, names: Sequence[str] | Non
             f"{path}: {place} ({entry['image']}) has {PIXELS} {pixels!r}: it must be the checksum that `medfusion "
             "prepare` writes. Remove it, or prepare the data again."
         )
-    item = {"image": entry["image"], "label": label, "patient": _patient(entry)}
+    patient = entry.get("patient")
+    item = {"image": entry["image"], "label": label, "patient": str(entry["image"] if patient is None else patient)}
     return item if pixels is None else {**item, PIXELS: pixels}
 
 
-def _patient(entry: Mapping[str, Any]) -> str:
-    patient = entry.get("patient")
-    return str(entry.get("image") if patient is None else patient)
-
-
-def _refuse_shared_patients(path: Path, document: Mapping[str, Any]) -> None:
+def _refuse_shared_patients(path: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     home: dict[str, str] = {}
     shared: dict[str, tuple[str, str]] = {}
-    for name in SPLITS:
-        entries = document.get(name) or []
-        if not isinstance(entries, list):
-            raise DataError(f"{path}: split '{name}' is not a list. Write it again with `medfusion prepare`.")
-        for index, entry in enumerate(entries):
-            if not isinstance(entry, dict):
-                raise DataError(
-                    f"{path}: {name}[{index}] is {entry!r}: it needs 'image', a path relative to the datalist."
-                )
-            patient = _patient(entry)
+    for name, items in splits.items():
+        for item in items:
+            patient = item["patient"]
             if home.setdefault(patient, name) != name:
                 shared[patient] = (home[patient], name)
     if shared:
@@ -327,18 +366,6 @@ def _refuse_shared_patients(path: Path, document: Mapping[str, Any]) -> None:
             f"{path}: {len(shared)} patient(s) are in two splits, first '{patient}' in {first} and {second}. "
             "Split by patient, as `medfusion prepare` does with --patient-column."
         )
-
-
-def _refuse_repeats(path: Path, document: Mapping[str, Any], names: Sequence[str] | None) -> None:
-    """Raise if images whose checksums the datalist records are equal, but in two splits or under two labels."""
-    complete = {
-        name: [entry for entry in document.get(name) or [] if {"image", "label"} <= entry.keys()] for name in SPLITS
-    }
-    labels = [entry["label"] for entries in complete.values() for entry in entries]
-    try:
-        refuse_repeats(complete, names or {label: str(label) for label in labels})
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def _refuse_missing_files(path: Path, split: str, images: Sequence[str]) -> None:

@@ -13,12 +13,14 @@ from medfusion_monai.runtime.files import file_sha256
 
 PIXELS = "pixels"
 """Key of the checksum in a datalist's entries; see ``pixel_digest``."""
+MISSING = "missing"
+"""Checksum of a file that does not exist."""
 
 
 def digests_of(items: Sequence[Mapping[str, Any]], modalities: Sequence[str] | None = None) -> list[str]:
     """Return the checksum of each item's pixels: the recorded one, or else that of the decoded file.
 
-    A file that only a custom reader can decode has the checksum of its bytes, a missing one that of none.
+    A file that only a custom reader can decode has the checksum of its bytes, a missing one :data:`MISSING`.
 
     Args:
         items: entries of a datalist with ``image`` (path) and, where it is known, ``pixels``.
@@ -26,7 +28,7 @@ def digests_of(items: Sequence[Mapping[str, Any]], modalities: Sequence[str] | N
     """
     unknown = [item["image"] for item in items if not item.get(PIXELS)]
     found, problems = inspect_images(unknown, modalities=modalities)
-    found |= {path: f"file {file_sha256(path)}" if os.path.isfile(path) else "missing" for path in problems}
+    found |= {path: f"file {file_sha256(path)}" if os.path.isfile(path) else MISSING for path in problems}
     return [item.get(PIXELS) or found[os.fspath(item["image"])] for item in items]
 
 
@@ -58,13 +60,18 @@ def refuse_repeats(
     """Raise if images with equal pixels are in two splits or have two labels.
 
     Args:
-        splits: items by split; those without ``pixels`` are skipped.
+        splits: items by split; those without ``pixels``, and missing files, are skipped.
         class_names: names by label.
 
     Raises:
         DataError: with the first ten such groups.
     """
-    records = [{**item, "split": name} for name, items in splits.items() for item in items if item.get(PIXELS)]
+    records = [
+        {**item, "split": name}
+        for name, items in splits.items()
+        for item in items
+        if item.get(PIXELS) and item[PIXELS] != MISSING
+    ]
     places = {(record[PIXELS], record["split"], record["label"]) for record in records}
     if len(places) > len({record[PIXELS] for record in records}):
         refuse_contradictions(find_duplicates(records), class_names)

@@ -1,7 +1,8 @@
-"""Checks of config values, and the number of epochs of a phase."""
+"""Checks of config values, paths and class names, and the number of epochs of a phase."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,46 @@ def check_image_size(image_size: Any, factor: int = 8) -> None:
             f"image_size must be [height, width], both multiples of {factor} (the autoencoder reduces images by this "
             f"factor), received {image_size}"
         )
+
+
+def check_class_names(class_names: Any, argument: str = "class_names") -> None:
+    """Raise a ValueError unless these are different names that MONAI's configs neither alter nor evaluate."""
+    is_list = isinstance(class_names, list | tuple)
+    texts = [name for name in class_names if isinstance(name, str) and name.strip()] if is_list else []
+    if not texts or len(texts) != len(class_names) or len(set(texts)) != len(texts):
+        raise ValueError(
+            f"{argument} must be a list of different names, one per label, none empty, received {class_names!r}"
+        )
+    altered = [name for name in texts if _is_altered(name) or name[0] in "$@%"]
+    if altered:
+        raise ValueError(
+            f"{argument} contains {altered}: a name must not contain '#' (which MONAI's configs turn into '::') or "
+            "'::', or begin with '$', '@' or '%' (which they evaluate). Rename the class"
+        )
+
+
+def check_paths(**values: Any) -> None:
+    """Raise a ValueError unless the values of these keys are unset, or paths not empty and without a leading ``~``."""
+    for name, value in values.items():
+        if value is not None and not (isinstance(value, str | os.PathLike) and os.fspath(value).strip()):
+            raise ValueError(f"{name} must be a path, received {value!r}. Use . for the working directory")
+        if value is not None and os.fspath(value).startswith("~"):
+            raise ValueError(f"{name} {value!r} begins with '~', which only a shell expands. Write the path in full")
+
+
+def check_config_paths(**values: Any) -> None:
+    """Raise a ValueError for paths as ``check_paths``, and for those that MONAI's configs alter."""
+    check_paths(**values)
+    for name, value in values.items():
+        if value is not None and _is_altered(os.fspath(value)):
+            raise ValueError(
+                f"{name} {os.fspath(value)!r} contains '#' (which MONAI's configs turn into '::') or '::'. Rename the "
+                "folder or file, or choose another one"
+            )
+
+
+def _is_altered(text: str) -> bool:
+    return "#" in text or "::" in text
 
 
 def epochs(steps: int, val_interval: int) -> int:

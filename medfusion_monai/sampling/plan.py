@@ -13,6 +13,8 @@ from medfusion_monai.runtime.values import check_counts, is_whole
 Label = int | str
 MANIFEST = "manifest.csv"
 """The file in which a run lists its images."""
+NAME_BYTES = 150
+"""Bytes of a class name in the names of files, of which file systems allow 255."""
 
 
 def parse_labels(label: Label | Sequence[Label] | None, class_names: Sequence[str]) -> list[int]:
@@ -150,4 +152,5 @@ def _checked_seeds(image_seeds: Any) -> list[int]:
 
 
 def _file_name(class_name: str) -> str:
-    return "".join(character if character.isalnum() else "_" for character in class_name)
+    name = "".join(character if character.isalnum() else "_" for character in class_name)
+    return name.encode()[:NAME_BYTES].decode(errors="ignore")

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from medfusion_monai.data.datalist import read_datalist
+from medfusion_monai.data.datalist import read_datalist, read_existing
 from medfusion_monai.data.pixels import digests_of, fingerprint, record_digests, refuse_repeats
 from medfusion_monai.data.reading.transforms import read_and_resize
 from medfusion_monai.data.training.class_shares import parse_class_shares, training_shares
 from medfusion_monai.data.training.readable import check_policy
 from medfusion_monai.runtime.distributed import from_first
+from medfusion_monai.runtime.values import check_class_names
 
 Item = dict[str, Any]
 
@@ -79,7 +80,7 @@ class TrainingImages:
         """Share of each class in training, or None for the shares of the data.
 
         Raises:
-            ValueError: for invalid ``class_shares``, or a class without images.
+            ValueError: for invalid ``class_shares``, or a class without images, unless its share is 0.
         """
         return training_shares(self.class_shares, self.class_names, [item["label"] for item in self.training])
 
@@ -92,11 +93,18 @@ class TrainingImages:
         """Take the checksums of the images' pixels that neither the datalist records nor a check has taken.
 
         Raises:
-            DataError: if images with equal pixels are in both splits or have two labels.
+            DataError: if images with equal pixels are in two splits, that for the test included, or have two labels.
         """
         for items in (self.training, self.validation):
             record_digests(items, from_first(partial(digests_of, items, self.dicom_modalities)))
-        refuse_repeats({"training": self.training, "validation": self.validation}, self.class_names)
+        splits = {"training": self.training, "validation": self.validation, "test": from_first(self._identified_test)}
+        refuse_repeats(splits, self.class_names)
+
+    def _identified_test(self) -> list[Item]:
+        """Return the images of the test split that exist here, with their checksums; a training needs none of them."""
+        items = read_existing(self.dataset_dir, "test", self.class_names)
+        record_digests(items, digests_of(items, self.dicom_modalities))
+        return items
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -111,13 +119,11 @@ class TrainingImages:
         Raises:
             ValueError: naming the key, the value and what to do.
         """
-        names = self.class_names
         if self.image_channels not in (1, 3):
             raise ValueError(f"image_channels must be 1 (gray) or 3 (RGB), received {self.image_channels!r}")
-        if not isinstance(names, list | tuple) or len(set(names)) != len(names) or not names:
-            raise ValueError(f"class_names must be a list of different names, one per label, received {names!r}")
+        check_class_names(self.class_names)
         read_and_resize([1, 1], self.image_channels, self.resize_mode, self.dicom_modalities)
-        parse_class_shares(self.class_shares, len(names), "equal")
+        parse_class_shares(self.class_shares, len(self.class_names), "equal")
         check_policy(self.unreadable)
 
     def describe_labels(self) -> str:

@@ -16,6 +16,9 @@ resume: true
 start: 4
 train: {trainer: {max_epochs: 2, resume: '@resume', start: '@start'}}
 steps: []
+class_names: [a, b]
+output_dir: $'/computed#' + 'here'
+other_samples: {}
 initialize: [$medfusion_monai.bundle.accept_overrides()]
 training: [$@steps.append(@diffusion_steps), $@seen.append(@train#trainer)]
 seen: []
@@ -100,3 +103,20 @@ def test_without_a_workflow_the_root_is_the_working_directory():
 
 def test_what_lies_beside_a_bundle_is_not_in_it(tmp_path):
     assert bundle.beside(str(tmp_path / "medfusion_cxr"), "runs") == str(tmp_path / "runs" / "medfusion_cxr")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"class_names": ["a", "b#c"]}, "class_names contains .*MONAI's configs turn into '::'"),
+        ({"class_names": ["a", ""]}, "class_names must be a list"),
+        ({"output_dir": "/data/run#1"}, "output_dir '/data/run.*1' contains '#'"),
+        ({"output_dir": "~/runs"}, "output_dir '~/runs' begins with '~'"),
+        ({"output_dir": ""}, "output_dir must be a path, received ''"),
+        ({"other_samples": {"gan": "~/gan"}}, "other_samples gan '~/gan' begins"),
+    ],
+)
+def test_names_and_paths_that_would_become_others_are_refused(overrides, words, run_config):
+    with pytest.raises(RuntimeError) as caught:
+        run_config(**overrides)
+    assert re.match(words, str(first_cause(caught.value)))

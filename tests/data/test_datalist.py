@@ -270,3 +270,19 @@ def test_images_whose_patient_is_null_are_patients_of_their_own(prepared):
             item["patient"] = None
     (prepared / "datalist.json").write_text(json.dumps(document))
     assert all(item["patient"] != "None" for item in read_datalist(prepared, "training"))
+
+
+@pytest.mark.parametrize("names", [[], ["normal", ""], ["normal", 2], ["normal", "normal"], ["normal", "a#b"], "ab"])
+def test_class_names_that_cannot_be_used_are_refused(prepared, names):
+    _edit(prepared, lambda document: document.update(class_names=names))
+    with pytest.raises(DataError, match=r"datalist\.json: class_names"):
+        read_datalist(prepared, "training")
+    with pytest.raises(DataError, match="class_names"):
+        make_datalist({"training": []}, names, "", 0)
+
+
+@pytest.mark.parametrize("label", [7, "0", [0]])
+def test_entry_of_another_split_with_an_invalid_label_is_named(prepared, label):
+    _edit(prepared, lambda document: document["validation"][1].update(label=label, pixels="x"))
+    with pytest.raises(DataError, match=r"validation\[1\] .*label"):
+        read_datalist(prepared, "training")

@@ -96,3 +96,10 @@ def test_image_keeps_its_seed_with_shares():
 def test_shares_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         sampling_plan(CLASSES, **arguments)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "ö" * 200, "心" * 200])
+def test_long_class_names_give_files_that_can_be_written(name, tmp_path):
+    for item in sampling_plan([name, f"{name}b"], num_samples=1):
+        (tmp_path / item["file"]).touch()
+    assert len(list(tmp_path.iterdir())) == 2

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.data.preparing.download import walk_images
+from medfusion_monai.data.preparing.patients import SALT_NAME
 from medfusion_monai.data.preparing.splits import DataError, own_patients
 from medfusion_monai.data.reading.brightness import SHEET_NAME
 from medfusion_monai.data.reading.images import list_problems
@@ -18,15 +20,16 @@ logger = logging.getLogger(__name__)
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
 
-def records_of_subfolders(root: Path, output: Path) -> list[dict[str, Any]]:
+def records_of_subfolders(root: Path, output: Path, chosen: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Return a record per image, with ``image``, ``value`` (the sub-folder) and ``patient``.
 
     Args:
         root: folder of the sub-folders.
         output: skipped if it is in the root.
+        chosen: names of the sub-folders to read; None reads all.
 
     Raises:
-        DataError: if the root cannot be listed or has no images in sub-folders.
+        DataError: if the root cannot be listed, lacks a chosen sub-folder, or has no images in sub-folders.
     """
     own = os.path.realpath(output)
     try:
@@ -34,6 +37,12 @@ def records_of_subfolders(root: Path, output: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise DataError(f"root '{root}' cannot be listed: {error.strerror or error}. Check its permissions.") from error
     folders = [path for path in entries if os.path.isdir(path)]
+    if chosen is not None:
+        present = [folder.name for folder in folders]
+        absent = [name for name in chosen if name not in present]
+        if absent:
+            raise DataError(f"root '{root}' has no sub-folders {absent}; present: {present}. Correct --where folder=.")
+        entries = folders = [folder for folder in folders if folder.name in chosen]
     records: list[dict[str, Any]] = [
         {"image": folder / inner / name, "value": folder.name}
         for folder in folders
@@ -45,7 +54,7 @@ def records_of_subfolders(root: Path, output: Path) -> list[dict[str, Any]]:
             f"root '{root}' has no images in sub-folders (sub-folders: {[folder.name for folder in folders]}). "
             "Create one sub-folder per class, or pass a table with --csv."
         )
-    used = {DATALIST_NAME, SHEET_NAME, *(record["value"] for record in records)}
+    used = {DATALIST_NAME, SALT_NAME, SHEET_NAME, *(record["value"] for record in records)}
     unused = [path.name for path in entries if path.name not in used]
     if unused:
         logger.warning(

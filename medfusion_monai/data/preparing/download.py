@@ -25,6 +25,7 @@ from medfusion_monai.data.reading.brightness import SHEET_NAME, TILES, ImageSurv
 from medfusion_monai.data.reading.images import check_images, inspect_images, list_problems
 from medfusion_monai.runtime.files import refuse_unwritable
 from medfusion_monai.runtime.seeds import derive_seed
+from medfusion_monai.runtime.values import check_config_paths
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def write_download(
             different existing datalist.
         ValueError: for a folder that cannot be written.
     """
+    check_config_paths(output=output)
     output = Path(output)
     refuse_unwritable([output])
     records, missing = _leave_out_missing(download, allow_missing)
@@ -131,7 +133,11 @@ def _datalist(
     test = [record for record in records if record.get("test")]
     rest = [record for record in records if not record.get("test")]
     own_test = any(record.get("test") for record in download.records)
-    splits = split_around_test(rest, test, fractions, seed) if own_test else split_by_patient(rest, fractions, seed)
+    names = download.class_names
+    if own_test:
+        splits = split_around_test(rest, test, fractions, seed, names)
+    else:
+        splits = split_by_patient(rest, fractions, seed, names)
     reference = draw_reference(rest, len(download.class_names), download.reference_size, seed)
     if not reference:
         logger.warning("no reference batch is written: a class has no images to draw it from.")

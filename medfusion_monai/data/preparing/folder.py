@@ -17,12 +17,15 @@ from medfusion_monai.data.preparing.class_folders import records_of_subfolders, 
 from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
 from medfusion_monai.data.preparing.given_splits import split_as_given
 from medfusion_monai.data.preparing.image_table import ImageTable
+from medfusion_monai.data.preparing.label_lists import choose_listed
+from medfusion_monai.data.preparing.patients import PatientsByDicom, PatientsByPattern
 from medfusion_monai.data.preparing.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
 from medfusion_monai.data.reading.brightness import SHEET_NAME, ImageSurvey
 from medfusion_monai.data.reading.dicom import check_modalities
 from medfusion_monai.data.reading.images import inspect_images, list_problems, read_image, write_scaled
 from medfusion_monai.data.reading.value_range import check_range
 from medfusion_monai.runtime.files import make_folders, refuse_unwritable
+from medfusion_monai.runtime.values import check_config_paths, check_paths
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +34,8 @@ Record = dict[str, Any]
 IMAGE_FOLDER = "images"
 PATIENTS_UNKNOWN = (
     "each image counts as its own patient: images of one patient may be in training and test, which makes results look "
-    "better than they are. If patients have several images, pass --csv with --patient-column."
+    "better than they are. If patients have several images, pass --patient-pattern, --patient-from-dicom or "
+    "--patient-column."
 )
 
 
@@ -65,6 +69,8 @@ def prepare_folder(
     rules: ImageRules = ANY_IMAGE,
     copy: bool = False,
     overwrite: bool = False,
+    folders: Sequence[str] | None = None,
+    patients: PatientsByPattern | PatientsByDicom | None = None,
 ) -> dict[str, Any]:
     """Write the datalist of a folder of images. Each image is decoded once, to find broken ones before training.
 
@@ -80,6 +86,8 @@ def prepare_folder(
         rules: what the images must be.
         copy: copy the images to ``output/images`` instead of pointing at them.
         overwrite: replace a different datalist.
+        folders: without ``table``, the sub-folders to read; None reads all.
+        patients: how the patients are found; None leaves them to the table, or makes each image its own patient.
 
     Returns:
         The datalist that was written, beside a contact sheet of the images.
@@ -88,6 +96,8 @@ def prepare_folder(
         DataError: for an unusable folder, table or image, images that use a small part of their range, and for splits
             that cannot be made.
     """
+    check_paths(root=root)
+    check_config_paths(output=output)
     root, output = Path(root), Path(output)
     if not os.path.isdir(root):
         raise DataError(f"root '{root}' is not a folder. Pass the folder of the images as --root.")
@@ -97,10 +107,18 @@ def prepare_folder(
     copy = copy or rules.value_range is not None
     if table is None:
         refuse_output_among_classes(root, output, copy)
-    records = records_of_subfolders(root, output) if table is None else table.records(root)
-    if table is None or table.patient_column is None:
+    records = records_of_subfolders(root, output, folders) if table is None else table.records(root)
+    left_out: dict[str, int] = {}
+    if table is not None and table.label_separator is not None:
+        if not classes:
+            raise DataError("a column of label lists needs the labels to choose. Pass them as --classes.")
+        records, left_out = choose_listed(records, [item.partition("=")[0] for item in classes])
+    if patients is not None:
+        patients.assign(records, root)
+    elif table is None or table.patient_column is None:
         logger.warning(PATIENTS_UNKNOWN)
     plan = _Plan(root, output, table, _assign_labels(records, classes), fractions, seed, copy, rules)
+    plan = plan._replace(described=_describe(table, folders, patients), left_out=left_out)
     path = output / DATALIST_NAME
     document, _ = plan.datalist(records)  # problems that do not depend on pixels are reported before long decoding
     if not overwrite and not rules.skip_unreadable and not _has_duplicates(path):
@@ -110,6 +128,8 @@ def prepare_folder(
     if not overwrite:
         refuse_other_datalist(path, document)
     _copy_images(copies, rules)
+    if patients is not None:
+        patients.save()
     save_datalist(path, document)
     survey.write_sheet(output / SHEET_NAME)
     return document
@@ -126,6 +146,8 @@ class _Plan(NamedTuple):
     seed: int
     copy: bool
     rules: ImageRules
+    described: str = ""
+    left_out: Mapping[str, int] = {}
 
     def datalist(
         self, records: list[Record], skipped: int = 0, duplicates: int = 0
@@ -134,14 +156,13 @@ class _Plan(NamedTuple):
         if self.table is not None and self.table.split_column:
             splits = split_as_given(records, self.names)
         else:
-            splits = split_by_patient(records, self.fractions, self.seed)
+            splits = split_by_patient(records, self.fractions, self.seed, self.names)
         suffix = "" if self.rules.value_range is None else ".png"
         copies = _place_images(splits, self.root, self.output, self.copy, suffix)
-        described = self.table.describe() if self.table else "one sub-folder per class, each image its own patient"
-        source = f"folder '{self.root.resolve().name}', {described}"
+        source = f"folder '{self.root.resolve().name}', {self.described}"
         if self.rules.value_range is not None:
             source += ", values {:g} to {:g}".format(*self.rules.value_range)
-        counts = {"duplicates": duplicates} if duplicates else {}
+        counts = {**self.left_out, **({"duplicates": duplicates} if duplicates else {})}
         return make_datalist(splits, self.names, source, self.seed, skipped, counts=counts), copies
 
 
@@ -159,6 +180,17 @@ def _decode(
     groups = find_duplicates(kept)
     refuse_contradictions(groups, names)
     return kept, skipped, link_patients(kept, groups)
+
+
+def _describe(
+    table: ImageTable | None, folders: Sequence[str] | None, patients: PatientsByPattern | PatientsByDicom | None
+) -> str:
+    """Return in words where labels, patients and splits come from."""
+    column = table.patient_column if table else None
+    known = f"patients by '{column}'" if column else "each image its own patient"
+    text = patients.describe() if patients else known
+    chosen = f" of {', '.join(folders)}" if folders else ""
+    return table.describe(text) if table else f"one sub-folder per class{chosen}, {text}"
 
 
 def _has_duplicates(path: Path) -> bool:
@@ -180,14 +212,18 @@ def _assign_labels(records: Sequence[Record], classes: Sequence[str] | None) -> 
         raise DataError(f"classes are {list(classes or [])}: each value and each name must occur once.")
     outside = {value: number for value, number in sorted(counts.items()) if value not in values}
     if outside:
-        listed = ", ".join(f"'{value}' ({number} images)" for value, number in outside.items())
+        listed = ", ".join(f"'{value}' ({number} images)" for value, number in list(outside.items())[:30])
+        more = f", and {len(outside) - 30} more" if len(outside) > 30 else ""
         raise DataError(
-            f"label values outside the classes {values}: {listed}. Add them to --classes, or leave these images out "
-            "(--where with a table)."
+            f"label values outside the classes {values}: {listed}{more}. Add them to --classes, or leave these images "
+            "out with --where COLUMN=VALUE (--where folder=NAME without a table). For cells that list several labels "
+            "pass --label-separator."
         )
     empty = [value for value in values if not counts[value]]
     if empty:
-        raise DataError(f"classes {empty} have no images; values found: {dict(counts)}. Correct --classes.")
+        raise DataError(
+            f"classes {empty} have no images; values found: {dict(counts.most_common(30))}. Correct --classes."
+        )
     for record in records:
         record["label"] = values.index(record.pop("value"))
     return names

@@ -29,7 +29,10 @@ def own_patients(records: Iterable[dict[str, Any]], root: Path) -> None:
 
 
 def split_by_patient(
-    records: Iterable[Mapping[str, Any]], fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0
+    records: Iterable[Mapping[str, Any]],
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Split records with no patient in two splits and all classes in each split.
 
@@ -41,6 +44,7 @@ def split_by_patient(
             keep several patients together.
         fractions: shares of the patients for training, validation and test; they sum to 1, zeros are allowed.
         seed: chooses the patients.
+        class_names: in label order, for error texts; None states labels.
 
     Returns:
         The records under ``training``, ``validation`` and ``test``, sorted by image.
@@ -60,11 +64,11 @@ def split_by_patient(
     for label in sorted(by_class):
         patients = by_class[label]
         order = np.random.default_rng([seed, label]).permutation(len(patients))
-        bounds = np.cumsum(_allocate(len(patients), fractions, label))
+        bounds = np.cumsum(_allocate(len(patients), fractions, _named(label, class_names)))
         for position, index in enumerate(order):
             name = SPLITS[int(np.searchsorted(bounds, position, side="right"))]
             splits[name].extend(by_patient[patients[index]])
-    _refuse_lacking_classes(splits, fractions)
+    _refuse_lacking_classes(splits, fractions, class_names)
     return {name: sorted(items, key=lambda item: str(item["image"])) for name, items in splits.items()}
 
 
@@ -73,6 +77,7 @@ def split_around_test(
     test: Sequence[Mapping[str, Any]],
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     seed: int = 0,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Split records into training and validation, with the test split of the source.
 
@@ -81,6 +86,7 @@ def split_around_test(
         test: the same for test.
         fractions: as for :func:`split_by_patient`; only the ratio of the first two is used.
         seed: chooses the patients.
+        class_names: as for :func:`split_by_patient`.
 
     Returns:
         The records under ``training``, ``validation`` and ``test``, sorted by image.
@@ -103,22 +109,29 @@ def split_around_test(
     lacking = sorted({item["label"] for item in records} ^ {item["label"] for item in test})
     if lacking:
         raise DataError(
-            f"labels {lacking} are in only one of the source's training and test parts. Complete the download."
+            f"{', '.join(_named(label, class_names) for label in lacking)}: images are in only one of the source's "
+            "training and test parts. Complete the download."
         )
     total = training + validation
-    splits = split_by_patient(records, (training / total, validation / total, 0.0), seed)
+    splits = split_by_patient(records, (training / total, validation / total, 0.0), seed, class_names)
     return {**splits, "test": sorted((dict(item) for item in test), key=lambda item: str(item["image"]))}
 
 
-def _refuse_lacking_classes(splits: Mapping[str, Sequence[Mapping[str, Any]]], fractions: Sequence[float]) -> None:
+def _named(label: int, class_names: Sequence[str] | None) -> str:
+    return f"label {label}" if class_names is None else f"class '{class_names[label]}'"
+
+
+def _refuse_lacking_classes(
+    splits: Mapping[str, Sequence[Mapping[str, Any]]], fractions: Sequence[float], class_names: Sequence[str] | None
+) -> None:
     # A class can be missing from a split if most of its patients count for a higher label.
     labels = {item["label"] for items in splits.values() for item in items}
     for name, fraction in zip(SPLITS, fractions, strict=True):
         lacking = sorted(labels - {item["label"] for item in splits[name]})
         if fraction > 0 and lacking:
             raise DataError(
-                f"the {name} split has no images of label {lacking[0]}: too few patients have images of this label "
-                "and none of a higher one. Add such patients, set a fraction to 0, or choose another seed."
+                f"the {name} split has no images of {_named(lacking[0], class_names)}: too few patients have images of "
+                "it and none of a later class. Add such patients, set a fraction to 0, or choose another seed."
             )
 
 
@@ -150,11 +163,11 @@ def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     return values
 
 
-def _allocate(number: int, fractions: Sequence[float], label: int) -> list[int]:
+def _allocate(number: int, fractions: Sequence[float], named: str) -> list[int]:
     used = sum(fraction > 0 for fraction in fractions)
     if number < used:
         raise DataError(
-            f"class with label {label} has {number} patient(s), too few for {used} splits with at least one each. "
+            f"{named} has {number} patient(s), too few for {used} splits with at least one each. "
             "Add patients of this class or set a fraction to 0."
         )
     return apportion(number, fractions, at_least=1)

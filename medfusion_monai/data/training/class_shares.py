@@ -55,21 +55,18 @@ def training_shares(class_shares: Any, class_names: Sequence[str], labels: Seque
 
     Raises:
         ValueError: as ``parse_class_shares``.
-        DataError: if a class has a share but no images.
+        DataError: if a class has no images, unless a list of shares has 0 for it.
     """
-    shares = parse_class_shares(class_shares, len(class_names), "equal")
-    if shares is None:
-        return None
-    if isinstance(shares, str):
-        shares = [1 / len(class_names)] * len(class_names)
+    chosen = parse_class_shares(class_shares, len(class_names), "equal")
+    shares = chosen if isinstance(chosen, list) else [1 / len(class_names)] * len(class_names)
     counts = np.bincount(labels, minlength=len(class_names))
     empty = [name for name, share, count in zip(class_names, shares, counts, strict=True) if share and not count]
     if empty:
         raise DataError(
-            f"class_shares has a share for {empty}, but there are no training images of it: add images of this class, "
-            "or pass a list with share 0 for it"
+            f"classes {empty} have no training images: add images of them, remove them from class_names, or pass "
+            "class_shares as a list with share 0 for them"
         )
-    return shares
+    return None if chosen is None else shares
 
 
 def balanced_order(labels: np.ndarray, shares: Sequence[float], seed: int, pass_number: int) -> np.ndarray:

@@ -102,7 +102,7 @@ def prepare_phantoms(
         {"image": f"images/phantom_{index:06d}.png", "label": index % 2, "patient": f"phantom_{index:06d}"}
         for index in range(num_images)
     ]
-    splits = split_by_patient(records, fractions, seed)
+    splits = split_by_patient(records, fractions, seed, names)
     height, width = (size, size) if isinstance(size, int) else size
     source = f"generated {family.title} phantoms, {height}x{width} pixels"
     output = Path(output)

@@ -125,7 +125,8 @@ def test_check_decodes_and_wants_colour(download, tmp_path):
     ("rows", "said"),
     [
         (["a,RG", "b,XX"], "line 3: class is 'XX', but must be RG or NRG"),
-        (["a,RG", "b"], "line 3: class is ''"),
+        (["a,RG", "b"], "line 3: the row has 1 cells, the header 2"),
+        (["a,RG", "b,"], "line 3: class is ''"),
         (["a,RG", ",NRG"], "line 3: challenge_id is ''"),
         (["a,RG", "b,NRG", "a,NRG"], "first 'a' in lines 2 and 4"),
     ],

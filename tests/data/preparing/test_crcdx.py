@@ -85,7 +85,7 @@ def test_test_part_that_lacks_a_class_is_refused(tmp_path):
     root = _download(tmp_path / "data")
     for image in (root / "TEST/MSS").iterdir():
         image.unlink()
-    with pytest.raises(DataError, match=r"labels \[1\] are in only one"):
+    with pytest.raises(DataError, match="class 'mss': images are in only one"):
         prepare_crcdx(root, tmp_path / "out")
 
 

@@ -162,11 +162,65 @@ def test_folder_without_classes_is_refused(tmp_path):
 
 def test_table_keeps_patients_together_and_rows_of_the_site(table):
     folder, _ = table
-    document = _from_table(folder, where={"site": "a"}, fractions=(0.5, 0.25, 0.25))
+    document = _from_table(folder, where={"site": ["a"]}, fractions=(0.5, 0.25, 0.25))
     assert len(_items(document)) == 16
     assert [document["counts"][split]["patients"] for split in ("training", "validation", "test")] == [4, 2, 2]
     assert len(read_datalist(folder / "out", "training")) == 8
     assert "site=a" in document["source"]
+
+
+def test_several_values_of_a_column_are_alternatives(table):
+    document = _from_table(table[0], where={"site": ["b", "a"], "finding": ["pos", "neg"]})
+    assert len(_items(document)) == 20
+    assert "site=b or a, finding=pos or neg" in document["source"]
+    with pytest.raises(DataError, match="none of 20 rows has site=b or c, patient=1"):
+        _from_table(table[0], where={"site": ["b", "c"], "patient": ["1"]})
+
+
+@pytest.fixture
+def listing(table):
+    """The table with label lists, one row per finding: patients 0 to 3 have both findings, 9 another one."""
+    folder, rows = table
+    rows = [{**row, "finding": f"{row['finding']}|x" if row["patient"] < 9 else "other"} for row in rows]
+    more = [{**row, "finding": "neg" if row["patient"] % 2 else "pos"} for row in rows if row["patient"] < 4]
+    _write(folder / "table.csv", [*rows, *more])
+    return folder
+
+
+def test_images_get_the_one_chosen_class_of_their_lists(listing):
+    options = {"label_separator": "|", "fractions": (1, 0, 0)}
+    document = _from_table(listing, classes=["pos=sick", "neg=well"], **options)
+    names = {item["image"].rpartition("/")[2]: document["class_names"][item["label"]] for item in _items(document)}
+    expected = {f"{patient}_{index}.png" for patient in (4, 5, 6, 7, 8) for index in (0, 1)}
+    assert names == {name: "sick" if int(name[0]) % 2 else "well" for name in expected}
+    assert (document["counts"]["unlisted"], document["counts"]["ambiguous"]) == (2, 8)
+    assert "labels separated by '|', images of several classes left out" in document["source"]
+    with pytest.raises(DataError, match="Pass them as --classes"):
+        _from_table(listing, **options)
+
+
+def test_suffix_is_added_to_the_names_of_images(table):
+    folder, rows = table
+    expected = _from_table(folder)
+    _write(folder / "table.csv", [{**row, "file": row["file"].removesuffix(".png")} for row in rows])
+    assert _from_table(folder, image_suffix=".png") == expected
+
+
+def test_sub_folders_are_chosen(folders, tmp_path, caplog):
+    _image(folders / "other" / "o.png", 240)
+    document = prepare_folder(folders, tmp_path / "out", folders=["sick", "healthy"])
+    assert document["class_names"] == ["healthy", "sick"]
+    assert "of sick, healthy" in document["source"]
+    assert "README" not in caplog.text
+    with pytest.raises(DataError, match=r"no sub-folders \['ill'\]; present: \['healthy', 'other', 'sick'\]"):
+        prepare_folder(folders, tmp_path / "out", folders=["ill"])
+
+
+def test_class_with_too_few_patients_is_named(folders, tmp_path):
+    for path in sorted((folders / "sick").glob("*.png"))[2:]:
+        path.unlink()
+    with pytest.raises(DataError, match="class 'ill' has 2 patient"):
+        prepare_folder(folders, tmp_path / "out", classes=["healthy", "sick=ill"])
 
 
 def test_semicolons_of_a_spreadsheet_are_understood(table):
@@ -191,7 +245,7 @@ def test_column_that_is_there_twice_is_refused(table):
 
 def test_where_without_a_match_is_refused(table):
     with pytest.raises(DataError, match="none of 20 rows has site=z"):
-        _from_table(table[0], where={"site": "z"})
+        _from_table(table[0], where={"site": ["z"]})
 
 
 def test_values_outside_the_classes_are_counted(table):
@@ -394,7 +448,7 @@ def test_real_radiographs_of_one_subset_are_prepared(tmp_path):
         root,
         tmp_path,
         ImageTable(
-            root / "labels.csv", image_column="filename", patient_column="patient_id", where={"subset": "nih128"}
+            root / "labels.csv", image_column="filename", patient_column="patient_id", where={"subset": ["nih128"]}
         ),
         classes=["no_finding", "cardiomegaly"],
         rules=ImageRules(channels=1),
@@ -402,3 +456,18 @@ def test_real_radiographs_of_one_subset_are_prepared(tmp_path):
     assert len(_items(document)) == 557
     assert sum(document["counts"][split]["patients"] for split in ("training", "validation", "test")) == 452
     assert len(read_datalist(tmp_path, "test", ["no_finding", "cardiomegaly"])) == len(document["test"])
+
+
+@pytest.mark.parametrize(
+    ("root", "output"), [("~/images", "out"), ("", "out"), ("r", "a#b"), ("r", "~/out"), ("r", "")]
+)
+def test_paths_that_would_become_others_are_refused(root, output):
+    with pytest.raises(ValueError, match=r"^(root|output) .*(must be a path|begins with|contains '#')"):
+        prepare_folder(root, output)
+
+
+def test_class_whose_name_configs_alter_can_be_renamed(folders, tmp_path):
+    (folders / "sick").rename(folders / "sick#1")
+    with pytest.raises(DataError, match=r"class_names contains \['sick#1'\]"):
+        prepare_folder(folders, tmp_path / "out")
+    assert prepare_folder(folders, tmp_path / "out", classes=["healthy", "sick#1=sick"])["class_names"][1] == "sick"

@@ -96,9 +96,9 @@ def test_equal_is_the_same_share_for_every_class_and_none_leaves_the_data_as_it_
     assert training_shares(None, CLASSES, LABELS) is None
 
 
-@pytest.mark.parametrize("shares", ["equal", [0.5, 0.5]])
-def test_class_with_a_share_but_no_images_is_named(shares):
-    with pytest.raises(DataError, match=r"share for \['rare'\], but there are no training images"):
+@pytest.mark.parametrize("shares", [None, "equal", [0.5, 0.5]])
+def test_class_without_images_is_named_unless_its_share_is_zero(shares):
+    with pytest.raises(DataError, match=r"classes \['rare'\] have no training images.*share 0"):
         training_shares(shares, CLASSES, [0, 0])
     assert training_shares([1.0, 0.0], CLASSES, [0, 0]) == [1.0, 0.0]
 
