@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from pictures import picture
 from PIL import Image
 
 from medfusion_monai.cli import main
@@ -18,9 +19,7 @@ def folders(tmp_path):
     for first, name in ((0, "b"), (100, "a")):
         (tmp_path / "root" / name).mkdir(parents=True)
         for index in range(10):
-            Image.fromarray(np.full((4, 4), first + index, np.uint8)).save(
-                tmp_path / "root" / name / f"{name}{index}.png"
-            )
+            Image.fromarray(picture(first + index)).save(tmp_path / "root" / name / f"{name}{index}.png")
     return tmp_path
 
 
@@ -38,7 +37,14 @@ def test_class_name_that_the_terminal_cannot_show_is_no_error(folders, monkeypat
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     assert main(["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]) == 0
     sys.stdout.seek(0)
-    assert sys.stdout.readline().split() == ["split", "b", r"gr\xf6\xdfer", "patients"]
+    assert sys.stdout.readlines()[1].split() == ["split", "b", r"gr\xf6\xdfer", "patients"]
+
+
+def test_range_reaches_the_images_and_the_brightness_is_printed(folders, capsys):
+    arguments = ["prepare", "folder", "--root", str(folders / "root"), "--output", str(folders / "out")]
+    assert main([*arguments, "--range", "0", "500"]) == 0
+    assert capsys.readouterr().out.startswith("brightness 0.00 to 0.51 (5th and 95th percentile; 0 black, 1 white)\n")
+    assert np.asarray(Image.open(folders / "out/images/a/a5.png.png")).min() == round(105 / 500 * 65535)
 
 
 def test_folder_options_reach_the_datalist(folders, capsys):
@@ -113,7 +119,7 @@ def test_images_without_or_with_several_chosen_labels_are_counted(folders, capsy
     arguments += ["--csv", str(folders / "t.csv"), "--image-suffix", ".png", "--label-separator", "|"]
     assert main([*arguments, "--classes", "a", "b=B"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["split", "a", "B", "patients"]
+    assert lines[1].split() == ["split", "a", "B", "patients"]
     assert "left out as without any of the classes: 1" in lines
     assert "left out as of several classes: 1" in lines
 

@@ -13,6 +13,9 @@ def add_check(subparsers: Any) -> None:
     parser = subparsers.add_parser("check", help="check a training without starting it, and report all problems")
     parser.add_argument("config", nargs="+", help="config files as for the bundle runner, e.g. configs/train.yaml")
     parser.add_argument("--run", default="training", help="training, train_autoencoder or train_diffusion (training)")
+    parser.add_argument(
+        "--contact-sheet", metavar="FILE", help="PNG to write with a sample of the images as the networks will see them"
+    )
     add_settings(parser, "a key as given to the training", "dataset_dir=/data/cxr")
     parser.set_defaults(handler=_check)
 
@@ -26,6 +29,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from medfusion_monai.training.preflight.run_checks import problems_of
     from medfusion_monai.training.preflight.table import check_config, table
 
-    outcomes = check_config(arguments.config, overrides, arguments.run)
+    outcomes = check_config(arguments.config, overrides, arguments.run, arguments.contact_sheet)
     print(table(outcomes))
     return 2 if problems_of(outcomes) else 0

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +97,14 @@ def _add_prepare_folder(sources: Any) -> None:
         metavar="MODALITY",
         help="accepted values of DICOM's Modality, e.g. CR DX (projections and photographs)",
     )
+    parser.add_argument(
+        "--range",
+        dest="value_range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="values that are black and white, e.g. 0 4095; writes the images as PNG of full range to OUTPUT/images",
+    )
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out missing and unreadable images")
     parser.add_argument("--copy", action="store_true", help="copy the images to OUTPUT/images")
     parser.add_argument("--check", action="store_true", help="no effect: every image of this source is always decoded")
@@ -160,7 +171,8 @@ def _prepare_folder(arguments: argparse.Namespace) -> int:
     table = _image_table(options, where)
     folders = None if table is not None else where.get("folder")
     rules = ImageRules(*(options.pop(name) for name in ImageRules._fields))
-    document = prepare_folder(**options, table=table, rules=rules, folders=folders, patients=patients)
+    with _print_brightness():
+        document = prepare_folder(**options, table=table, rules=rules, folders=folders, patients=patients)
     _print_counts(document, arguments.output)
     return 0
 
@@ -200,8 +212,24 @@ def _prepare_phantoms(arguments: argparse.Namespace) -> int:
 def _prepare_download(arguments: argparse.Namespace) -> int:
     source = importlib.import_module(f"medfusion_monai.data.preparing.{arguments.source}")
     prepare = getattr(source, f"prepare_{arguments.source}")
-    _print_counts(prepare(**_options(arguments)), arguments.output)
+    with _print_brightness():
+        document = prepare(**_options(arguments))
+    _print_counts(document, arguments.output)
     return 0
+
+
+@contextmanager
+def _print_brightness() -> Iterator[None]:
+    """Print what is logged of the brightness of the images."""
+    log, handler = logging.getLogger("medfusion_monai.data.reading.brightness"), logging.StreamHandler(sys.stdout)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -110,7 +110,8 @@ class TrainingImages:
     def reading(self) -> dict[str, Any]:
         """Keywords of ``check_sample``."""
         names = {"channels": self.image_channels, "image_size": self.image_size}
-        return {**names, "modalities": self.dicom_modalities, "unreadable": self.unreadable}
+        names |= {"modalities": self.dicom_modalities, "resize_mode": self.resize_mode}
+        return {**names, "unreadable": self.unreadable}
 
     def check_choices(self) -> None:
         """Check the settings that no other constructor checks.

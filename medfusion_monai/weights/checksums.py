@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +24,7 @@ def expected_sha256(path: str | Path) -> str | None:
 
     Raises:
         ValueError: for a line of the list that is not a checksum and a file name.
-        OSError: for a list that cannot be read.
+        OSError: for a list that cannot be read, also a folder or a link to nothing in its place.
     """
     path = Path(path)
     found = None
@@ -31,7 +32,7 @@ def expected_sha256(path: str | Path) -> str | None:
         match = LINE.fullmatch(line)
         if line and match is None:
             raise ValueError(f"line {number} is not a checksum and a file name")
-        if match is not None and match[2] == path.name:
+        if match is not None and _names(line, path):
             found = match[1].lower()
     return found
 
@@ -39,11 +40,13 @@ def expected_sha256(path: str | Path) -> str | None:
 def forget_checksum(path: str | Path) -> None:
     """Remove a file that is about to be replaced from the list beside it, or the new one would be refused."""
     path = Path(path)
+    listed = path.with_name(CHECKSUMS)
+    if not listed.is_file():  # nothing to forget; reading reports what else is in its place
+        return
     lines = _lines(path)
-    kept = [line for line in lines if line[66:] != path.name]
+    kept = [line for line in lines if not _names(line, path)]
     if kept == lines:
         return
-    listed = path.with_name(CHECKSUMS)
     if not any(kept):
         listed.unlink()
         return
@@ -51,6 +54,11 @@ def forget_checksum(path: str | Path) -> None:
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8", errors=ODD_BYTES)
 
 
+def _names(line: str, path: Path) -> bool:
+    """Return whether a line is of this file, whose name may be written as ``./name``."""
+    return os.path.normpath(line[66:]) == path.name
+
+
 def _lines(path: Path) -> list[str]:
     listed = path.with_name(CHECKSUMS)
-    return listed.read_text(encoding="utf-8", errors=ODD_BYTES).splitlines() if listed.is_file() else []
+    return listed.read_text(encoding="utf-8", errors=ODD_BYTES).splitlines() if os.path.lexists(listed) else []

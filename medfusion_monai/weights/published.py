@@ -211,6 +211,10 @@ def _fill(build: Callable[[], Network], layers: Mapping[str, str], weights: Weig
         if weights[published].shape != own[name].shape:
             shapes = f"{tuple(weights[published].shape)}, the network needs {tuple(own[name].shape)}"
             raise WeightsError(f"weight {published!r} has the shape {shapes}")
+        if weights[published].is_floating_point() != own[name].is_floating_point():
+            raise WeightsError(
+                f"weight {published!r} is {weights[published].dtype}, the network needs {own[name].dtype}"
+            )
         state[name] = weights[published]
     surplus = {name for name in weights if name.startswith(prefix)} - set(names.values())
     _refuse_surplus(sorted(surplus))

@@ -20,6 +20,8 @@ from medfusion_monai.weights.checksums import CHECKSUMS, expected_sha256, forget
 SAFETENSORS = ".safetensors"
 LONGEST_HEADER = 100_000_000
 """Limit of the format on the bytes of a safetensors header."""
+LEARNED = ("weight", "bias", "running_mean", "running_var")
+"""Ends of the names of tensors that are floating point in every network; others may be counters, indices or texts."""
 
 
 def save_atomically(state: Any, path: str | Path) -> None:
@@ -86,7 +88,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a plain state dict, of ``torch.save`` or safetensors, on the CPU; nothing in the file is executed.
 
     Raises:
-        WeightsError: if the file is missing, damaged, or contains something else.
+        WeightsError: if the file is missing, damaged, or contains something else, also weights that are not floating
+            point.
     """
     path = Path(path)
     if not path.is_file():
@@ -99,6 +102,13 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         raise WeightsError(f"weights {path} are not a plain state dict of tensors: save only network.state_dict()")
+    learned = {name: value for name, value in state.items() if name.endswith(LEARNED)}
+    odd = [f"{name} {_type_of(value)}" for name, value in learned.items() if not value.is_floating_point()]
+    if odd:
+        raise WeightsError(
+            f"weights {path} are not floating point: {len(odd)} of {len(learned)} ({', '.join(odd[:3])}). Use the "
+            "weights as trained, not quantized or converted ones"
+        )
     return state
 
 
@@ -112,7 +122,8 @@ def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") 
         how_made: how to create the file, for the error text if it is missing.
 
     Raises:
-        WeightsError: with the file and what is missing, surplus or of another shape, or both checksums.
+        WeightsError: with the file and what is missing, surplus, of another shape or type, or out of range; or both
+            checksums.
     """
     path = Path(path)
     if not path.is_file():
@@ -184,14 +195,29 @@ def _sort_metadata(file: Any) -> None:
     file.flush()
 
 
+def _type_of(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
 def _misfits(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    both = {name: (value, state[name]) for name, value in expected.items() if name in state}
     kinds = {
         "missing": sorted(expected.keys() - state.keys()),
         "surplus": sorted(state.keys() - expected.keys()),
         "of another shape": [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in state and state[name].shape != value.shape
+            f"{name} {tuple(found.shape)} instead of {tuple(wanted.shape)}"
+            for name, (wanted, found) in both.items()
+            if found.shape != wanted.shape
+        ],
+        "of another type": [
+            f"{name} {_type_of(found)} instead of {_type_of(wanted)}"
+            for name, (wanted, found) in both.items()
+            if found.is_floating_point() != wanted.is_floating_point()
+        ],
+        "out of range": [
+            f"{name} {found.min():g} to {found.max():g}"
+            for name, (_, found) in both.items()
+            if name.rpartition(".")[2] == "latent_std" and not (torch.isfinite(found) & (found > 0)).all()
         ],
     }
     return [f"{len(names)} {kind} ({', '.join(names[:3])})" for kind, names in kinds.items() if names]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from medfusion_monai.cli import main
 from medfusion_monai.runtime.errors import first_cause
@@ -54,6 +55,15 @@ def test_good_config_passes_all_checks_and_nothing_is_written(check, tmp_path):
     assert "autoencoder " in row(table, "room: memory")[1]
     assert "will write" in row(table, "room: disk")[1]
     assert not any(tmp_path.iterdir())
+
+
+def test_contact_sheet_shows_the_sample_at_the_size_of_the_training(check, tmp_path):
+    code, table, _ = check("--contact-sheet", str(tmp_path / "sheet.png"))
+    assert code == 0, table
+    assert "brightness 0." in row(table, "data: sample")[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (8 * 34, 3 * 34)
 
 
 def test_all_problems_are_in_one_table_and_listed(check):

@@ -16,7 +16,7 @@ from medfusion_monai.data.training.readable import ReadableDataset, check_readab
 
 def draw(path, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16), np.uint8)).save(path)
     return str(path)
 
 

@@ -42,7 +42,9 @@ def test_sha256sum_checks_the_list(models):
     assert subprocess.run(command, cwd=models, capture_output=True, check=False).returncode == 1
 
 
-@pytest.mark.parametrize("line", [f"{OF_ABC}  model.pt", f"{OF_ABC} *model.pt", f"\n{OF_ABC.upper()}  model.pt\n"])
+@pytest.mark.parametrize(
+    "line", [f"{OF_ABC}  model.pt", f"{OF_ABC} *model.pt", f"{OF_ABC}  ./model.pt", f"\n{OF_ABC.upper()}  model.pt\n"]
+)
 def test_checksum_is_read_as_sha256sum_writes_it(tmp_path, line):
     (tmp_path / CHECKSUMS).write_text(f"{line}\n{'0' * 64}  old model.pt\n")
     assert expected_sha256(tmp_path / "model.pt") == OF_ABC
@@ -131,3 +133,21 @@ def test_invalid_line_of_a_list_stays_when_a_file_is_forgotten(models):
     forget_checksum(models / "model.pt")
     assert listed.read_bytes().startswith(b"\xff of someone else\n")
     assert b"model.pt" not in listed.read_bytes()
+
+
+def test_line_that_names_a_file_in_its_folder_is_forgotten(models):
+    (models / CHECKSUMS).write_text(f"{OF_ABC}  ./model.pt\n{OF_ABC}  model.json\n")
+    save_weights(nn.Linear(2, 3), models / "model.pt")
+    assert (models / CHECKSUMS).read_text() == f"{OF_ABC}  model.json\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing", "link to a folder"])
+def test_something_else_in_the_place_of_the_list_is_an_error(models, kind):
+    (models / CHECKSUMS).unlink()
+    if kind == "folder":
+        (models / CHECKSUMS).mkdir()
+    else:
+        (models / CHECKSUMS).symlink_to(models / "gone" if kind == "link to nothing" else models)
+    with pytest.raises(WeightsError, match=r"checksums\.sha256 cannot be read: .*(No such file|Is a directory)"):
+        load_weights(nn.Linear(2, 3), models / "model.pt")
+    save_weights(nn.Linear(2, 3), models / "model.pt")  # nothing to forget

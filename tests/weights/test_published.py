@@ -224,6 +224,13 @@ def test_wrong_shape_is_named_with_both_shapes(gray):
         load_published(gray)
 
 
+def test_weight_of_another_type_is_named_with_both_types(gray):
+    name = "encoders.0.conv_block.block_seq.1.basic_block.conv.weight"
+    gray[name] = gray[name].to(torch.int8)
+    with pytest.raises(WeightsError, match=rf"'{name}' is torch\.int8, the network needs torch\.float32"):
+        load_published(gray)
+
+
 def test_norm_groups_that_do_not_divide_the_widths_are_refused(gray):
     with pytest.raises(ValueError, match="norm_groups=5"):
         load_published(gray, autoencoder_norm_groups=5)

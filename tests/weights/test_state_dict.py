@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from medfusion_monai.runtime.errors import WeightsError
@@ -273,3 +274,51 @@ def test_checksum_is_that_of_hashlib(tmp_path, size):
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (tmp_path / "file").write_bytes(content)
     assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int32, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_weights_that_are_not_floating_point_are_refused(tmp_path, kind, save):
+    network = make_network()
+    save({name: value.to(kind) for name, value in network.state_dict().items()}, tmp_path / "a.safetensors")
+    words = rf"not floating point: 6 of 6 \(0\.(weight|bias) {str(kind)[6:]}, "
+    with pytest.raises(WeightsError, match=words):
+        read_state(tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=words):
+        load_weights(network, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_other_floating_point_types_are_read(tmp_path, kind):
+    network = filled_network()
+    torch.save(network.to(kind).state_dict(), tmp_path / "a.pt")
+    loaded = load_weights(make_network(), tmp_path / "a.pt")
+    torch.testing.assert_close(loaded[0].weight, network[0].weight.float())
+
+
+def test_buffer_of_another_kind_of_type_is_refused(tmp_path):
+    network = filled_network()
+    torch.save({**network.state_dict(), "1.num_batches_tracked": torch.tensor(1.5)}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"1 of another type \(1\.num_batches_tracked float32 instead of int64\)"):
+        load_weights(make_network(), tmp_path / "a.pt")
+
+
+class WithStatistics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.autoencoder = nn.Module()
+        self.autoencoder.register_buffer("latent_std", torch.ones(2))
+        self.autoencoder.register_buffer("latent_mean", torch.zeros(2))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_standard_deviation_of_latents_that_is_none_is_refused(tmp_path, value):
+    mean = {"autoencoder.latent_mean": torch.zeros(2)}
+    torch.save({"autoencoder.latent_std": torch.tensor([1.0, value]), **mean}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"1 out of range \(autoencoder\.latent_std "):
+        load_weights(WithStatistics(), tmp_path / "a.pt")
+    torch.save({"autoencoder.latent_std": torch.ones(2, dtype=torch.int64), **mean}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"1 of another type \(autoencoder\.latent_std int64 instead of float32"):
+        load_weights(WithStatistics(), tmp_path / "a.pt")
+    torch.save({"autoencoder.latent_std": torch.tensor([1.0, 1e-3]), **mean}, tmp_path / "a.pt")
+    load_weights(WithStatistics(), tmp_path / "a.pt")

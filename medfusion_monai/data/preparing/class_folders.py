@@ -12,6 +12,7 @@ from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.data.preparing.download import walk_images
 from medfusion_monai.data.preparing.patients import SALT_NAME
 from medfusion_monai.data.preparing.splits import DataError, own_patients
+from medfusion_monai.data.reading.brightness import SHEET_NAME
 from medfusion_monai.data.reading.images import list_problems
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def records_of_subfolders(root: Path, output: Path, chosen: Sequence[str] | None
             f"root '{root}' has no images in sub-folders (sub-folders: {[folder.name for folder in folders]}). "
             "Create one sub-folder per class, or pass a table with --csv."
         )
-    used = {DATALIST_NAME, SALT_NAME, *(record["value"] for record in records)}
+    used = {DATALIST_NAME, SALT_NAME, SHEET_NAME, *(record["value"] for record in records)}
     unused = [path.name for path in entries if path.name not in used]
     if unused:
         logger.warning(

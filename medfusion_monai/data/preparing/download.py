@@ -21,7 +21,8 @@ from medfusion_monai.data.datalist import (
 from medfusion_monai.data.pixels import record_digests
 from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
 from medfusion_monai.data.preparing.splits import DataError, split_around_test, split_by_patient
-from medfusion_monai.data.reading.images import check_images, list_problems
+from medfusion_monai.data.reading.brightness import SHEET_NAME, TILES, ImageSurvey, spread_evenly
+from medfusion_monai.data.reading.images import check_images, inspect_images, list_problems
 from medfusion_monai.runtime.files import refuse_unwritable
 from medfusion_monai.runtime.seeds import derive_seed
 from medfusion_monai.runtime.values import check_config_paths
@@ -74,8 +75,8 @@ def write_download(
         seed: seed of the splits and the reference batch.
         overwrite: replace a different datalist.
         allow_missing: leave out missing images instead of raising.
-        check: decode every image before writing, record the checksums of their pixels, and keep patients with equal
-            images in one split.
+        check: decode every image before writing, not only those on the contact sheet, record the checksums of their
+            pixels, and keep patients with equal images in one split.
 
     Returns:
         The datalist that was written.
@@ -98,8 +99,12 @@ def write_download(
     document = _datalist(download, records, missing, fractions, seed)  # problems are reported before long decoding
     if not overwrite:
         refuse_other_datalist(output / DATALIST_NAME, document)
-    if check:
-        digests = check_images(images, download.channels)
+    survey = ImageSurvey(images)
+    if not check:
+        _survey_sample(survey, images, download.channels)
+    else:
+        digests = check_images(images, download.channels, survey)
+        survey.report()
         record_digests(records, [digests[path] for path in images])
         groups = find_duplicates(records)
         refuse_contradictions(groups, download.class_names)
@@ -108,7 +113,18 @@ def write_download(
         if not overwrite:
             refuse_other_datalist(output / DATALIST_NAME, document)
     save_datalist(output / DATALIST_NAME, document)
+    survey.write_sheet(output / SHEET_NAME)
     return document
+
+
+def _survey_sample(survey: ImageSurvey, images: Sequence[str], channels: int) -> None:
+    """Report the brightness of the images on the contact sheet, and warn of those that cannot be used."""
+    sample = spread_evenly(images, TILES)
+    _, problems = inspect_images(sample, channels, survey=survey)
+    if problems:
+        title = f"{len(problems)} of a sample of {len(sample)} images cannot be used"
+        logger.warning("%s\n--check finds all of them.", list_problems(title, list(problems.values())))
+    survey.report()
 
 
 def _datalist(

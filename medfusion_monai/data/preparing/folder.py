@@ -20,8 +20,10 @@ from medfusion_monai.data.preparing.image_table import ImageTable
 from medfusion_monai.data.preparing.label_lists import choose_listed
 from medfusion_monai.data.preparing.patients import PatientsByDicom, PatientsByPattern
 from medfusion_monai.data.preparing.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
+from medfusion_monai.data.reading.brightness import SHEET_NAME, ImageSurvey
 from medfusion_monai.data.reading.dicom import check_modalities
-from medfusion_monai.data.reading.images import inspect_images, list_problems
+from medfusion_monai.data.reading.images import inspect_images, list_problems, read_image, write_scaled
+from medfusion_monai.data.reading.value_range import check_range
 from medfusion_monai.runtime.files import make_folders, refuse_unwritable
 from medfusion_monai.runtime.values import check_config_paths, check_paths
 
@@ -44,11 +46,14 @@ class ImageRules(NamedTuple):
         channels: channels that all images must have: 1, 3 or None for any.
         modalities: values of Modality that DICOM files may have; None accepts all projections and photographs.
         skip_unreadable: leave out images that are missing, unreadable or break these rules, instead of raising.
+        value_range: values that become black and white, instead of the range that the files state. The images are
+            then copied as PNG of full range, for all readers to agree without knowing it.
     """
 
     channels: int | None = None
     modalities: Sequence[str] | None = None
     skip_unreadable: bool = False
+    value_range: tuple[float, float] | None = None
 
 
 ANY_IMAGE = ImageRules()
@@ -85,10 +90,11 @@ def prepare_folder(
         patients: how the patients are found; None leaves them to the table, or makes each image its own patient.
 
     Returns:
-        The datalist that was written.
+        The datalist that was written, beside a contact sheet of the images.
 
     Raises:
-        DataError: for an unusable folder, table or image, and for splits that cannot be made.
+        DataError: for an unusable folder, table or image, images that use a small part of their range, and for splits
+            that cannot be made.
     """
     check_paths(root=root)
     check_config_paths(output=output)
@@ -97,6 +103,8 @@ def prepare_folder(
         raise DataError(f"root '{root}' is not a folder. Pass the folder of the images as --root.")
     refuse_unwritable([output])
     check_modalities(rules.modalities)
+    check_range(rules.value_range)
+    copy = copy or rules.value_range is not None
     if table is None:
         refuse_output_among_classes(root, output, copy)
     records = records_of_subfolders(root, output, folders) if table is None else table.records(root)
@@ -109,19 +117,21 @@ def prepare_folder(
         patients.assign(records, root)
     elif table is None or table.patient_column is None:
         logger.warning(PATIENTS_UNKNOWN)
-    plan = _Plan(root, output, table, _assign_labels(records, classes), fractions, seed, copy)
+    plan = _Plan(root, output, table, _assign_labels(records, classes), fractions, seed, copy, rules)
     plan = plan._replace(described=_describe(table, folders, patients), left_out=left_out)
     path = output / DATALIST_NAME
     document, _ = plan.datalist(records)  # problems that do not depend on pixels are reported before long decoding
     if not overwrite and not rules.skip_unreadable and not _has_duplicates(path):
         refuse_other_datalist(path, document)
-    document, copies = plan.datalist(*_decode(records, plan.names, rules))
+    survey = ImageSurvey([record["image"] for record in records], rules.value_range)
+    document, copies = plan.datalist(*_decode(records, plan.names, rules, survey))
     if not overwrite:
         refuse_other_datalist(path, document)
-    _copy_images(copies)
+    _copy_images(copies, rules)
     if patients is not None:
         patients.save()
     save_datalist(path, document)
+    survey.write_sheet(output / SHEET_NAME)
     return document
 
 
@@ -135,6 +145,7 @@ class _Plan(NamedTuple):
     fractions: Sequence[float]
     seed: int
     copy: bool
+    rules: ImageRules
     described: str = ""
     left_out: Mapping[str, int] = {}
 
@@ -146,16 +157,22 @@ class _Plan(NamedTuple):
             splits = split_as_given(records, self.names)
         else:
             splits = split_by_patient(records, self.fractions, self.seed, self.names)
-        copies = _place_images(splits, self.root, self.output, self.copy)
+        suffix = "" if self.rules.value_range is None else ".png"
+        copies = _place_images(splits, self.root, self.output, self.copy, suffix)
         source = f"folder '{self.root.resolve().name}', {self.described}"
+        if self.rules.value_range is not None:
+            source += ", values {:g} to {:g}".format(*self.rules.value_range)
         counts = {**self.left_out, **({"duplicates": duplicates} if duplicates else {})}
         return make_datalist(splits, self.names, source, self.seed, skipped, counts=counts), copies
 
 
-def _decode(records: list[Record], names: Sequence[str], rules: ImageRules) -> tuple[list[Record], int, int]:
+def _decode(
+    records: list[Record], names: Sequence[str], rules: ImageRules, survey: ImageSurvey
+) -> tuple[list[Record], int, int]:
     """Decode all images; return the records that are kept, the number left out, and the number of duplicates."""
     images = [record["image"] for record in records]
-    digests, problems = inspect_images(images, rules.channels, modalities=rules.modalities)
+    digests, problems = inspect_images(images, rules.channels, rules.modalities, survey)
+    survey.report()
     kept, skipped = _drop_unreadable(records, problems, rules.skip_unreadable)
     _refuse_empty_classes(kept, names, skipped)
     for record in kept:
@@ -234,7 +251,9 @@ def _refuse_empty_classes(records: Sequence[Record], names: Sequence[str], skipp
         )
 
 
-def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Path, copy: bool) -> dict[Path, Path]:
+def _place_images(
+    splits: Mapping[str, Sequence[Record]], root: Path, output: Path, copy: bool, suffix: str
+) -> dict[Path, Path]:
     """Make the paths relative to the output folder, and return the target of each image to copy."""
     folder = os.path.realpath(output)
     copies = {}
@@ -242,7 +261,8 @@ def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Pa
         for item in items:
             image = Path(item["image"])
             if copy:
-                item["image"] = Path(IMAGE_FOLDER) / os.path.relpath(os.path.abspath(image), os.path.abspath(root))
+                below_root = os.path.relpath(os.path.abspath(image), os.path.abspath(root)) + suffix
+                item["image"] = Path(IMAGE_FOLDER) / below_root
                 copies[image] = output / item["image"]
             else:
                 # The image may itself be a link whose name matters: only its folder is resolved.
@@ -250,11 +270,13 @@ def _place_images(splits: Mapping[str, Sequence[Record]], root: Path, output: Pa
     return copies
 
 
-def _copy_images(copies: Mapping[Path, Path]) -> None:
+def _copy_images(copies: Mapping[Path, Path], rules: ImageRules) -> None:
     make_folders({target.parent for target in copies.values()})
     for image, target in copies.items():
         try:
-            if not (target.exists() and target.samefile(image)):
+            if rules.value_range is not None:
+                write_scaled(read_image(image, rules.channels, rules.modalities, rules.value_range), target)
+            elif not (target.exists() and target.samefile(image)):
                 shutil.copyfile(image, target)
         except OSError as error:
             raise DataError(

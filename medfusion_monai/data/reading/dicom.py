@@ -11,6 +11,8 @@ import numpy as np
 from PIL import ImageFile
 
 from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.data.reading.size_limit import refuse_large
+from medfusion_monai.data.reading.value_range import ValueRange
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -50,7 +52,9 @@ def looks_like_dicom(head: bytes) -> bool:
     return len(head) >= 132 and any(element in FIRST_ELEMENTS.get(group, ()) for group, element in pairs)
 
 
-def read_dicom(path: Path, modalities: Sequence[str] | None = None) -> np.ndarray:
+def read_dicom(
+    path: Path, modalities: Sequence[str] | None = None, value_range: ValueRange | None = None
+) -> np.ndarray:
     """Read the image of a DICOM file as a viewer shows it first.
 
     Gray: the modality table or rescale slope and intercept, then the first VOI table, else the first window, then the
@@ -62,6 +66,7 @@ def read_dicom(path: Path, modalities: Sequence[str] | None = None) -> np.ndarra
         path: the file, in any transfer syntax with a decoder in pydicom.
         modalities: accepted values of Modality; None accepts :data:`DEFAULT_MODALITIES`. A file without Modality is
             always accepted.
+        value_range: values after rescaling that become 0 and 1, instead of table and window.
 
     Returns:
         float32 of shape (C, H, W) in [0, 1], one or three channels.
@@ -80,7 +85,9 @@ def read_dicom(path: Path, modalities: Sequence[str] | None = None) -> np.ndarra
     try:
         _refuse_other_modality(path, header, modalities)
         _refuse_other_than_one_image(path, header)
-        pixels = shown(stored_values(path, header), header)
+        refuse_large(path, header.Rows, header.Columns)
+        _refuse_other_length(path, header)
+        pixels = shown(stored_values(path, header), header, value_range)
     except DataError:
         raise
     except Exception as error:  # headers, decoders and tables raise anything
@@ -115,9 +122,47 @@ def _refuse_other_than_one_image(path: Path, header: Dataset) -> None:
             f"{path}: is a DICOM file without pixel data ({kind.name if kind else 'no SOP class'}), or truncated. "
             "Leave it out, or fetch it again."
         )
+    _refuse_shifted_bits(path, header)
     frames = int(header.get("NumberOfFrames") or 1)
     if frames != 1:
         raise DataError(f"{path}: is a DICOM file with {frames} frames. Write one image per file.")
     photometric = header.PhotometricInterpretation
     if photometric not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB") and not photometric.startswith("YBR_"):
         raise DataError(f"{path}: is a DICOM file in {photometric}, which is not supported. Convert it to PNG.")
+    samples = 1 if photometric in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR") else 3
+    if header.SamplesPerPixel != samples:
+        raise DataError(
+            f"{path}: is a DICOM file in {photometric} with {header.SamplesPerPixel} samples per pixel instead of "
+            f"{samples}. Correct its header, or write one image per file."
+        )
+
+
+def _refuse_other_length(path: Path, header: Dataset) -> None:
+    """Raise if there are more pixels than the header describes; decoders raise for fewer."""
+    data, syntax = header.PixelData, header.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_encapsulated:
+        frames = int.from_bytes(data[4:8], "little") // 4  # in the table of their offsets, which may be empty
+        if frames > 1:
+            raise DataError(f"{path}: is a DICOM file with {frames} compressed frames. Write one image per file.")
+        return
+    samples = 2 if header.PhotometricInterpretation == "YBR_FULL_422" else header.SamplesPerPixel
+    expected = -(-header.Rows * header.Columns * samples * header.BitsAllocated // 8)
+    row = expected // max(1, header.Rows)
+    if len(data) > expected + max(1, row) or any(data[expected:]):  # up to a row of zeros is padding
+        raise DataError(
+            f"{path}: is a DICOM file with {len(data)} bytes of pixel data, but {header.Rows} rows and "
+            f"{header.Columns} columns of {samples} x {header.BitsAllocated} bits take {expected}. Correct its header, "
+            "or write one image per file."
+        )
+
+
+def _refuse_shifted_bits(path: Path, header: Dataset) -> None:
+    """Raise for native values that are not in the lowest bits: decoders would cut off their highest ones."""
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    is_native = syntax is None or not syntax.is_encapsulated
+    high_bit, bits = header.get("HighBit"), header.get("BitsStored")
+    if is_native and high_bit is not None and bits is not None and high_bit > bits - 1:
+        raise DataError(
+            f"{path}: is a DICOM file with HighBit {high_bit} and BitsStored {bits}, but HighBit must be {bits - 1}: "
+            "its values are ambiguous. Correct its header."
+        )

@@ -17,6 +17,7 @@ from pydicom import Dataset, dcmread, uid
 from pydicom.datadict import DicomDictionary
 
 from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.data.reading.jpeg_files import missing_part
 
 IS_PYDICOM_2 = find_spec("pydicom.pixels") is None
 if IS_PYDICOM_2:
@@ -109,9 +110,14 @@ def _baseline_jpeg(header: Dataset) -> np.ndarray:
     says_ybr = "jfif" in image.info or adobe == 1
     says_rgb = bytes(component[0] for component in image.layer).upper() == b"RGB"
     samples = header.SamplesPerPixel
+    if image.size != (header.Columns, header.Rows):  # before decoding
+        raise ValueError(f"the header does not match a JPEG of {image.height}x{image.width} pixels")
     if samples == 3 and not says_rgb and (says_ybr or adobe is None):
         image.draft("YCbCr", image.size)  # no conversion: Pillow would interpret any three components as YBR
     stored = np.array(image)
+    missing = missing_part(frame, image)
+    if missing:
+        raise ValueError(f"its JPEG is incomplete: {missing}")
     if header.BitsAllocated != 8 or stored.shape != (header.Rows, header.Columns, samples)[: 2 + (samples > 1)]:
         raise ValueError(f"the header does not match a JPEG of shape {stored.shape} and 8 bits")
     is_ybr = samples == 3 and not says_rgb and (says_ybr or header.PhotometricInterpretation in YBR)

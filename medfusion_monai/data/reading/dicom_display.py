@@ -8,20 +8,32 @@ import numpy as np
 from pydicom import Dataset
 
 from medfusion_monai.data.reading.dicom_decoding import apply_color_lut, apply_modality_lut
+from medfusion_monai.data.reading.value_range import ValueRange, to_unit_range
 
 
-def shown(stored: np.ndarray, header: Dataset) -> np.ndarray:
-    """Convert stored values, (H, W) or (H, W, 3), to float32 of shape (C, H, W) in [0, 1]."""
-    return _shown_gray(stored, header) if stored.ndim == 2 else _shown_colour(stored, header)
+def shown(stored: np.ndarray, header: Dataset, value_range: ValueRange | None = None) -> np.ndarray:
+    """Convert stored values, (H, W) or (H, W, 3), to float32 of shape (C, H, W) in [0, 1].
+
+    Args:
+        stored: the values.
+        header: of the file.
+        value_range: values after rescaling that become 0 and 1, instead of table and window; unused for palettes.
+    """
+    if stored.ndim == 2:
+        return _shown_gray(stored, header, value_range)
+    pixels = to_unit_range(stored, value_range or (0, 2**header.BitsStored - 1))
+    return pixels.transpose(2, 0, 1).astype(np.float32)
 
 
-def _shown_gray(stored: np.ndarray, header: Dataset) -> np.ndarray:
+def _shown_gray(stored: np.ndarray, header: Dataset, value_range: ValueRange | None) -> np.ndarray:
     if header.PhotometricInterpretation == "PALETTE COLOR":
         return _shown_palette(stored, header)
     is_padding = _padding(stored, header)
     values = apply_modality_lut(stored, header)
     centre, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
-    if header.get("VOILUTSequence"):
+    if value_range is not None:
+        shown = to_unit_range(values, value_range)
+    elif header.get("VOILUTSequence"):
         shown = _look_up(values, header.VOILUTSequence[0], header.file_meta.TransferSyntaxUID.is_little_endian)
     elif centre is not None and width is not None:
         shown = _window(values, centre, width, header.get("VOILUTFunction") or "LINEAR")
@@ -41,10 +53,6 @@ def _shown_palette(stored: np.ndarray, header: Dataset) -> np.ndarray:
     colours = apply_color_lut(stored, header)[..., :3]
     top = 255 if bits == 8 and colours.max() <= 255 else np.iinfo(colours.dtype).max
     return (colours.transpose(2, 0, 1) / top).astype(np.float32)
-
-
-def _shown_colour(stored: np.ndarray, header: Dataset) -> np.ndarray:
-    return (stored.transpose(2, 0, 1) / (2**header.BitsStored - 1)).clip(0, 1).astype(np.float32)
 
 
 def _padding(stored: np.ndarray, header: Dataset) -> np.ndarray:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.data.reading.dicom import check_modalities, looks_like_dicom, read_dicom
 from medfusion_monai.data.reading.nifti import looks_like_nifti, read_nifti
+from medfusion_monai.data.reading.pillow_files import read_with_pillow, white_of_pillow
+from medfusion_monai.data.reading.value_range import ValueRange, check_range
+
+if TYPE_CHECKING:
+    from medfusion_monai.data.reading.brightness import ImageSurvey
 
 GRAY_TOLERANCE = 2  # of 255; difference between equal channels after JPEG's colour conversion
-MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-TIFF_BITS, TIFF_PHOTOMETRIC, MIN_IS_WHITE = 258, 262, 0
 BAR_FROM = 1000
 T = TypeVar("T")
 
 
 def read_image(
-    path: str | os.PathLike[str], channels: int | None = None, modalities: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    channels: int | None = None,
+    modalities: Sequence[str] | None = None,
+    value_range: ValueRange | None = None,
 ) -> np.ndarray:
     """Read an image file; its content, not its suffix, determines the format.
 
@@ -37,6 +43,8 @@ def read_image(
         path: DICOM, NIfTI, PNG, JPEG, WebP, TIFF or another format of Pillow; 8 bits, or up to 16 bits gray.
         channels: expected number of channels, 1 or 3; None takes those of the file.
         modalities: accepted values of DICOM's Modality; None accepts all projections and photographs.
+        value_range: values that become 0 and 1, instead of the range that the file's type or header states; of DICOM
+            after rescaling, of 8-bit files from 0 to 255.
 
     Returns:
         float32 of shape (C, H, W) in [0, 1].
@@ -48,12 +56,18 @@ def read_image(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels!r}: use 1 (gray), 3 (RGB) or None (as in the file).")
     check_modalities(modalities)
-    pixels = _reader_for(Path(path), modalities)(Path(path))
+    check_range(value_range)
+    reader = _reader_for(Path(path))
+    options = {"modalities": modalities} if reader is read_dicom else {}
+    pixels = reader(Path(path), value_range=value_range, **options)
     return _with_channels(pixels, channels, path)
 
 
 def inspect_images(
-    paths: Sequence[str | os.PathLike[str]], channels: int | None = None, modalities: Sequence[str] | None = None
+    paths: Sequence[str | os.PathLike[str]],
+    channels: int | None = None,
+    modalities: Sequence[str] | None = None,
+    survey: ImageSurvey | None = None,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Decode all images.
 
@@ -61,6 +75,8 @@ def inspect_images(
         paths: the files.
         channels: as for :func:`read_image`.
         modalities: as for :func:`read_image`.
+        survey: collects the brightness, and refuses images without content. With its ``value_range`` the digests are
+            those of the files that :func:`write_scaled` writes.
 
     Returns:
         ``{path: digest}`` of the readable images, equal for equal pixels independently of format, bit depth, and
@@ -69,7 +85,12 @@ def inspect_images(
 
     def inspect(path: str | os.PathLike[str]) -> tuple[str | None, str | None]:
         try:
-            return pixel_digest(read_image(path, channels, modalities)), None
+            if survey is None:
+                return pixel_digest(read_image(path, channels, modalities)), None
+            pixels = read_image(path, channels, modalities, survey.value_range)
+            survey.add(path, pixels)
+            written = pixels if survey.value_range is None else _scaled(pixels)
+            return pixel_digest(written), None
         except DataError as error:
             return None, str(error)
 
@@ -85,12 +106,15 @@ def decode_all(work: Callable[[Any], T], images: Sequence[Any], title: str) -> l
         return list(tqdm(pool.map(work, images), title, len(images), disable=len(images) <= BAR_FROM))
 
 
-def check_images(paths: Sequence[str | os.PathLike[str]], channels: int | None = None) -> dict[str, str]:
+def check_images(
+    paths: Sequence[str | os.PathLike[str]], channels: int | None = None, survey: ImageSurvey | None = None
+) -> dict[str, str]:
     """Decode all images and raise one error that counts and lists the problems.
 
     Args:
         paths: the files.
         channels: as for :func:`read_image`.
+        survey: as for :func:`inspect_images`.
 
     Returns:
         ``{path: digest}`` as ``inspect_images``.
@@ -98,7 +122,7 @@ def check_images(paths: Sequence[str | os.PathLike[str]], channels: int | None =
     Raises:
         DataError: if at least one image cannot be read; the first ten are listed.
     """
-    digests, problems = inspect_images(paths, channels)
+    digests, problems = inspect_images(paths, channels, survey=survey)
     if problems:
         raise DataError(
             list_problems(f"{len(problems)} of {len(paths)} images cannot be used", list(problems.values()))
@@ -128,7 +152,25 @@ def pixel_digest(pixels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _reader_for(path: Path, modalities: Sequence[str] | None) -> Callable[[Path], np.ndarray]:
+def white_value(path: str | os.PathLike[str]) -> int | None:
+    """Return the value of white by the type of a file, 255 or 65535; None if headers of the file state it."""
+    return white_of_pillow(Path(path)) if _reader_for(Path(path)) is read_with_pillow else None
+
+
+def write_scaled(pixels: np.ndarray, path: str | os.PathLike[str]) -> None:
+    """Write an image (C, H, W) in [0, 1] as PNG, gray in 16 bits and RGB in 8."""
+    kind = np.uint16 if len(pixels) == 1 else np.uint8
+    values = np.rint(pixels * np.float64(np.iinfo(kind).max)).astype(kind)
+    Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(path, format="PNG")
+
+
+def _scaled(pixels: np.ndarray) -> np.ndarray:
+    """Return the image that is read from the file of :func:`write_scaled`."""
+    white = np.float64(65535 if len(pixels) == 1 else 255)
+    return (np.rint(pixels * white) / white).astype(np.float32)
+
+
+def _reader_for(path: Path) -> Callable[..., np.ndarray]:
     """Choose the reader by the file's first bytes; add formats not read by Pillow here."""
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if path.is_dir() else "a pipe or device"
@@ -145,62 +187,8 @@ def _reader_for(path: Path, modalities: Sequence[str] | None) -> Callable[[Path]
     if not head:
         raise DataError(f"{path}: is empty (0 bytes). Fetch the file again.")
     if looks_like_dicom(head):
-        return lambda path: read_dicom(path, modalities)
-    return read_nifti if looks_like_nifti(head) else _read_with_pillow
-
-
-def _read_with_pillow(path: Path) -> np.ndarray:
-    """Return (C, H, W) in [0, 1] with the file's own 1 or 3 channels."""
-    # Some programs enable this for the whole process; truncated images must raise.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG, followed by its preview
-                raise DataError(f"{path}: contains {frames} frames. Write one image per file.")
-            image.load()
-            return _to_array(ImageOps.exif_transpose(image), path, dict(getattr(image, "tag_v2", {})))
-    except DataError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        with open(path, "rb") as file:
-            head = file.read(8)
-        raise DataError(
-            f"{path}: is not an image ({path.stat().st_size} bytes, starting with {head!r}). "
-            "Remove it, or convert it to PNG or JPEG."
-        ) from error
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise DataError(f"{path}: has more than {limit} million pixels. Reduce its size.") from error
-    except Exception as error:  # Pillow's decoders raise anything from SyntaxError to zlib.error
-        raise DataError(
-            f"{path}: cannot be decoded, truncated or damaged: {error} ({path.stat().st_size} bytes). "
-            "Fetch the file again."
-        ) from error
-
-
-def _to_array(image: Image.Image, path: Path, tiff_tags: Mapping[int, Any]) -> np.ndarray:
-    if image.mode in MODES_16_BIT:
-        return _to_gray_16_bit(np.asarray(image).astype(np.int64), path, tiff_tags)[None]
-    if image.mode == "F":
-        raise DataError(f"{path}: has floating-point values of unknown range. Write it as 16-bit PNG.")
-    # Transparency is a separate channel or, in PNG, one colour declared transparent.
-    has_alpha = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
-    gray = image.mode in ("1", "L", "LA", "La")
-    image = image.convert(("LA" if has_alpha else "L") if gray else ("RGBA" if has_alpha else "RGB"))
-    planes = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1).astype(np.float32) / 255
-    return planes[:-1] * planes[-1:] if has_alpha else planes
-
-
-def _to_gray_16_bit(values: np.ndarray, path: Path, tiff_tags: Mapping[int, Any]) -> np.ndarray:
-    if values.min() < 0 or values.max() > 65535:
-        raise DataError(
-            f"{path}: has values from {values.min()} to {values.max()}. Write gray as 8 or 16 unsigned bits."
-        )
-    # Pillow ignores these two tags: film digitizers write 12 bits, and white as zero.
-    bits = min(16, *tiff_tags.get(TIFF_BITS, (16,)))
-    pixels = (values / (2**bits - 1)).astype(np.float32)
-    return 1 - pixels if tiff_tags.get(TIFF_PHOTOMETRIC) == MIN_IS_WHITE else pixels
+        return read_dicom
+    return read_nifti if looks_like_nifti(head) else read_with_pillow
 
 
 def _with_channels(pixels: np.ndarray, channels: int | None, path: str | os.PathLike[str]) -> np.ndarray:

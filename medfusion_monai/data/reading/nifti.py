@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.data.reading.size_limit import refuse_large
+from medfusion_monai.data.reading.value_range import ValueRange, to_unit_range
 
 GZIP = b"\x1f\x8b"
 HEADER_BYTES = 540  # of NIfTI-2, the longer one
+MOST_EXTENSIONS = 2**26  # bytes between header and image
 
 
 def looks_like_nifti(head: bytes) -> bool:
@@ -19,7 +23,7 @@ def looks_like_nifti(head: bytes) -> bool:
     return head[:2] == GZIP or head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
-def read_nifti(path: Path) -> np.ndarray:
+def read_nifti(path: Path, value_range: ValueRange | None = None) -> np.ndarray:
     """Read a 2D image of a NIfTI file, compressed by gzip or not.
 
     The shape is (nx, ny), (nx, ny, 1), or for RGB (nx, ny, 3), (nx, ny, 1, 3) or one of NIfTI's RGB types. The image
@@ -32,6 +36,7 @@ def read_nifti(path: Path) -> np.ndarray:
 
     Args:
         path: the file.
+        value_range: values that become 0 and 1, instead of the above.
 
     Returns:
         float32 of shape (C, H, W) in [0, 1], one or three channels.
@@ -48,8 +53,8 @@ def read_nifti(path: Path) -> np.ndarray:
             kind = nib.Nifti2Image if content[4:7] == b"n+2" else nib.Nifti1Image
             header = kind.header_class(content[: kind.header_class.sizeof_hdr])
             _refuse_volume(path, header.get_data_shape())  # before decompressing a whole volume
-            image = kind.from_bytes(content + file.read())
-        return _to_pixels(path, image)
+            image = kind.from_bytes(content + file.read(_bytes_of(path, header) - len(content)))
+        return _to_pixels(path, image, value_range)
     except DataError:
         raise
     except Exception as error:  # nibabel and gzip raise anything from EOFError to zlib.error
@@ -70,7 +75,16 @@ def _refuse_volume(path: Path, shape: tuple[int, ...]) -> None:
         raise DataError(f"{path}: is a NIfTI volume of shape {shape}, not one 2D image. Write one slice per file.")
 
 
-def _to_pixels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
+def _bytes_of(path: Path, header: nib.Nifti1Header) -> int:
+    """Return the length of header and image; what follows is not read."""
+    shape, start = header.get_data_shape(), int(header["vox_offset"])
+    refuse_large(path, shape[1], shape[0])
+    if start > MOST_EXTENSIONS:
+        raise DataError(f"{path}: is a NIfTI file whose image begins after {start} bytes. Correct its vox_offset.")
+    return max(HEADER_BYTES, start + math.prod(shape) * header.get_data_dtype().itemsize)
+
+
+def _to_pixels(path: Path, image: nib.Nifti1Image, value_range: ValueRange | None) -> np.ndarray:
     values = np.asanyarray(image.dataobj)
     if values.dtype.names:
         values = np.stack([values[name] for name in values.dtype.names], -1)
@@ -82,20 +96,20 @@ def _to_pixels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
         )
     planes = values.reshape(*values.shape[:2], -1)  # (nx, ny, 1, C) -> (nx, ny, C)
     is_plain = getattr(image.dataobj, "slope", 1) == 1 and getattr(image.dataobj, "inter", 0) == 0
-    return _upright(_to_unit_range(planes, image.header, is_plain).astype(np.float32), image)
+    value_range = value_range or _range_of(planes, image.header, is_plain)
+    return _upright(to_unit_range(planes, value_range).astype(np.float32), image)
 
 
-def _to_unit_range(values: np.ndarray, header: nib.Nifti1Header, is_plain: bool) -> np.ndarray:
+def _range_of(values: np.ndarray, header: nib.Nifti1Header, is_plain: bool) -> ValueRange:
     low, high = float(header["cal_min"]), float(header["cal_max"])
-    if not high > low:
-        lowest, highest = float(values.min()), float(values.max())
-        if is_plain and values.dtype in (np.uint8, np.uint16):
-            low, high = 0, np.iinfo(values.dtype).max
-        elif values.dtype.kind == "f" and lowest >= 0 and highest <= 1:
-            return values
-        else:
-            low, high = lowest, highest
-    return np.clip((values - np.float64(low)) / ((high - low) or 1), 0, 1)
+    if high > low:
+        return low, high
+    lowest, highest = float(values.min()), float(values.max())
+    if is_plain and values.dtype in (np.uint8, np.uint16):
+        return 0, np.iinfo(values.dtype).max
+    if values.dtype.kind == "f" and lowest >= 0 and highest <= 1:
+        return 0, 1
+    return lowest, (highest if highest > lowest else lowest + 1)
 
 
 def _upright(planes: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:

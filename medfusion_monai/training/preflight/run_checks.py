@@ -49,17 +49,27 @@ class Outcome(NamedTuple):
 
 
 _collected: list[Outcome] | None = None
+_contact_sheet: str | None = None
 
 
 @contextmanager
-def rehearsal() -> Iterator[list[Outcome]]:
-    """Limit runs in this block to their checks; yields the list that collects the outcomes."""
-    global _collected
-    _collected = []
+def rehearsal(contact_sheet: str | None = None) -> Iterator[list[Outcome]]:
+    """Limit runs in this block to their checks; yields the list that collects the outcomes.
+
+    Args:
+        contact_sheet: PNG file to write with a sample of the images as the networks will see them; None for none.
+    """
+    global _collected, _contact_sheet
+    _collected, _contact_sheet = [], contact_sheet
     try:
         yield _collected
     finally:
-        _collected = None
+        _collected = _contact_sheet = None
+
+
+def contact_sheet() -> str | None:
+    """Return the file of the rehearsal's contact sheet, if one is wanted."""
+    return _contact_sheet
 
 
 def is_rehearsal() -> bool:

@@ -24,7 +24,10 @@ LAST = (("networks", "networks"), ("room", "disk"), ("room", "memory"))
 
 
 def check_config(
-    files: Sequence[str], overrides: Mapping[str, Any] | None = None, run: str = "training"
+    files: Sequence[str],
+    overrides: Mapping[str, Any] | None = None,
+    run: str = "training",
+    contact_sheet: str | None = None,
 ) -> list[Outcome]:
     """Rehearse a run: check everything that can be checked in advance, without changing anything.
 
@@ -32,6 +35,7 @@ def check_config(
         files: configs, as for the bundle runner's ``--config_file``.
         overrides: values of keys.
         run: key to run: ``training``, ``train_autoencoder`` or ``train_diffusion``.
+        contact_sheet: PNG file to write with a sample of the images as the networks will see them; None for none.
 
     Returns:
         The outcome of each check.
@@ -48,11 +52,11 @@ def check_config(
     ]
     if outcomes[0].error is not None:  # nothing can be built
         return outcomes
-    return outcomes + _rehearse(files, overrides or {}, run)
+    return outcomes + _rehearse(files, overrides or {}, run, contact_sheet)
 
 
-def _rehearse(files: Sequence[str], overrides: Mapping[str, Any], run: str) -> list[Outcome]:
-    with rehearsal() as outcomes, _process_as_before():
+def _rehearse(files: Sequence[str], overrides: Mapping[str, Any], run: str, contact_sheet: str | None) -> list[Outcome]:
+    with rehearsal(contact_sheet) as outcomes, _process_as_before():
         workflow = ConfigWorkflow(list(files), run_id=run, logging_file=False, **overrides)
         try:
             workflow.initialize()

@@ -21,7 +21,7 @@ from medfusion_monai.runtime.values import (
 from medfusion_monai.training.preflight.disk import check_disk, latents_bytes, pictures_bytes
 from medfusion_monai.training.preflight.image_sample import check_sample
 from medfusion_monai.training.preflight.machine import check_device, check_versions
-from medfusion_monai.training.preflight.run_checks import Check, check_all, is_rehearsal
+from medfusion_monai.training.preflight.run_checks import Check, check_all, contact_sheet, is_rehearsal
 from medfusion_monai.training.preflight.trial_step import check_memory
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ class TrainingChecks:
         images = self.images
         if images.check_files and not is_rehearsal():
             return "all images are read before the first step"
-        return check_sample([item["image"] for item in images.training + images.validation], **images.reading)
+        paths = [item["image"] for item in images.training + images.validation]
+        return check_sample(paths, **images.reading, contact_sheet=contact_sheet())
 
     def _check_folders(self) -> None:
         refuse_used(self.run.folders)

@@ -1,7 +1,7 @@
 """AIROGS: labels of the table are matched with images at any depth below the root."""
 
-import numpy as np
 import pytest
+from pictures import picture
 from PIL import Image
 
 from medfusion_monai.data.datalist import DataError, read_datalist
@@ -10,7 +10,7 @@ from medfusion_monai.data.preparing.airogs import CLASS_NAMES, prepare_airogs
 
 def _image(path, value=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((4, 4, 3), (value, 0, 255 - value), np.uint8)).save(path)
+    Image.fromarray(picture((value, 0, 255 - value))).save(path)
 
 
 def _table(root, rows, header="challenge_id,class"):
@@ -116,7 +116,7 @@ def test_missing_images_are_an_error_unless_allowed(download, tmp_path):
 
 
 def test_check_decodes_and_wants_colour(download, tmp_path):
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(download / "0/TRAIN000000.jpg")
+    Image.fromarray(picture(0)).save(download / "0/TRAIN000000.jpg")
     with pytest.raises(DataError, match=r"1 of 40 images cannot be used:\n.*TRAIN000000.jpg: has 1 channel"):
         prepare_airogs(download, tmp_path / "out", check=True)
 

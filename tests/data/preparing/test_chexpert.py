@@ -3,8 +3,8 @@
 import json
 import random
 
-import numpy as np
 import pytest
+from pictures import picture
 from PIL import Image
 
 from medfusion_monai.data.datalist import DataError, count_images, read_datalist
@@ -34,7 +34,7 @@ def _download(root, rows):
     for number, row in enumerate(rows):
         image = _image(root, row)
         image.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((4, 4), number % 256, np.uint8)).save(image)
+        Image.fromarray(picture(number % 256)).save(image)
     return root
 
 
@@ -148,7 +148,7 @@ def test_class_without_any_image_left_is_refused(tmp_path):
 
 def test_check_decodes_and_wants_gray(tmp_path):
     root = _download(tmp_path / "data", _rows())
-    Image.fromarray(np.full((4, 4, 3), (200, 0, 0), np.uint8)).save(_image(root, _rows()[0]))
+    Image.fromarray(picture((200, 0, 0))).save(_image(root, _rows()[0]))
     _image(root, _rows()[1]).write_bytes(b"no image")
     with pytest.raises(DataError, match="2 of 40 images cannot be used") as caught:
         prepare_chexpert(root, tmp_path / "out", check=True)

@@ -1,7 +1,7 @@
 """CRC-DX: classes by folder, patients by barcode, and the download's own test part."""
 
-import numpy as np
 import pytest
+from pictures import picture
 from PIL import Image
 
 from medfusion_monai.data.datalist import DataError, read_datalist
@@ -20,7 +20,7 @@ def _tiles(folder, patients, tiles=2):
     for patient in patients:
         for index in range(tiles):
             name = f"blk-{'ABCDEFGHIJK'}{'ABCDEFGH'[index]}-TCGA-A6-{patient:04d}-01Z-00-DX1.png"
-            Image.fromarray(np.full((4, 4, 3), (patient % 256, index, 0), np.uint8)).save(folder / name)
+            Image.fromarray(picture((patient % 256, index, 0))).save(folder / name)
 
 
 def _download(root, train="TRAIN", test="TEST"):

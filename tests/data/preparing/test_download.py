@@ -3,10 +3,12 @@
 import os
 import random
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medfusion_monai.data.datalist import DataError
-from medfusion_monai.data.preparing.download import draw_reference, walk_images
+from medfusion_monai.data.preparing.download import Download, draw_reference, walk_images, write_download
 
 
 def _records(per_class):
@@ -55,3 +57,28 @@ def test_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(DataError, match="shut' cannot be listed: Permission denied"):
         list(walk_images(tmp_path, (".png",)))
+
+
+def _download(folder, factor):
+    records = _records([20, 20])
+    pixels = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    for index, record in enumerate(records):
+        Image.fromarray(np.roll(pixels, index) * factor).save(folder / record["image"])
+    return Download(folder, records, ("a", "b"), 1, "a test", 10, {})
+
+
+def test_sample_of_a_download_is_shown_and_its_problems_are_warned_of(tmp_path, caplog):
+    caplog.set_level("INFO")
+    download = _download(tmp_path, 160)
+    (tmp_path / download.records[0]["image"]).write_bytes(b"no image")
+    write_download(download, tmp_path / "out", (0.8, 0.1, 0.1), 0)
+    assert "1 of a sample of 24 images cannot be used" in caplog.text
+    assert "brightness 0.05 to 0.93" in caplog.text
+    assert Image.open(tmp_path / "out" / "contact_sheet.png").size == (8 * 130, 3 * 130)
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_download_in_a_small_part_of_its_range_is_an_error(tmp_path, check):
+    with pytest.raises(DataError, match="images are dark: their values are up to 399 of 65535"):
+        write_download(_download(tmp_path, 1), tmp_path / "out", (0.8, 0.1, 0.1), 0, check=check)
+    assert not (tmp_path / "out").exists()

@@ -6,8 +6,8 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
+from pictures import picture
 from PIL import Image
 
 import medfusion_monai.data.preparing.folder as folder_module
@@ -20,7 +20,7 @@ REAL_DATA = Path(os.environ.get("MEDFUSION_DATA", "../shared/data"))
 
 def _image(path, value=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((5, 4), value, np.uint8)).save(path)
+    Image.fromarray(picture(value)).save(path)
 
 
 @pytest.fixture

@@ -238,17 +238,56 @@ def test_header_of_another_image_than_the_jpeg_is_refused(tmp_path, tags):
         read_image(save_dicom(tmp_path / "a.dcm", dataset, uid.JPEGBaseline8Bit))
 
 
-@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGBaseline8Bit])
-def test_pixels_beyond_those_of_the_header_are_no_part_of_the_image(tmp_path, syntax):
+@pytest.mark.parametrize("copies", [1, 2, 4])
+def test_pixels_beyond_those_of_the_header_are_refused(tmp_path, copies):
     values = np.full((6, 8), 9, np.uint8)
-    values[:3] = 200
     Image.fromarray(values).save(tmp_path / "a.jpg", quality=95)
     dataset = _packed((tmp_path / "a.jpg").read_bytes(), values)
-    if syntax == uid.JPEGBaseline8Bit:
-        dataset.PixelData = encapsulate([(tmp_path / "a.jpg").read_bytes()] * 2)
+    dataset.PixelData = encapsulate([(tmp_path / "a.jpg").read_bytes()] * copies)
+    packed = save_dicom(tmp_path / "a.dcm", dataset, uid.JPEGBaseline8Bit)
+    dataset = _dataset(values)
+    dataset.PixelData = values.tobytes() * copies
+    native = save_dicom(tmp_path / "b.dcm", dataset)
+    if copies == 1:
+        assert read_image(packed).shape == read_image(native).shape == (1, 6, 8)
+        return
+    with pytest.raises(DataError, match=f"{copies} compressed frames"):
+        read_image(packed)
+    with pytest.raises(
+        DataError, match=f"{48 * copies} bytes of pixel data, but 6 rows and 8 columns of 1 x 8 bits take"
+    ):
+        read_image(native)
+
+
+@pytest.mark.parametrize(
+    ("surplus", "is_padding"), [(bytes(1), True), (bytes(7), True), (bytes(9), False), (b"a", False)]
+)
+def test_up_to_a_row_of_zeros_is_padding(tmp_path, surplus, is_padding):
+    dataset = _dataset(np.arange(35, dtype=np.uint8).reshape(5, 7))
+    dataset.PixelData += surplus
+    path = save_dicom(tmp_path / "a.dcm", dataset)
+    if is_padding:
+        assert read_image(path).shape == (1, 5, 7)
     else:
-        dataset.PixelData = values.tobytes() * 2
-    assert read_image(save_dicom(tmp_path / "a.dcm", dataset, syntax)).shape == (1, 6, 8)
+        with pytest.raises(DataError, match="5 rows and 7 columns of 1 x 8 bits take 35"):
+            read_image(path)
+
+
+def test_other_number_of_samples_than_the_colours_have_is_refused(tmp_path):
+    dataset = _dataset(np.zeros((6, 8, 3), np.uint8), "RGB", SamplesPerPixel=64)
+    dataset.PixelData = bytes(6 * 8 * 64)
+    with pytest.raises(DataError, match="in RGB with 64 samples per pixel instead of 3"):
+        read_image(save_dicom(tmp_path / "a.dcm", dataset))
+    dataset = _dataset(np.zeros((6, 8), np.uint8), SamplesPerPixel=3, PlanarConfiguration=0)
+    with pytest.raises(DataError, match="in MONOCHROME2 with 3 samples per pixel instead of 1"):
+        read_image(save_dicom(tmp_path / "a.dcm", dataset))
+
+
+def test_size_is_compared_with_the_limit_before_decoding(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "pixel_array", None, raising=False)
+    dataset = _dataset(RAMP, Rows=8193, Columns=8192)
+    with pytest.raises(DataError, match="8193x8192 pixels, more than 67 million"):
+        read_image(save_dicom(tmp_path / "a.dcm", dataset))
 
 
 def _packed(frame, values):

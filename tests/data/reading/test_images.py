@@ -2,6 +2,7 @@
 
 import os
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -231,8 +232,73 @@ def test_pipe_is_refused_and_not_waited_for(tmp_path):
 def test_image_over_pillows_limit_is_not_called_damaged(tmp_path, monkeypatch):
     _save(tmp_path / "a.png", np.zeros((2000, 1001), np.uint8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)
-    with pytest.raises(DataError, match="has more than 2 million pixels"):
+    with pytest.raises(DataError, match="has too many pixels"):
         read_image(tmp_path / "a.png")
+
+
+def _empty_png(path, height, width):
+    """Write a gray PNG of zeros line by line, which takes little memory."""
+    packer = zlib.compressobj(9)
+    line = bytes(1 + width // 8)
+    content = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
+    _png(path, struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), content)
+
+
+def _png(path, header, content):
+    chunks = [(b"IHDR", header), (b"IDAT", content), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_size_is_compared_with_the_limit_before_decoding(tmp_path, monkeypatch):
+    def fail(*_):
+        raise AssertionError("the image was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    _empty_png(tmp_path / "a.png", 8193, 8192)
+    with pytest.raises(DataError, match="8193x8192 pixels, more than 67 million"):
+        read_image(tmp_path / "a.png")
+    _empty_png(tmp_path / "a.png", 8192, 8192)
+    with pytest.raises(DataError, match="the image was decoded"):
+        read_image(tmp_path / "a.png")
+
+
+def _typed_tiff(path, content, bits, sample_format):
+    """Write a gray TIFF of 2 x 2 pixels whose SampleFormat is 1 (unsigned), 2 (signed) or 3 (float)."""
+    tags = {256: 2, 257: 2, 258: bits, 259: 1, 262: 1, 273: 8 + 2 + 12 * 10 + 4, 277: 1, 278: 2, 279: len(content)}
+    directory = struct.pack("<H", 10)
+    for tag, value in {**tags, 339: sample_format}.items():
+        directory += struct.pack("<HHIHH", tag, 3, 1, value, 0)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + content)
+    return path
+
+
+def test_signed_eight_bit_tiff_does_not_wrap(tmp_path):
+    values = np.array([[-128, -1], [0, 127]], np.int8)
+    path = _typed_tiff(tmp_path / "a.tif", values.tobytes(), 8, 2)
+    with pytest.raises(DataError, match="has values from -128 to 127"):
+        read_image(path)
+    np.testing.assert_allclose(read_image(path, value_range=(-128, 127))[0], (values + 128.0) / 255, atol=1e-6)
+    path = _typed_tiff(tmp_path / "a.tif", np.abs(values // 2).tobytes(), 8, 2)
+    np.testing.assert_allclose(read_image(path)[0], np.abs(values // 2) / 255, atol=1e-6)
+
+
+def test_unsigned_32_bit_tiff_does_not_wrap(tmp_path):
+    values = np.array([[0, 1000], [2**31, 2**32 - 1]], np.uint32)
+    path = _typed_tiff(tmp_path / "a.tif", values.tobytes(), 32, 1)
+    with pytest.raises(DataError, match="has values from 0 to 4294967295"):
+        read_image(path)
+    np.testing.assert_allclose(read_image(path, value_range=(0, 2**32 - 1))[0], values / (2**32 - 1), atol=1e-6)
+
+
+def test_floating_point_tiff_is_read_with_a_stated_range(tmp_path):
+    path = _save(tmp_path / "a.tif", np.array([[-1, 0, 1.5]], np.float32))
+    np.testing.assert_allclose(read_image(path, value_range=(-1, 1))[0], [[0, 0.5, 1]])
+    path = _save(tmp_path / "a.tif", np.array([[0, np.nan]], np.float32))
+    with pytest.raises(DataError, match="not finite"):
+        read_image(path, value_range=(0, 1))
 
 
 def test_file_of_several_frames_is_refused(tmp_path):
@@ -291,3 +357,11 @@ def test_inspection_gives_digests_of_good_and_reasons_of_bad_files(tmp_path):
     assert list(digests) == [str(good)]
     assert list(problems) == [str(bad)]
     assert "does not exist" in problems[str(bad)]
+
+
+def test_sixteen_bit_colour_is_not_scaled_by_a_stated_range(tmp_path):
+    lines = b"".join(b"\0" + struct.pack(">6H", 0, 1000, 4095, 256, 512, 4095) for _ in range(2))
+    _png(tmp_path / "a.png", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0), zlib.compress(lines))
+    assert read_image(tmp_path / "a.png").max() == np.float32(15 / 255)
+    with pytest.raises(DataError, match="16-bit colour"):
+        read_image(tmp_path / "a.png", value_range=(0, 4095))

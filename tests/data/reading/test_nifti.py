@@ -163,3 +163,36 @@ def test_other_content_packed_by_gzip_is_refused(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"patient,label\n" * 99))
     with pytest.raises(DataError, match="is a gzip file without a NIfTI"):
         read_image(tmp_path / "a.nii.gz")
+
+
+def test_size_is_compared_with_the_limit_before_decompressing(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_shape((8192, 8193))
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(188)))
+    with pytest.raises(DataError, match="8193x8192 pixels, more than 67 million"):
+        read_image(tmp_path / "a.nii.gz")
+
+
+def test_image_far_from_its_header_is_refused(tmp_path):
+    _save(tmp_path / "a.nii", VIEW)
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[108:112] = np.float32(1e9).tobytes()  # vox_offset
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(DataError, match="begins after 1000000000 bytes"):
+        read_image(tmp_path / "a.nii.gz")
+
+
+def test_what_follows_the_image_is_not_decompressed(tmp_path, monkeypatch):
+    content = _save(tmp_path / "a.nii", VIEW).read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content) + gzip.compress(bytes(10**6)))
+    lengths, read = [], gzip.GzipFile.read
+
+    def counted(file, size=-1):
+        data = read(file, size)
+        lengths.append(len(data))
+        return data
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    assert read_image(tmp_path / "a.nii.gz").shape[0] == 1
+    assert sum(lengths) < 2000
