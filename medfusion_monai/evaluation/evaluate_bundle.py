@@ -24,7 +24,12 @@ from medfusion_monai.evaluation.metrics.fidelity import fidelity_columns
 from medfusion_monai.evaluation.metrics.lpips import BACKBONES
 from medfusion_monai.evaluation.metrics.set_metrics import own_batches
 from medfusion_monai.evaluation.paper_figures import published_reconstructions
-from medfusion_monai.evaluation.reconstructions import reconstruction_picture, table_rows, write_values
+from medfusion_monai.evaluation.reconstructions import (
+    describe_ms_ssim,
+    reconstruction_picture,
+    table_rows,
+    write_values,
+)
 from medfusion_monai.evaluation.report_parts import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.evaluation.settings import RESERVED, check_kinds
 from medfusion_monai.evaluation.step_sweep import sweep_identity, sweep_rows
@@ -189,6 +194,7 @@ class Evaluation:
         self.draft.results["reconstructions"] = [
             row for name, own in values.items() for row in table_rows(name, items, own, self.seed)
         ]
+        self.draft.results["reconstructions_note"] = describe_ms_ssim(self.images.size)
         self.draft.results["published_reconstructions"] = published_reconstructions(self.images.class_names)
         write_values(self.output_dir, items, values[OURS])
         picture = reconstruction_picture({OURS: network.autoencoder, **self.others}, items, self.images.load)

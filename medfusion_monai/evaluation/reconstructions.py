@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from medfusion_monai.evaluation.metrics.intervals import mean_figure
 from medfusion_monai.evaluation.metrics.lpips import load_lpips, lpips_distance
-from medfusion_monai.evaluation.metrics.similarity import ImageMetric, mse, psnr, ssim
+from medfusion_monai.evaluation.metrics.similarity import (
+    FULL_WINDOW,
+    ImageMetric,
+    ms_ssim_as_in_paper,
+    ms_ssim_window,
+    mse,
+    psnr,
+    ssim,
+)
 from medfusion_monai.losses.reconstruction import to_unit
 from medfusion_monai.report.pictures import picture_of_rows, spread
 from medfusion_monai.training.handlers.image_grid import reconstruction_rows
@@ -28,18 +36,21 @@ def pair(out: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_metrics(
-    lpips: str | None = None, device: torch.device | str = "cpu"
+    lpips: str | None = None, device: torch.device | str = "cpu", image_size: Sequence[int] = (256, 256)
 ) -> dict[str, IgniteMetricHandler]:
     """Make the metrics besides MS-SSIM for an evaluator; each keeps the value of every image.
 
     Args:
         lpips: backbone of LPIPS, ``alex`` or ``vgg``; None leaves LPIPS out.
         device: where LPIPS is computed.
+        image_size: height and width of the images. The MS-SSIM of the paper's script needs 176 pixels per side.
 
     Raises:
         ValueError: for an unknown backbone, or missing weights.
     """
     functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ssim": ssim, "mse": mse, "psnr": psnr}
+    if ms_ssim_window(*image_size) == FULL_WINDOW:
+        functions["ms_ssim_paper"] = ms_ssim_as_in_paper
     if lpips is not None:
         functions["lpips"] = partial(lpips_distance, network=load_lpips(lpips).to(device))  # type: ignore[arg-type]
     return {
@@ -74,6 +85,17 @@ def table_rows(
             row[measure]["note"] = figure.note
         rows.append(row)
     return rows
+
+
+def describe_ms_ssim(image_size: Sequence[int]) -> str:
+    """Return how both columns of MS-SSIM are computed for images of this (height, width)."""
+    window = ms_ssim_window(*image_size)
+    text = (
+        f"MS-SSIM has five scales, a Gaussian window of {window} x {window} pixels (sigma 1.5) and a range of 1. The "
+        f"paper's script has a window of {FULL_WINDOW} x {FULL_WINDOW} and, instead of 1, the range of each pair of "
+        "images, which gives lower values: compare published values only with its column"
+    )
+    return f"{text}." if window == FULL_WINDOW else f"{text}, which needs images of at least 176 x 176 pixels."
 
 
 def write_values(folder: str | Path, items: Sequence[Mapping[str, Any]], values: Mapping[str, Tensor]) -> None:

@@ -194,7 +194,8 @@ def _reconstructions_section(results: Mapping[str, Any]) -> Section:
     if published.get("rows"):
         groups.append(published_group(PUBLISHED, published, measures, 1, notes))
     caption = "Images against their reconstructions: mean ± standard deviation over images, 95% interval of the mean."
-    return Section("Reconstructions", [Table(caption + _bold(groups), columns, groups, notes)])
+    text: list[Block] = [plain(results["reconstructions_note"])] if results.get("reconstructions_note") else []
+    return Section("Reconstructions", [*text, Table(caption + _bold(groups), columns, groups, notes)])
 
 
 def _sweep_section(results: Mapping[str, Any], fidelity: Sequence[Measure]) -> Section:

@@ -34,8 +34,9 @@ def write_report(
 
     Args:
         results: the figures: ``title`` and ``sets``; optional are ``summary``, ``warnings``, ``reference``,
-            ``features``, ``fidelity``, ``published``, ``reconstructions``, ``published_reconstructions``, ``sweep``,
-            ``steering``, ``audit``, ``pictures`` and ``repeat``, each shown if present.
+            ``features``, ``fidelity``, ``published``, ``reconstructions``, ``reconstructions_note``,
+            ``published_reconstructions``, ``sweep``, ``steering``, ``audit``, ``pictures``
+            and ``repeat``, each shown if present.
         pictures: from file name, as in ``results["pictures"]``, to picture.
         output: the folder, created if missing; files of an earlier report are replaced.
         name: of the files.
