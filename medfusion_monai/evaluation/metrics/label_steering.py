@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medfusion_monai.evaluation.metrics.classifier import LabelledImages, class_counts, scores, train_classifier
-from medfusion_monai.evaluation.metrics.intervals import Figure, figure_within
+from medfusion_monai.evaluation.metrics.intervals import Figure, figure_within, share_figure
 from medfusion_monai.runtime.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def label_steering(
 def steering_figures(
     probabilities: Sequence[Tensor], labels: Tensor, replicates: int = 1000, seed: int = 0
 ) -> tuple[Figure, Figure]:
-    """Balanced accuracy and AUC, averaged over trainings, with 95% intervals.
+    """Balanced accuracy and AUC, averaged over trainings, with 95% intervals: Wilson's of accuracy, percentiles of AUC.
 
     Each replicate resamples the trainings, and the test images within their classes, the same for all trainings. With S
     trainings, resampling shows (S - 1) / S of the variance between them; with one, none.
@@ -129,13 +129,15 @@ def steering_figures(
             parts.append((each * trainings).sum(dim=1) / len(probabilities))
     trainings_note = "" if len(probabilities) > 1 else "one training: the interval covers the test images only"
     fewest = int(torch.bincount(labels).min())
-    figures = [
-        _with_interval(float(value), torch.cat(parts), trainings_note, fewest * probabilities[0].shape[1])
-        if parts
-        else Figure(float(value))
-        for value, parts in zip(values, resampled, strict=True)
-    ]
-    return figures[0], figures[1]
+    accuracy, auc = (float(value) for value in values)
+    if replicates < 2:
+        return Figure(accuracy), Figure(auc)
+    accuracies, areas = (torch.cat(parts) for parts in resampled)
+    count = fewest * probabilities[0].shape[1]
+    return (
+        share_figure(accuracy, count, accuracies, trainings_note),
+        _with_interval(auc, areas, trainings_note, count),
+    )
 
 
 def balanced_accuracies(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

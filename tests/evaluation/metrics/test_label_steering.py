@@ -87,10 +87,10 @@ def test_rows_say_what_was_trained_and_tested(rows):
 def test_images_of_one_shade_give_chance_and_say_that_nothing_varies():
     plain = LabelledImages(torch.full((40, 1, 32, 32), 0.5), torch.arange(40) % 2)
     row = steering(plain, plain, {}, steps=5)["real", "real test"]
-    for figure in (row["accuracy"], row["auc"]):
-        assert figure["value"] == 0.5
-        assert figure["low"] is None
-        assert "no spread" in figure["note"]
+    assert row["accuracy"]["value"] == row["auc"]["value"] == 0.5
+    assert row["auc"]["low"] is None
+    assert "no spread" in row["auc"]["note"]
+    assert row["accuracy"]["low"] < 0.4  # Wilson's interval of 40 images
 
 
 def test_class_with_too_few_images_gives_no_figures_that_need_it():
@@ -195,10 +195,10 @@ def test_trainings_that_differ_widen_the_interval():
 def test_no_error_at_all_says_how_large_it_may_still_be():
     labels = torch.arange(200) % 2
     accuracy, auc = steering_figures([torch.nn.functional.one_hot(labels, 2).double()] * 2, labels)
-    for figure in (accuracy, auc):
-        assert figure.value == 1
-        assert (figure.low, figure.high) == (None, None)
-        assert "0.015" in figure.note
+    assert accuracy.value == auc.value == 1
+    assert (accuracy.low, accuracy.high) == (pytest.approx(200 / (200 + 1.962**2), abs=1e-4), 1)
+    assert (auc.low, auc.high) == (None, None)
+    assert "0.015" in auc.note
 
 
 def test_few_replicates_give_an_interval_around_the_value_or_none():
