@@ -14,6 +14,7 @@ from medfusion_monai.evaluation.image_set import ImageSet
 from medfusion_monai.evaluation.measured_set import Measured
 from medfusion_monai.evaluation.metrics.classifier import LabelledImages, labelled_images
 from medfusion_monai.evaluation.metrics.comparison import Comparison
+from medfusion_monai.evaluation.metrics.features import PixelFeatures
 from medfusion_monai.evaluation.metrics.fidelity import headline_metrics, measure_sets
 from medfusion_monai.evaluation.metrics.intervals import Figure
 from medfusion_monai.evaluation.metrics.label_steering import NOTE, label_steering
@@ -140,16 +141,23 @@ def add_fidelity(
     seed: int = 0,
     k: int = 3,
 ) -> None:
-    """Add table 3 and figure 4 of the paper, the sets, and warnings; see ``fidelity_rows`` for the arguments."""
+    """Add table 3 and figure 4 of the paper, the sets, and warnings; see ``fidelity_rows`` for the arguments.
+
+    Without features (``PixelFeatures``) the table is left out.
+    """
     results = draft.results
     results["reference"] = reference.describe()
     results["sets"] = [measured.describe() for measured in sets]
-    results["features"] = extractor.describe()
-    results["fidelity"] = fidelity_rows(reference, sets, replicates, seed, k)
-    own = diversity(_images(reference, _positions(reference, None)), DIVERSITY_PAIRS, seed, replicates=0)
-    if own.value is not None:
-        results["summary"] = [f"Random pairs of reference images have a mean MS-SSIM of {own.value:.3f}."]
-    results["published"] = published_fidelity(reference.images.class_names)
+    if isinstance(extractor, PixelFeatures):
+        results.setdefault("summary", []).append("FID and the like were not measured: features is null.")
+    else:
+        results["features"] = extractor.describe()
+        results["fidelity"] = fidelity_rows(reference, sets, replicates, seed, k)
+        results["published"] = published_fidelity(reference.images.class_names)
+        own = diversity(_images(reference, _positions(reference, None)), DIVERSITY_PAIRS, seed, replicates=0)
+        if own.value is not None:
+            sentence = f"Random pairs of reference images have a mean MS-SSIM of {own.value:.3f}."
+            results.setdefault("summary", []).append(sentence)
     draft.add_warnings(*warnings_of(reference, sets))
     rows = sample_rows(reference, sets)
     caption = "Spread evenly over each set in the order of its files, not selected. From the top: "
@@ -157,7 +165,9 @@ def add_fidelity(
     draft.add_picture("figure_4_samples.png", picture_of_rows(rows), "Real and generated images", caption)
 
 
-def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, number: int = COLUMNS) -> None:
+def add_neighbours(
+    draft: Draft, sets: Sequence[Measured], training: Measured, extractor: Any, number: int = COLUMNS
+) -> None:
     """Add, for each set, the generated images closest to a training image, above their two nearest ones."""
     for rank, measured in enumerate(sets):
         distances, indices = nearest_neighbours(measured.features, training.features, k=min(2, len(training.features)))
@@ -166,8 +176,8 @@ def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, n
         rows = list(zip((measured.name, "nearest training image", "second nearest"), images, strict=False))
         nearest, median = distances[closest, 0], float(distances[:, 0].median())
         caption = (
-            f"The {len(closest)} of {len(distances)} images closest to a training image, by the features "
-            f"above (distance {float(nearest[0]):.3g} to {float(nearest[-1]):.3g}; median of all images {median:.3g}). "
+            f"The {len(closest)} of {len(distances)} images closest to a training image, by {extractor.name} "
+            f"(distance {float(nearest[0]):.3g} to {float(nearest[-1]):.3g}; median of all images {median:.3g}). "
             "This shows the likeliest copies; it does not prove that there are none."
         )
         title = f"{measured.name}: nearest training images"

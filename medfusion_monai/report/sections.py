@@ -81,9 +81,10 @@ def _sets_section(results: Mapping[str, Any]) -> Section:
         ]
         for item in sets
     ]
-    return Section(
-        "Image sets", [Table("The images that were measured", columns, [Group("", rows)], [])] if rows else []
-    )
+    if not rows:
+        return Section("Image sets", [])
+    text: list[Block] = [plain(results["sets_note"])] if results.get("sets_note") else []
+    return Section("Image sets", [*text, Table("The images that were measured", columns, [Group("", rows)], [])])
 
 
 def _fidelity_section(results: Mapping[str, Any], fidelity: Sequence[Measure]) -> Section:

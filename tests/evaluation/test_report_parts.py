@@ -106,10 +106,10 @@ def test_nearest_training_images_are_those_of_the_features():
     near = torch.tensor([order]).T + torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4, 0.01, 0.02, 0.03, 0.04, 0.05]]).T
     fake = measured("GAN", [0] * 10, features=near * torch.ones(1, 4))
     draft = Draft("title", {}, {})
-    add_neighbours(draft, [fake], training)
+    add_neighbours(draft, [fake], training, SimpleNamespace(name="own features"))
     [entry] = draft.results["pictures"]
     assert entry["file"] == "neighbours_1.png"
-    assert f"The {COLUMNS} of 10 images" in entry["caption"]
+    assert f"The {COLUMNS} of 10 images closest to a training image, by own features" in entry["caption"]
     pixels = draft.pictures["neighbours_1.png"].convert("L")
     # Below the closest samples (numbers 0, 5, 6, ...) are the training images whose number is their feature.
     step = 8 * 18  # enlarged eight times, with margins
