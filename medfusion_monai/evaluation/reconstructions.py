@@ -25,6 +25,7 @@ from medfusion_monai.evaluation.metrics.similarity import (
 )
 from medfusion_monai.losses.reconstruction import to_unit
 from medfusion_monai.report.pictures import picture_of_rows, spread
+from medfusion_monai.runtime.csv_cells import inert
 from medfusion_monai.training.handlers.image_grid import reconstruction_rows
 
 REPLICATES = 1000
@@ -106,7 +107,7 @@ def write_values(folder: str | Path, items: Sequence[Mapping[str, Any]], values:
         items: with ``split`` and ``number``, which identify an image in the tables instead of its file.
         values: of each measure, one per image, in the order of the items.
     """
-    names = [f"{item['split']} {item['number']}" for item in items]
+    names = [inert(f"{item['split']} {item['number']}") for item in items]
     means: dict[str, Any] = {measure: float(each.mean()) for measure, each in values.items()}
     write_metrics_reports(folder, names, means, dict(values), ["mean", "std"])
 
