@@ -35,9 +35,8 @@ NOTE = "From tables 1 to 3 of the paper: 15,738 images of CheXpert, 6,540 of AIR
 
 
 def modalities_of(class_names: Sequence[str]) -> list[str]:
-    """Return the modality with these classes, in any order; all modalities if there is none."""
-    known = [modality for modality, names in CLASS_NAMES.items() if names == set(class_names)]
-    return known or list(CLASS_NAMES)
+    """Return the modality with these classes, in any order; nothing if the paper has no such data set."""
+    return [modality for modality, names in CLASS_NAMES.items() if names == set(class_names)]
 
 
 def published_fidelity(class_names: Sequence[str]) -> dict[str, Any]:

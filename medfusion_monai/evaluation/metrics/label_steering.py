@@ -26,9 +26,17 @@ NOTE = (
     "class against the rest). Every classifier is trained for the same number of steps, with all classes equally "
     "often. Figures are means over trainings; 95% intervals cover the sampling of the test images and the randomness "
     "of training, not the sampling of the training images. The label steers to the extent that a classifier trained "
-    "on real images agrees with the labels of generated images as it does with those of real ones."
+    "on real images agrees with the labels of generated images as it does with those of real ones. The answer is by "
+    "its AUC: unanswerable if the interval on real images reaches below 0.6, near guessing; otherwise no if the "
+    "interval on generated images reaches 0.5, yes if its distance from 0.5 is at least 80% of that on real images, "
+    "else partly."
 )
 """How to read the rows."""
+
+NEAR_CHANCE = 0.6
+"""AUC on real images that the interval of the classifier must exceed before it can judge generated ones."""
+STEERED_SHARE = 0.8
+"""Share of the classifier's advantage over guessing on real images that the answer "yes" takes on generated ones."""
 
 _REPLICATES_AT_A_TIME = 50  # bounds the memory of the weights
 
@@ -96,6 +104,41 @@ def label_steering(
             figures = {"accuracy": accuracy.as_dict(), "auc": auc.as_dict()}
             rows.append({"trained_on": trained_on, "tested_on": name, **counts, **figures})
     return rows
+
+
+def steering_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Answer whether the label steers each set of generated images, by the rule in ``NOTE``.
+
+    Args:
+        rows: of ``label_steering``.
+
+    Returns:
+        By the set's name, ``answer`` (yes, partly, no or unanswerable) and ``why``.
+    """
+    areas = {row["tested_on"]: row["auc"] for row in rows if row["trained_on"] == "real"}
+    judge = areas.pop("real test")
+    return {name: _answer(judge, area) for name, area in areas.items()}
+
+
+def _answer(judge: Mapping[str, Any], area: Mapping[str, Any]) -> dict[str, str]:
+    for figure in (judge, area):
+        if figure["value"] is None:
+            return {"answer": "unanswerable", "why": figure["note"]}
+    if _lowest(judge) < NEAR_CHANCE:
+        why = f"the classifier itself is near guessing on real images, AUC {_shown(judge)}"
+        return {"answer": "unanswerable", "why": why}
+    share = (area["value"] - 0.5) / (judge["value"] - 0.5)
+    answer = "no" if _lowest(area) <= 0.5 else "yes" if share >= STEERED_SHARE else "partly"
+    return {"answer": answer, "why": f"AUC {_shown(area)} on generated images, {_shown(judge)} on real ones"}
+
+
+def _lowest(figure: Mapping[str, Any]) -> float:
+    return float(figure["value"] if figure["low"] is None else figure["low"])
+
+
+def _shown(figure: Mapping[str, Any]) -> str:
+    interval = "" if figure["low"] is None else f" [{figure['low']:.2f} to {figure['high']:.2f}]"
+    return f"{figure['value']:.2f}{interval}"
 
 
 def steering_figures(

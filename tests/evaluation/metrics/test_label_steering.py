@@ -10,6 +10,7 @@ from medfusion_monai.evaluation.metrics.label_steering import (
     areas_under_curve,
     balanced_accuracies,
     label_steering,
+    steering_answers,
     steering_figures,
 )
 
@@ -213,3 +214,30 @@ def test_intervals_can_be_left_out():
     probabilities, labels = drawn_scores(50, 2)
     accuracy, auc = steering_figures([probabilities], labels, replicates=0)
     assert (accuracy.low, auc.low) == (None, None)
+
+
+def auc(value, low=None, high=None, note=""):
+    return {"value": value, "low": low, "high": high, "note": note}
+
+
+@pytest.mark.parametrize(
+    ("judge", "area", "answer", "why"),
+    [
+        (auc(0.9, 0.8, 0.95), auc(0.85, 0.8, 0.9), "yes", "AUC 0.85 [0.80 to 0.90] on generated images, 0.90"),
+        (auc(0.9, 0.8, 0.95), auc(0.74, 0.7, 0.8), "partly", "0.74"),
+        (auc(0.9, 0.8, 0.95), auc(0.52, 0.45, 0.6), "no", "0.52"),
+        (auc(0.65, 0.55, 0.7), auc(0.9, 0.8, 0.95), "unanswerable", "itself is near guessing on real images, AUC 0.65"),
+        (auc(1.0), auc(1.0), "yes", "AUC 1.00 on generated images, 1.00 on real ones"),
+        (auc(0.9, 0.8, 0.95), auc(None, note="too few images"), "unanswerable", "too few images"),
+        (auc(None, note="real: too few"), auc(0.9), "unanswerable", "real: too few"),
+    ],
+)
+def test_answer_follows_the_rule(judge, area, answer, why):
+    rows = [
+        {"trained_on": "real", "tested_on": "real test", "auc": judge},
+        {"trained_on": "real", "tested_on": "GAN", "auc": area},
+        {"trained_on": "GAN", "tested_on": "real test", "auc": auc(0.1)},
+    ]
+    [(name, found)] = steering_answers(rows).items()
+    assert (name, found["answer"]) == ("GAN", answer)
+    assert why in found["why"]
