@@ -16,6 +16,7 @@ from medfusion_monai.evaluation.metrics.intervals import mean_figure
 from medfusion_monai.evaluation.metrics.lpips import load_lpips, lpips_distance
 from medfusion_monai.evaluation.metrics.similarity import (
     FULL_WINDOW,
+    SMALLEST_FULL_SIDE,
     ImageMetric,
     ms_ssim_as_in_paper,
     ms_ssim_window,
@@ -50,7 +51,7 @@ def reconstruction_metrics(
         ValueError: for an unknown backbone, or missing weights.
     """
     functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ssim": ssim, "mse": mse, "psnr": psnr}
-    if ms_ssim_window(*image_size) == FULL_WINDOW:
+    if min(image_size) >= SMALLEST_FULL_SIDE:
         functions["ms_ssim_paper"] = ms_ssim_as_in_paper
     if lpips is not None:
         functions["lpips"] = partial(lpips_distance, network=load_lpips(lpips).to(device))  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ DIVERSITY_PAIRS = 200
 """Random pairs within a set whose mean similarity a report shows."""
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales (Wang et al. 2003, section 3.2)."""
+SMALLEST_FULL_SIDE = FULL_WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
+"""Pixels per side from which all scales have the full window."""
 
 
 def ms_ssim_window(height: int, width: int) -> int:
