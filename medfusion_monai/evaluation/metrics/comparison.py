@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medfusion_monai.evaluation.metrics.neighbours import Neighbourhoods, neighbourhoods
 
-_COSTLY = 2000  # samples above which a pair of half sets takes seconds
+_COSTLY = 1000  # samples above which 100 pairs of halves take more than ten seconds
 _FEW_HALVES = 20
 _LARGEST = 1e15  # squares of larger features overflow float32
 

@@ -98,9 +98,12 @@ def _figure(sets: Comparison, name: str, k: int) -> Figure:
         return Figure(value, note=sets.counts)
     if smallest // 2 <= k:
         return Figure(value, note=f"{sets.counts}: an interval needs more than {k} in each half of a set")
+    halves, note = sets.halves[name], sets.counts
+    if len(halves) < sets.replicates:
+        note += f"; interval from {len(halves)} pairs of halves"
     if name == "density":
-        return figure_by_factor(value, sets.halves[name], _DENSITY_WIDENING, sets.counts)
-    return share_figure(value, len(shares), sets.halves[name], sets.counts)
+        return figure_by_factor(value, halves, _DENSITY_WIDENING, note)
+    return share_figure(value, len(shares), halves, note)
 
 
 def _check_neighbours(real: Tensor, fake: Tensor, k: int) -> None:

@@ -103,6 +103,13 @@ def test_sets_whose_halves_are_too_small_have_no_interval():
     assert "needs more than 5 in each half" in figures["density"].note
 
 
+def test_large_sets_have_intervals_of_fewer_halves():
+    real, fake = two_sets(1001, 40, 2)
+    for name in ("precision", "density"):
+        assert measure_fidelity(real, fake)[name].note == "40 samples against 1001; interval from 20 pairs of halves"
+        assert measure_fidelity(real[1:], fake)[name].note == "40 samples against 1000"
+
+
 def test_figures_are_those_of_the_single_functions():
     real, fake = two_sets(60, 50, 8)
     figures = measure_fidelity(real, fake, k=4, density_k=6)
