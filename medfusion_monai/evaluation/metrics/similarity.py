@@ -45,7 +45,7 @@ def ms_ssim(prediction: Tensor, image: Tensor, window: int | None = None) -> Ten
     """Multi-scale SSIM (Wang et al. 2003) of five scales, one value per image.
 
     Only windows within the image count, as published. At the coarsest scale torchmetrics also counts windows over a
-    reflected border, so its values differ by up to 0.003, most for images with a dark border such as fundi.
+    reflected border, so its values differ by up to 0.005, most for images with a dark border such as fundi.
 
     Args:
         prediction: (B, C, H, W) in [0, 1].
