@@ -33,7 +33,19 @@ def add_compare(subparsers: Any) -> None:
         "--output", type=bundle_path, required=True, help="folder for report.html, report.md, report.json"
     )
     parser.add_argument("--split", help="split of a prepared reference (reference if there is one, else test)")
-    parser.add_argument("--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="resize all images")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=positive,
+        metavar=("HEIGHT", "WIDTH"),
+        help="resize all images (real ones to the size of generated)",
+    )
+    parser.add_argument(
+        "--resize-mode",
+        choices=("crop", "pad"),
+        default="crop",
+        help="fill the size and crop, or pad with zeros (crop)",
+    )
     _add_settings(parser)
     parser.set_defaults(handler=_compare)
 
@@ -43,8 +55,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features",
         default="inception",
+        type=lambda text: None if text == "null" else text,
         metavar="SPEC",
-        help="inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE (inception)",
+        help="inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE, phantoms:FILE, or null: none, which "
+        "leaves out FID and the like (inception)",
     )
     parser.add_argument("--k", type=positive, default=3, help="neighbours of precision and recall (3)")
     parser.add_argument("--replicates", type=whole, default=100, help="resampled sets per interval, 0: none (100)")

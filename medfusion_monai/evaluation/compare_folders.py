@@ -39,7 +39,8 @@ def compare(
         images: folders of the generated ones, by name.
         output: folder of the report; features are kept in its folder ``cache``.
         split: of a prepared reference; None takes ``reference`` if there is one, else ``test``.
-        size: (height, width) that all images are resized to; None leaves them as they are, which takes one size.
+        size: (height, width) that all images are resized to; None resizes real images to the size of the generated
+            ones, which must then have one.
         settings: how to measure; None for the defaults.
 
     Returns:
@@ -76,7 +77,8 @@ def _measure(
     """Fill a report. The first of the opened sets is the reference."""
     # The splits need the same form, or features and classifiers would pick up the difference in form.
     facts_of_splits = {f"split '{name}'": inspect_set(image_set) for name, image_set in splits.items()}
-    form = common_form({**facts, **facts_of_splits}, size)
+    of_all = {**facts, **facts_of_splits}
+    form = common_form(of_all, size, real=["reference", *facts_of_splits], mode=settings.resize_mode)
 
     def measure(image_set: ImageSet, known: Sequence[ImageFacts] = ()) -> Measured:
         return measure_set(image_set, form.load, form.describe(), extraction, known)
@@ -89,11 +91,15 @@ def _measure(
         seeds={"seed": seed},
         fidelity=fidelity_columns(),
     )
+    draft.results["sets_note"] = f"Images were measured {form.describe()}." + (
+        " Generated images had this size." if form.resized and size is None else ""
+    )
     add_fidelity(draft, real, sets, extraction.extractor, settings.replicates, seed, k)
     if splits and settings.neighbours:
         training = measure(splits["training"])
-        add_real_baseline(draft, real, sets, training, seed, k)
-        add_neighbours(draft, sets, training, settings.neighbours)
+        if settings.features is not None:
+            add_real_baseline(draft, real, sets, training, seed, k)
+        add_neighbours(draft, sets, training, extraction.extractor, settings.neighbours)
     if splits and settings.classifier_seeds:
         train, test = splits["training"], splits["test"]
         add_steering(draft, train, test, form.load, sets, settings.classifier_seeds, settings.device)

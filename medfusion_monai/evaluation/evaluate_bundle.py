@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from medfusion_monai.data.datalist import find_datalist
+from medfusion_monai.data.reading.transforms import form_of
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.spacing import spaced_timesteps
 from medfusion_monai.evaluation.bundle_images import OURS, BundleImages
-from medfusion_monai.evaluation.image_form import content_sha256
+from medfusion_monai.evaluation.image_form import ImageForm, content_sha256
 from medfusion_monai.evaluation.measured_set import Measured
 from medfusion_monai.evaluation.metrics.feature_cache import Extraction
 from medfusion_monai.evaluation.metrics.features import load_extractor
@@ -24,7 +25,12 @@ from medfusion_monai.evaluation.metrics.fidelity import fidelity_columns
 from medfusion_monai.evaluation.metrics.lpips import BACKBONES
 from medfusion_monai.evaluation.metrics.set_metrics import own_batches
 from medfusion_monai.evaluation.paper_figures import published_reconstructions
-from medfusion_monai.evaluation.reconstructions import reconstruction_picture, table_rows, write_values
+from medfusion_monai.evaluation.reconstructions import (
+    describe_ms_ssim,
+    reconstruction_picture,
+    table_rows,
+    write_values,
+)
 from medfusion_monai.evaluation.report_parts import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.evaluation.settings import RESERVED, check_kinds
 from medfusion_monai.evaluation.step_sweep import sweep_identity, sweep_rows
@@ -54,7 +60,7 @@ class Evaluation:
     Args:
         images: what is measured.
         output_dir: folder of the report; features are kept in its folder ``cache``.
-        features: features to compare by, see ``load_extractor``.
+        features: features to compare by, see ``load_extractor``; None leaves out what needs features.
         replicates: resampled sets per interval; 0 for none.
         batch_size: images measured at once.
         device: where to compute.
@@ -65,7 +71,7 @@ class Evaluation:
         self,
         images: BundleImages,
         output_dir: str | Path,
-        features: str = "inception",
+        features: str | None = "inception",
         replicates: int = 100,
         batch_size: int = 8,
         device: torch.device | str = "cpu",
@@ -75,7 +81,11 @@ class Evaluation:
         self.replicates, self.batch_size, self.device, self.seed = replicates, batch_size, device, seed
         self.draft = Draft(
             f"Medfusion: {', '.join(images.class_names)}",
-            settings={"features": features.partition(":")[0], "replicates": replicates, "image_size": images.size},
+            settings={
+                "features": features and features.partition(":")[0],
+                "replicates": replicates,
+                "image_size": images.size,
+            },
             seeds={"seed": seed},
             fidelity=fidelity_columns(),
         )
@@ -99,8 +109,8 @@ class Evaluation:
             extractor = load_extractor(self.features).to(self.device)
         except WeightsError as error:
             raise WeightsError(
-                f"{error}. Or compare by other features (--features), or measure only reconstructions "
-                "(--samples_dir null, no --sweep_steps)"
+                f"{error}. Or compare by other features (--features), or leave out what needs features "
+                "(--features null, no --sweep_steps)"
             ) from error
         return Extraction(extractor, self.output_dir / "cache", self.batch_size, self.device)
 
@@ -156,6 +166,8 @@ class Evaluation:
         blank = torch.zeros(1, images.channels, *images.size)
         for other in self.others.values():
             other.check_image(blank)
+        if sweep_steps and self.features is None:
+            raise ValueError("sweep_steps are measured by features, but features is null: name features, or no steps")
         for number in sweep_steps:
             spaced_timesteps(number, TIMESTEPS)
         if images.sample_sets or sweep_steps:
@@ -189,6 +201,7 @@ class Evaluation:
         self.draft.results["reconstructions"] = [
             row for name, own in values.items() for row in table_rows(name, items, own, self.seed)
         ]
+        self.draft.results["reconstructions_note"] = describe_ms_ssim(self.images.size)
         self.draft.results["published_reconstructions"] = published_reconstructions(self.images.class_names)
         write_values(self.output_dir, items, values[OURS])
         picture = reconstruction_picture({OURS: network.autoencoder, **self.others}, items, self.images.load)
@@ -206,11 +219,16 @@ class Evaluation:
         draft, reference, generated, seed = self.draft, self.reference, self.generated, self.seed
         training = self.training if neighbours else None  # all processes compute features, the first does the rest
 
+        mode = form_of(self.images.preprocessing).get("resize_mode", "crop")
+        form = ImageForm((self.images.size[0], self.images.size[1]), self.images.channels, True, mode)
+        draft.results["sets_note"] = f"Real images were {form.describe()}. Generated images had this size."
+
         def compare() -> None:
             add_fidelity(draft, reference, generated, self.extraction.extractor, self.replicates, seed)
-            if training is not None:
+            if training is not None and self.features is not None:
                 add_real_baseline(draft, reference, generated, training, seed)
-                add_neighbours(draft, generated, training, neighbours)
+            if training is not None:
+                add_neighbours(draft, generated, training, self.extraction.extractor, neighbours)
 
         from_first(compare)
 

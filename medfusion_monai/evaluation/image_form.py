@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,20 +36,23 @@ class ImageForm(NamedTuple):
         size: height and width.
         channels: 1 or 3.
         resized: whether images are resized to that size; otherwise they all have it.
+        mode: of ``ResizeCenterCropd``, ``crop`` or ``pad``.
     """
 
     size: tuple[int, int]
     channels: int
     resized: bool
+    mode: str = "crop"
 
     def load(self, path: str) -> Tensor:
         """Read an image: (C, H, W) in [0, 1]."""
         image = torch.from_numpy(read_image(path, self.channels))
-        return ResizeCenterCropd("image", self.size)({"image": image})["image"] if self.resized else image
+        return ResizeCenterCropd("image", self.size, self.mode)({"image": image})["image"] if self.resized else image
 
     def describe(self) -> str:
         """Return a description that distinguishes forms."""
-        how = "resized with antialiasing and cropped to" if self.resized else "as they are,"
+        fitted = {"crop": "cropped", "pad": "padded"}[self.mode]
+        how = f"resized with antialiasing and {fitted} to" if self.resized else "as they are,"
         return f"{how} {self.size[0]}x{self.size[1]}, {self.channels} channels"
 
 
@@ -97,14 +100,20 @@ def content_sha256(facts: Sequence[ImageFacts]) -> str:
 
 
 def common_form(
-    facts: Mapping[str, Sequence[ImageFacts]], size: Sequence[int] | None = None, least: int = 2
+    facts: Mapping[str, Sequence[ImageFacts]],
+    size: Sequence[int] | None = None,
+    least: int = 2,
+    real: Collection[str] = (),
+    mode: str = "crop",
 ) -> ImageForm:
     """Find the form in which all sets can be compared.
 
     Args:
         facts: of each set by its name; the first is the reference, which decides between gray and colour.
-        size: (height, width) that images are resized to; None leaves them as they are.
+        size: (height, width) that images are resized to; None takes the one that all sets but the ``real`` ones have.
         least: fewest images of a set.
+        real: sets that are resized to the size of the others, as the evaluation of a bundle resizes real images.
+        mode: of ``ResizeCenterCropd``, ``crop`` or ``pad``.
 
     Raises:
         DataError: for a set of too few images, several sizes without ``size``, gray sets beside coloured ones, or a set
@@ -116,15 +125,17 @@ def common_form(
         _refuse_unmeasurable(name, images, least)
         _refuse_mixed_colours(name, images, reference, coloured)
     if size is not None:
-        return ImageForm((int(size[0]), int(size[1])), 3 if coloured else 1, True)
-    sizes = {name: Counter(fact.size for fact in images) for name, images in facts.items()}
+        return ImageForm((int(size[0]), int(size[1])), 3 if coloured else 1, True, mode)
+    sizes = {name: Counter(fact.size for fact in images) for name, images in facts.items() if name not in real}
     if len(set().union(*sizes.values())) > 1:
         listed = "; ".join(f"{name}: {_list_sizes(counts)}" for name, counts in sizes.items())
         raise DataError(
             f"the images have several sizes, height x width ({listed}). Sharpness would be compared, not content: "
             "resize all sets to one size, e.g. with --size HEIGHT WIDTH."
         )
-    return ImageForm(facts[reference][0].size, 3 if coloured else 1, False)
+    [common] = set().union(*sizes.values())
+    resized = any(fact.size != common for images in facts.values() for fact in images)
+    return ImageForm(common, 3 if coloured else 1, resized, mode)
 
 
 def exact_form(name: str, facts: Sequence[ImageFacts], size: Sequence[int], channels: int) -> ImageForm:

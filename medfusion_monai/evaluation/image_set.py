@@ -15,6 +15,7 @@ from medfusion_monai.data.preparing.class_folders import is_content
 from medfusion_monai.data.preparing.download import walk_images
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.data.reading.images import list_problems
+from medfusion_monai.sampling.manifest import read_rows
 from medfusion_monai.sampling.plan import MANIFEST
 
 NO_IMAGES = (".csv", ".html", ".json", ".log", ".md", ".pkl", ".pt", ".pth", ".txt", ".yaml", ".yml")
@@ -135,7 +136,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
     """Return the rows of a manifest by file."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = {row["file"]: row for row in csv.DictReader(file) if row.get("file")}
+            rows = read_rows(file)
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}. Run inference again.") from error
     whole = all(str(row.get("label")).isdecimal() and row.get("class_name") for row in rows.values())

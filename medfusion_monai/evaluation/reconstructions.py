@@ -14,9 +14,19 @@ from torch import Tensor, nn
 
 from medfusion_monai.evaluation.metrics.intervals import mean_figure
 from medfusion_monai.evaluation.metrics.lpips import load_lpips, lpips_distance
-from medfusion_monai.evaluation.metrics.similarity import ImageMetric, mse, psnr, ssim
+from medfusion_monai.evaluation.metrics.similarity import (
+    FULL_WINDOW,
+    SMALLEST_FULL_SIDE,
+    ImageMetric,
+    ms_ssim_as_in_paper,
+    ms_ssim_window,
+    mse,
+    psnr,
+    ssim,
+)
 from medfusion_monai.losses.reconstruction import to_unit
 from medfusion_monai.report.pictures import picture_of_rows, spread
+from medfusion_monai.runtime.csv_cells import inert
 from medfusion_monai.training.handlers.image_grid import reconstruction_rows
 
 REPLICATES = 1000
@@ -28,18 +38,21 @@ def pair(out: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_metrics(
-    lpips: str | None = None, device: torch.device | str = "cpu"
+    lpips: str | None = None, device: torch.device | str = "cpu", image_size: Sequence[int] = (256, 256)
 ) -> dict[str, IgniteMetricHandler]:
     """Make the metrics besides MS-SSIM for an evaluator; each keeps the value of every image.
 
     Args:
         lpips: backbone of LPIPS, ``alex`` or ``vgg``; None leaves LPIPS out.
         device: where LPIPS is computed.
+        image_size: height and width of the images. The MS-SSIM of the paper's script needs 176 pixels per side.
 
     Raises:
         ValueError: for an unknown backbone, or missing weights.
     """
     functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ssim": ssim, "mse": mse, "psnr": psnr}
+    if min(image_size) >= SMALLEST_FULL_SIDE:
+        functions["ms_ssim_paper"] = ms_ssim_as_in_paper
     if lpips is not None:
         functions["lpips"] = partial(lpips_distance, network=load_lpips(lpips).to(device))  # type: ignore[arg-type]
     return {
@@ -76,6 +89,17 @@ def table_rows(
     return rows
 
 
+def describe_ms_ssim(image_size: Sequence[int]) -> str:
+    """Return how both columns of MS-SSIM are computed for images of this (height, width)."""
+    window = ms_ssim_window(*image_size)
+    text = (
+        f"MS-SSIM has five scales, a Gaussian window of {window} x {window} pixels (sigma 1.5) and a range of 1. The "
+        f"paper's script has a window of {FULL_WINDOW} x {FULL_WINDOW} and, instead of 1, the range of each pair of "
+        "images, which gives lower values: compare published values only with its column"
+    )
+    return f"{text}." if window == FULL_WINDOW else f"{text}, which needs images of at least 176 x 176 pixels."
+
+
 def write_values(folder: str | Path, items: Sequence[Mapping[str, Any]], values: Mapping[str, Tensor]) -> None:
     """Write each image's values and their summary to ``MEASURE_raw.csv``, ``_summary.csv`` and ``metrics.csv``.
 
@@ -84,7 +108,7 @@ def write_values(folder: str | Path, items: Sequence[Mapping[str, Any]], values:
         items: with ``split`` and ``number``, which identify an image in the tables instead of its file.
         values: of each measure, one per image, in the order of the items.
     """
-    names = [f"{item['split']} {item['number']}" for item in items]
+    names = [inert(f"{item['split']} {item['number']}") for item in items]
     means: dict[str, Any] = {measure: float(each.mean()) for measure, each in values.items()}
     write_metrics_reports(folder, names, means, dict(values), ["mean", "std"])
 

@@ -14,9 +14,10 @@ from medfusion_monai.evaluation.image_set import ImageSet
 from medfusion_monai.evaluation.measured_set import Measured
 from medfusion_monai.evaluation.metrics.classifier import LabelledImages, labelled_images
 from medfusion_monai.evaluation.metrics.comparison import Comparison
-from medfusion_monai.evaluation.metrics.fidelity import headline_metrics, measure_sets
+from medfusion_monai.evaluation.metrics.features import PixelFeatures
+from medfusion_monai.evaluation.metrics.fidelity import Metric, headline_metrics, measure_sets, metrics_of
 from medfusion_monai.evaluation.metrics.intervals import Figure
-from medfusion_monai.evaluation.metrics.label_steering import NOTE, label_steering
+from medfusion_monai.evaluation.metrics.label_steering import NOTE, label_steering, steering_answers
 from medfusion_monai.evaluation.metrics.neighbours import nearest_neighbours, neighbour_rows
 from medfusion_monai.evaluation.metrics.similarity import DIVERSITY_PAIRS, diversity
 from medfusion_monai.evaluation.paper_figures import published_fidelity
@@ -29,7 +30,12 @@ SHARES_DIFFER = 0.05
 
 
 def fidelity_rows(
-    reference: Measured, sets: Sequence[Measured], replicates: int = 100, seed: int = 0, k: int = 3
+    reference: Measured,
+    sets: Sequence[Measured],
+    replicates: int = 100,
+    seed: int = 0,
+    k: int = 3,
+    metrics: Sequence[Metric] | None = None,
 ) -> list[dict[str, Any]]:
     """Compare sets with the reference, overall and for each class in both.
 
@@ -39,6 +45,7 @@ def fidelity_rows(
         replicates: resampled sets per interval; 0 for none.
         seed: of the resampling and of random pairs.
         k: neighbours of precision and recall.
+        metrics: to compute; None for all.
 
     Returns:
         Rows of a report's fidelity table.
@@ -56,7 +63,7 @@ def fidelity_rows(
                 continue
             sample = measured.features[indices]
             compared = Comparison(real, sample, replicates, seed, k, images=_images(measured, indices))
-            rows.append(row | {name: figure.as_dict() for name, figure in measure_sets(compared).items()})
+            rows.append(row | {name: figure.as_dict() for name, figure in measure_sets(compared, metrics).items()})
     return rows
 
 
@@ -140,16 +147,24 @@ def add_fidelity(
     seed: int = 0,
     k: int = 3,
 ) -> None:
-    """Add table 3 and figure 4 of the paper, the sets, and warnings; see ``fidelity_rows`` for the arguments."""
+    """Add table 3 and figure 4 of the paper, the sets, and warnings; see ``fidelity_rows`` for the arguments.
+
+    Without features (``PixelFeatures``) the table is left out.
+    """
     results = draft.results
     results["reference"] = reference.describe()
     results["sets"] = [measured.describe() for measured in sets]
-    results["features"] = extractor.describe()
-    results["fidelity"] = fidelity_rows(reference, sets, replicates, seed, k)
-    own = diversity(_images(reference, _positions(reference, None)), DIVERSITY_PAIRS, seed, replicates=0)
-    if own.value is not None:
-        results["summary"] = [f"Random pairs of reference images have a mean MS-SSIM of {own.value:.3f}."]
-    results["published"] = published_fidelity(reference.images.class_names)
+    if isinstance(extractor, PixelFeatures):
+        results.setdefault("summary", []).append("FID and the like were not measured: features is null.")
+    else:
+        results["features"] = extractor.describe()
+        metrics = metrics_of(extractor.describe())
+        results["fidelity"] = fidelity_rows(reference, sets, replicates, seed, k, metrics)
+        results["published"] = published_fidelity(reference.images.class_names)
+        own = diversity(_images(reference, _positions(reference, None)), DIVERSITY_PAIRS, seed, replicates=0)
+        if own.value is not None:
+            sentence = f"Random pairs of reference images have a mean MS-SSIM of {own.value:.3f}."
+            results.setdefault("scale", []).append(sentence)
     draft.add_warnings(*warnings_of(reference, sets))
     rows = sample_rows(reference, sets)
     caption = "Spread evenly over each set in the order of its files, not selected. From the top: "
@@ -157,7 +172,9 @@ def add_fidelity(
     draft.add_picture("figure_4_samples.png", picture_of_rows(rows), "Real and generated images", caption)
 
 
-def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, number: int = COLUMNS) -> None:
+def add_neighbours(
+    draft: Draft, sets: Sequence[Measured], training: Measured, extractor: Any, number: int = COLUMNS
+) -> None:
     """Add, for each set, the generated images closest to a training image, above their two nearest ones."""
     for rank, measured in enumerate(sets):
         distances, indices = nearest_neighbours(measured.features, training.features, k=min(2, len(training.features)))
@@ -166,8 +183,8 @@ def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, n
         rows = list(zip((measured.name, "nearest training image", "second nearest"), images, strict=False))
         nearest, median = distances[closest, 0], float(distances[:, 0].median())
         caption = (
-            f"The {len(closest)} of {len(distances)} images closest to a training image, by the features "
-            f"above (distance {float(nearest[0]):.3g} to {float(nearest[-1]):.3g}; median of all images {median:.3g}). "
+            f"The {len(closest)} of {len(distances)} images closest to a training image, by {extractor.name} "
+            f"(distance {float(nearest[0]):.3g} to {float(nearest[-1]):.3g}; median of all images {median:.3g}). "
             "This shows the likeliest copies; it does not prove that there are none."
         )
         title = f"{measured.name}: nearest training images"
@@ -177,7 +194,7 @@ def add_neighbours(draft: Draft, sets: Sequence[Measured], training: Measured, n
 def add_real_baseline(
     draft: Draft, reference: Measured, sets: Sequence[Measured], training: Measured, seed: int = 0, k: int = 3
 ) -> None:
-    """Add to the summary the figures of as many real images, which a perfect generator would reach."""
+    """Add for scale the figures of as many real images, which a perfect generator would reach."""
     known = set(reference.images.paths)
     others = [index for index, path in enumerate(training.images.paths) if path not in known]
     for count in sorted({len(measured.features) for measured in sets}):
@@ -189,7 +206,7 @@ def add_real_baseline(
         figures = measure_sets(compared, metrics)
         named = [(metric.headline, figures.get(metric.column.key, Figure(None)).value) for metric in metrics]
         values = [f"{headline} {value:.2f}" for headline, value in named if value is not None]
-        draft.results.setdefault("summary", []).append(
+        draft.results.setdefault("scale", []).append(
             f"For scale: {count} random training images have {', '.join(values)} against the reference."
         )
 
@@ -232,7 +249,7 @@ def add_steering(
         seeds,
         device=device,
     )
-    draft.results["steering"] = {"note": NOTE, "rows": rows}
+    draft.results["steering"] = {"note": NOTE, "answers": steering_answers(rows), "rows": rows}
     draft.note("seeds", classifier=list(seeds))
 
 

@@ -25,26 +25,29 @@ class CompareSettings:
     """How ``medfusion compare`` measures.
 
     Attributes:
-        features: of ``load_extractor``.
+        features: of ``load_extractor``; None leaves out what needs features.
         k: neighbours of precision and recall.
         replicates: resampled sets per interval; 0 for none.
         neighbours: generated images shown beside their nearest training images; 0 for none.
         classifier_seeds: one classifier is trained per seed; an empty list leaves the classifier out.
         batch_size: images measured at once.
         device: where to compute.
+        resize_mode: how real images are brought to the size of generated ones, or all to a given size: ``crop`` fills
+            it and crops the rest, ``pad`` keeps the whole image and adds zeros.
         seed: of all random choices.
 
     Raises:
         ValueError: for a setting out of range.
     """
 
-    features: str | nn.Module = "inception"
+    features: str | nn.Module | None = "inception"
     k: int = 3
     replicates: int = 100
     neighbours: int = 8
     classifier_seeds: Sequence[int] = (0, 1, 2)
     batch_size: int = 32
     device: torch.device | str = "cpu"
+    resize_mode: str = "crop"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +56,8 @@ class CompareSettings:
         check_counts(k=self.k, batch_size=self.batch_size)
         check_seeds(self.classifier_seeds)
         check_device(self.device)
+        if self.resize_mode not in ("crop", "pad"):
+            raise ValueError(f"resize_mode is {self.resize_mode!r}: use 'crop' or 'pad'")
 
 
 def check_kinds(

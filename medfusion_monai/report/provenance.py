@@ -16,10 +16,10 @@ import torch
 
 import medfusion_monai
 
-PATH_ALONE = re.compile(r"([^/\[{'\"]*[=:])?(/.*)", re.DOTALL)
-"""An absolute path, alone or after ``NAME=`` or ``KIND:``."""
-PATH_AMONG_OTHERS = re.compile(r"(?<![^\s=:,'\"\[({])/[^,'\"\])}]*")
-"""An absolute path within a list or an expression."""
+PATH_ALONE = re.compile(r"([^/\[{'\"]*[=:])?([^\[{'\"$]*/.*)", re.DOTALL)
+"""A path, alone or after ``NAME=`` or ``KIND:``."""
+PATH_AMONG_OTHERS = re.compile(r"(?<![^\s=:,'\"\[({])(?:[^\s=:,'\"\[\](){}/][^=:,'\"\[\](){}/]*)?/[^,'\"\])}]*")
+"""A path within a list or an expression."""
 
 
 def versions() -> dict[str, str]:
@@ -34,15 +34,28 @@ def versions() -> dict[str, str]:
 
 
 def this_command(arguments: Sequence[str] | None = None) -> str:
-    """Return the running command, with absolute paths shortened to their last part.
+    """Return the running command, quoted for a shell, with paths shortened to their last part.
 
     A report that is shared must not reveal where a hospital keeps its data.
     """
     program, *rest = list(sys.argv if arguments is None else arguments)
     start = [os.path.basename(program)]
     if start == ["__main__.py"]:  # of a package run by name, as for MONAI's bundles
-        start = ["python", "-m", ".".join(Path(program).parent.parts[-2:])]
+        start = ["python", "-m", _package(Path(program).parent)]
+    elif program.endswith(".py"):
+        start = ["python", *start]
     return shlex.join([*start, *(_shortened(argument) for argument in rest)])
+
+
+def _package(folder: Path) -> str:
+    """Return the dotted name of the package in a folder."""
+    for place in ("site-packages", "dist-packages"):
+        if place in folder.parts:
+            return ".".join(folder.parts[folder.parts.index(place) + 1 :])
+    names: list[str] = []
+    while (folder / "__init__.py").is_file():
+        names, folder = [folder.name, *names], folder.parent
+    return ".".join(names)
 
 
 def _shortened(argument: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medfusion_monai.report.audit_sections import audit_sections, conclusions
+from medfusion_monai.report.audit_sections import audit_sections
 from medfusion_monai.report.page_parts import (
     Block,
     Callout,
@@ -35,6 +35,7 @@ from medfusion_monai.report.tables import (
     published_group,
     without_counts,
 )
+from medfusion_monai.report.verdict import verdict
 
 PUBLISHED = "Published figures, measured on other reference sets: never ranked with the rows above"
 SWEEP_FILE = "figure_7_sampling_steps.svg"
@@ -49,21 +50,21 @@ def document(results: Mapping[str, Any], fidelity: Sequence[Measure] = ()) -> Do
         fidelity: columns of the tables of fidelity and of the sweep, see ``fidelity_columns`` in ``evaluation``.
     """
     assert fidelity or not ({"fidelity", "published", "sweep"} & results.keys())
-    audit = results.get("audit")
+    audit, opening = results.get("audit"), verdict(results, fid_title(results))
     sections = [
+        Section("Pictures", [_picture(item) for item in results.get("pictures") or []]),
         _sets_section(results),
         _fidelity_section(results, fidelity),
         _reconstructions_section(results),
         _sweep_section(results, fidelity),
         _steering_section(results),
         *(audit_sections(audit) if audit else []),
-        Section("Pictures", [_picture(item) for item in results.get("pictures") or []]),
         _repeat_section(results),
     ]
     return Document(
         plain(results["title"]),
         [plain(text) for text in results.get("warnings") or []],
-        [*(conclusions(audit) if audit else []), *(plain(text) for text in results.get("summary") or [])],
+        [*filter(None, [" ".join(opening)]), *(plain(text) for text in results.get("summary") or [])],
         [section for section in sections if section.blocks],
     )
 
@@ -81,9 +82,10 @@ def _sets_section(results: Mapping[str, Any]) -> Section:
         ]
         for item in sets
     ]
-    return Section(
-        "Image sets", [Table("The images that were measured", columns, [Group("", rows)], [])] if rows else []
-    )
+    if not rows:
+        return Section("Image sets", [])
+    text: list[Block] = [plain(results["sets_note"])] if results.get("sets_note") else []
+    return Section("Image sets", [*text, Table("The images that were measured", columns, [Group("", rows)], [])])
 
 
 def _fidelity_section(results: Mapping[str, Any], fidelity: Sequence[Measure]) -> Section:
@@ -96,11 +98,12 @@ def _fidelity_section(results: Mapping[str, Any], fidelity: Sequence[Measure]) -
         measures = measures_in(rows, fidelity)
         blocks.append(" ".join(measure.about for measure in measures if measure.about))
         blocks.append(_fidelity_table(results, measures, published if inception else {}))
-    if published and (not rows or not inception):
+        blocks += [plain(text) for text in results.get("scale") or []]
+    if published.get("rows") and (not rows or not inception):
         blocks.append(_published_table(published, fidelity))
     if results.get("features"):
         blocks.append(_features_text(results["features"]))
-    return Section("Fidelity", blocks if rows or published else [])
+    return Section("Fidelity", blocks if rows or published.get("rows") else [])
 
 
 def is_inception(results: Mapping[str, Any]) -> bool:
@@ -152,7 +155,10 @@ def _fidelity_table(results: Mapping[str, Any], measures: Sequence[Measure], pub
         groups.append(measured_group(title, members, measures, heads, notes))
     if published.get("rows"):
         groups.append(published_group(PUBLISHED, published, measures, 2, notes))
-    caption = "Sets of images against the reference, each value with its 95% interval." + _bold(groups)
+    caption = (
+        "Sets of images against the reference, each value with its 95% interval at these numbers of images."
+        + _bold(groups)
+    )
     return Table(caption, columns, _untitled_if_alone(groups), notes)
 
 
@@ -194,7 +200,8 @@ def _reconstructions_section(results: Mapping[str, Any]) -> Section:
     if published.get("rows"):
         groups.append(published_group(PUBLISHED, published, measures, 1, notes))
     caption = "Images against their reconstructions: mean ± standard deviation over images, 95% interval of the mean."
-    return Section("Reconstructions", [Table(caption + _bold(groups), columns, groups, notes)])
+    text: list[Block] = [plain(results["reconstructions_note"])] if results.get("reconstructions_note") else []
+    return Section("Reconstructions", [*text, Table(caption + _bold(groups), columns, groups, notes)])
 
 
 def _sweep_section(results: Mapping[str, Any], fidelity: Sequence[Measure]) -> Section:
@@ -241,7 +248,9 @@ def _steering_section(results: Mapping[str, Any]) -> Section:
     columns += measure_columns(measures, [rows], notes)
     group = measured_group("", rows, measures, heads, notes)
     caption = "A small classifier of the classes, each value with its 95% interval"
-    blocks: list[Block] = [plain(steering["note"])] if steering.get("note") else []
+    answers = (steering.get("answers") or {}).items()
+    blocks: list[Block] = [f"{plain(name)}: {found['answer']} ({plain(found['why'])})." for name, found in answers]
+    blocks += [plain(steering["note"])] if steering.get("note") else []
     return Section("Does the label steer?", [*blocks, Table(caption, columns, [group], notes, head_columns=2)])
 
 

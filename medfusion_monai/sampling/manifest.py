@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medfusion_monai.runtime.csv_cells import inert, original
 from medfusion_monai.runtime.files import renamed_when_whole, reported_when_full
 
 Rows = dict[str, dict[str, str]]
@@ -40,7 +41,7 @@ class RowList:
         if not path.is_file():
             return {}
         whole = _whole_lines(path.read_bytes())
-        return {row["file"]: row for row in csv.DictReader(io.StringIO(whole.decode("utf-8-sig"), newline=""))}
+        return read_rows(io.StringIO(whole.decode("utf-8-sig"), newline=""))
 
     def append(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         """Append rows to the list of this process, as fast in a long run as in a short one.
@@ -67,6 +68,12 @@ class RowList:
         return self.main.with_name(f"{self.main.stem}.{part}{self.main.suffix}")
 
 
+def read_rows(file: Iterable[str]) -> Rows:
+    """Return the rows of an open list that have a file."""
+    rows = ({name: original(text or "") for name, text in row.items() if name} for row in csv.DictReader(file))
+    return {row["file"]: row for row in rows if row.get("file")}
+
+
 def _whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
@@ -75,4 +82,4 @@ def _write(file: Any, rows: Sequence[Mapping[str, Any]], columns: Sequence[str],
     table = csv.DictWriter(file, columns, lineterminator="\n")
     if header:
         table.writeheader()
-    table.writerows(rows)
+    table.writerows({name: inert(value) for name, value in row.items()} for row in rows)

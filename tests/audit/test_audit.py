@@ -152,13 +152,13 @@ def test_report_is_html_markdown_and_json_with_pictures_of_the_pairs(audited):
 def test_report_has_the_sections_of_an_audit(audited):
     lines = (audited[0] / "audit.md").read_text().splitlines()
     assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == [
+        "Pictures",
         "Image sets",
         "Copies",
         "Closest pairs",
         "The set as a whole",
         "Membership from the denoising loss",
         "What this audit cannot detect",
-        "Pictures",
         "To repeat this",
     ]
 

@@ -108,6 +108,20 @@ def test_generated_images_are_compared_overall_and_by_class(evaluate, samples_di
     }
 
 
+def test_without_features_the_rest_is_measured(evaluate, samples_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDFUSION_WEIGHTS", str(tmp_path / "none"))
+    results = evaluate(samples_dir=str(samples_dir), features="null", splits="validation", neighbours=2)
+    assert results["reconstructions"]
+    assert "fidelity" not in results
+    assert {picture["file"] for picture in results["pictures"]} >= {"figure_4_samples.png", "neighbours_1.png"}
+    text = (tmp_path / "report.md").read_text()
+    assert "by pixels averaged to 32 x 32" in text
+    assert "Real images were resized with antialiasing and cropped to 48x48" in text
+    with pytest.raises(Exception) as caught:  # noqa: PT011  the bundle runner wraps it
+        evaluate(features="null", sweep_steps=[2])
+    assert "features is null: name features, or no steps" in str(first_cause(caught.value))
+
+
 def test_report_takes_over_an_audit_of_the_same_samples(evaluate, audit, samples_dir, features, tmp_path):
     file = tmp_path / "audit.json"
     file.write_text(json.dumps(audit | {"warnings": ["Look at the leaks."]}))

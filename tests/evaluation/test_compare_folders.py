@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from medfusion_monai.cli import main
+from medfusion_monai.data.reading.transforms import read_and_resize
 from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.demo.phantoms.network import train_phantom_features
@@ -151,36 +152,57 @@ def test_images_that_cannot_be_compared_are_refused(arrange, words, compare, tmp
     assert not (tmp_path / "report" / "report.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("split", "size", "words"),
-    [("training", 32, "split 'training': 64x64"), ("test", 0, "cannot be decoded")],
-    ids=["another size", "damaged"],
-)
-def test_splits_that_do_not_fit_are_refused_before_measuring(split, size, words, compare, tmp_path, capsys):
+def test_damaged_image_of_a_split_is_refused_before_measuring(compare, tmp_path, capsys):
     prepare_phantoms(tmp_path / "data", num_images=40, size=64)
     write_phantoms(tmp_path / "s", [0, 1] * 4, first_seed=500)
     datalist = tmp_path / "data" / "datalist.json"
     document = json.loads(datalist.read_text())
     datalist.write_text(json.dumps(document | {"reference": document["validation"]}))
-    for entry in document[split][:1]:
-        path = tmp_path / "data" / entry["image"]
-        if size:
-            Image.open(path).resize((size, size)).save(path)
-        else:
-            path.write_bytes(path.read_bytes()[:900])
+    path = tmp_path / "data" / document["test"][0]["image"]
+    path.write_bytes(path.read_bytes()[:900])
     assert compare(tmp_path / "data", ("GAN", tmp_path / "s")) == 2
-    assert words in capsys.readouterr().err
+    assert "cannot be decoded" in capsys.readouterr().err
     assert not (tmp_path / "report" / "cache").exists()
 
 
-def test_training_images_of_one_other_size_are_refused(compare, tmp_path, capsys):
+@pytest.mark.parametrize("mode", ["crop", "pad"])
+def test_real_images_are_resized_as_a_bundle_reads_them(mode, compare, features, tmp_path):
     prepare_phantoms(tmp_path / "data", num_images=40, size=64)
-    write_phantoms(tmp_path / "s", [0, 1] * 4, first_seed=500)
-    for entry in json.loads((tmp_path / "data" / "datalist.json").read_text())["training"]:
+    write_phantoms(tmp_path / "s", [0, 1] * 4, first_seed=500, size=64)
+    document = json.loads((tmp_path / "data" / "datalist.json").read_text())
+    for number, entry in enumerate(document["training"] + document["test"]):
         path = tmp_path / "data" / entry["image"]
-        Image.open(path).resize((32, 32)).save(path)
-    assert compare(tmp_path / "data", ("GAN", tmp_path / "s")) == 2
-    assert "split 'training': 32x32 (32)" in capsys.readouterr().err
+        Image.open(path).resize((80 + number, 100)).save(path)
+    options = ("--classifier-seeds", "--neighbours", "2", "--resize-mode", mode)
+    assert compare(tmp_path / "data", ("GAN", tmp_path / "s"), options=options) == 0
+    results = results_of(tmp_path)
+    read = read_and_resize([64, 64], mode=mode)
+    real = torch.stack(
+        [read({"image": str(tmp_path / "data" / entry["image"])})["image"] for entry in document["test"]]
+    )
+    fake = torch.stack([read({"image": str(path)})["image"] for path in sorted((tmp_path / "s").rglob("*.png"))])
+    extractor = load_extractor(features)
+    expected = measure_fidelity(extractor(real), extractor(fake), replicates=0)["fid"].value
+    assert results["fidelity"][0]["fid"]["value"] == pytest.approx(expected, rel=1e-4)
+    fitted = {"crop": "cropped", "pad": "padded"}[mode]
+    assert f"resized with antialiasing and {fitted} to 64x64" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_without_features_there_are_pixel_neighbours_and_the_label(compare, tmp_path, monkeypatch):
+    short = partial(label_steering, steps=10)
+    monkeypatch.setattr("medfusion_monai.evaluation.report_parts.label_steering", short)
+    prepare_phantoms(tmp_path / "data", num_images=200, size=64)
+    write_phantoms(tmp_path / "s", [0, 1] * 12, first_seed=500)
+    training = json.loads((tmp_path / "data" / "datalist.json").read_text())["training"]
+    Image.open(tmp_path / "data" / training[5]["image"]).save(tmp_path / "s" / "cardiomegaly" / "copy.png")
+    options = ("--classifier-seeds", "0", "--neighbours", "3")
+    assert compare(tmp_path / "data", ("GAN", tmp_path / "s"), options=options, features="null") == 0
+    results = results_of(tmp_path)
+    assert not {"fidelity", "features", "published"} & results.keys()
+    assert results["steering"]["rows"]
+    [neighbours] = [item for item in results["pictures"] if item["file"] == "neighbours_1.png"]
+    assert "by pixels averaged to 32 x 32 (distance 0 to" in neighbours["caption"]
+    assert any("features is null" in sentence for sentence in results["summary"])
 
 
 def test_split_that_is_missing_says_how_to_go_on_without(compare, tmp_path, capsys):

@@ -10,6 +10,7 @@ from medfusion_monai.data.datalist import DataError
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.evaluation.image_form import common_form, content_sha256, inspect_set, refuse_changed
 from medfusion_monai.evaluation.image_set import open_image_set
+from medfusion_monai.sampling.manifest import RowList
 
 
 def write_images(folder, number=3, size=(8, 8), channels=1, seed=0, suffix=".png"):
@@ -42,6 +43,16 @@ def test_subfolders_are_classes(tmp_path):
     images = open_image_set("GAN", tmp_path / "s")
     assert images.counts() == {"a": 3, "b": 2}
     assert [images.paths[index].split("/")[-2] for index in images.indices("b")] == ["b", "b"]
+
+
+def test_class_named_like_a_formula_is_text_in_a_manifest_and_read_back(tmp_path):
+    paths = write_images(tmp_path / "s", 2)
+    columns = ["file", "label", "class_name", "seed"]
+    rows = [[path.name, label, name, -1] for label, (path, name) in enumerate(zip(paths, ["=a", "-b"], strict=True))]
+    RowList(tmp_path / "s", "manifest.csv").append([dict(zip(columns, row, strict=True)) for row in rows], columns)
+    assert (tmp_path / "s" / "manifest.csv").read_text().splitlines()[1:] == [f"{paths[0].name},0,'=a,-1",
+                                                                              f"{paths[1].name},1,'-b,-1"]  # fmt: skip
+    assert open_image_set("GAN", tmp_path / "s").class_names == ["=a", "-b"]
 
 
 def test_manifest_gives_the_classes_of_samples(tmp_path):

@@ -91,6 +91,15 @@ def test_classes_that_differ_are_told(labels, class_names, words):
     assert all(word in sentence for word, sentence in zip(words, found, strict=True))
 
 
+@pytest.mark.parametrize("inception", [True, False])
+def test_kid_is_measured_with_inception_features_only(inception):
+    draft = Draft("title", {}, {}, fidelity=fidelity_columns())
+    sets = [measured(name, [0] * 8) for name in ("reference", "GAN")]
+    extractor = SimpleNamespace(describe=lambda: {"name": "own", "is_inception": inception})
+    add_fidelity(draft, sets[0], sets[1:], extractor, replicates=0)
+    assert ("kid" in draft.results["fidelity"][0]) is inception
+
+
 def test_copies_repeats_and_constant_images_are_told():
     real = measured("reference", [0, 1], digests=["x", "y"])
     [copies, repeats] = warnings_of(real, [measured("GAN", [0, 1, 0, 1], digests=["x", "p", "p", "q"])])
@@ -106,10 +115,10 @@ def test_nearest_training_images_are_those_of_the_features():
     near = torch.tensor([order]).T + torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4, 0.01, 0.02, 0.03, 0.04, 0.05]]).T
     fake = measured("GAN", [0] * 10, features=near * torch.ones(1, 4))
     draft = Draft("title", {}, {})
-    add_neighbours(draft, [fake], training)
+    add_neighbours(draft, [fake], training, SimpleNamespace(name="own features"))
     [entry] = draft.results["pictures"]
     assert entry["file"] == "neighbours_1.png"
-    assert f"The {COLUMNS} of 10 images" in entry["caption"]
+    assert f"The {COLUMNS} of 10 images closest to a training image, by own features" in entry["caption"]
     pixels = draft.pictures["neighbours_1.png"].convert("L")
     # Below the closest samples (numbers 0, 5, 6, ...) are the training images whose number is their feature.
     step = 8 * 18  # enlarged eight times, with margins
@@ -125,7 +134,7 @@ def test_real_images_are_measured_as_a_scale():
     training = measured("training", [0, 1] * 35, features=features)
     draft = Draft("title", {}, {})
     add_real_baseline(draft, real, [measured("GAN", [0] * 30), measured("many", [0] * 31)], training)
-    [sentence] = draft.results["summary"]
+    [sentence] = draft.results["scale"]
     # The reference's own images, of the paths 0 to 39, are left out, so that 30 remain: too few for the second set.
     expected = measure_fidelity(real.features, features[40:], replicates=0)["fid"].value
     assert sentence.startswith(f"For scale: 30 random training images have a Fréchet distance of {expected:.2f}")
@@ -150,7 +159,7 @@ def test_metric_of_the_table_reaches_rows_summary_and_report(monkeypatch, tmp_pa
     expected = float((real.features.mean(dim=0) - far.features.mean(dim=0)).norm())
     rows = {(row["name"], row["class_name"]): row for row in draft.write(tmp_path)["fidelity"]}
     assert rows["far", None]["centroid"]["value"] == pytest.approx(expected)
-    assert "centroids apart by" in draft.results["summary"][-2]
+    assert "centroids apart by" in draft.results["scale"][-1]
     text = (tmp_path / "report.md").read_text()
     assert "Centroids are means of features." in text
     assert "Centroid distance (lower is better)" in text

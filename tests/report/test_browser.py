@@ -27,6 +27,9 @@ onload = () => {{
     width: page.documentElement.scrollWidth,
     images: images.map(image => image.naturalWidth),
     tables: page.querySelectorAll("table").length,
+    hidden: [...page.querySelectorAll(".scroll")].map(box => box.scrollWidth - box.clientWidth),
+    captions: Math.max(...[...page.querySelectorAll("caption span, figcaption")].map(
+      caption => caption.getBoundingClientRect().right)),
     font: parseFloat(getComputedStyle(page.querySelector("td")).fontSize),
   }});
 }};</script>"""
@@ -60,11 +63,26 @@ def measured(report, width):
 def test_page_is_no_wider_than_the_screen_and_shows_its_pictures(report, width):
     found = measured(report, width)
     assert found["width"] <= width
-    plot, picture = found["images"]
+    picture, plot = found["images"]
     assert plot > 0
     assert picture == 1200
     assert found["tables"] == 9
     assert found["font"] >= 12
+
+
+def test_all_columns_are_visible_on_a_wide_screen(results, pictures, tmp_path):
+    for row in results["fidelity"]:
+        row |= {"coverage": row["precision"], "density": {"value": 1234.567, "low": 1200.0, "high": 1250.0}}
+        row["fid"] = {"value": 12345.67, "low": 10000.0, "high": 14691.34}
+    for row in results["reconstructions"]:
+        row |= dict.fromkeys(("ms_ssim_paper", "ssim", "lpips", "psnr"), row["ms_ssim"])
+    results["features"] |= {"name": "torchvision densenet121", "is_inception": False}
+    write_report(results, pictures, tmp_path, fidelity=fidelity_columns())
+    assert set(measured(tmp_path / "report.html", 1200)["hidden"]) == {0}
+
+
+def test_no_caption_is_cut_off_on_a_phone(report):
+    assert measured(report, 390)["captions"] <= 390
 
 
 def asked_of_the_network(page):

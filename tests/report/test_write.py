@@ -209,9 +209,9 @@ def test_html_can_be_read_by_all(written):
     assert parsed.tags.count("caption") == parsed.tags.count("table") == len(parsed.tables)
     assert parsed.tags.count("th") == sum(1 for tag, name, _ in parsed.attributes if (tag, name) == ("th", "scope"))
     assert [value for _, name, value in parsed.attributes if name == "alt"] == [
+        "Samples. Not selected.",
         "ours: quality by number of sampling steps. Lower FID and higher precision and recall are better; whiskers are "
         "95% intervals.",
-        "Samples. Not selected.",
     ]
     assert "@media print" in page
 
@@ -225,7 +225,7 @@ def test_warnings_stand_before_all_figures(written):
 def test_pictures_are_embedded_and_lie_beside(written, pictures, tmp_path):
     page, text, _ = written()
     sources = [value for _, name, value in Page(page).attributes if name == "src"]
-    plot, embedded = (base64.b64decode(source.partition(",")[2]) for source in sources)
+    embedded, plot = (base64.b64decode(source.partition(",")[2]) for source in sources)
     assert embedded == (tmp_path / "report" / "samples.png").read_bytes()
     assert np.array_equal(np.array(Image.open(BytesIO(embedded))), np.array(pictures["samples.png"]))
     assert plot == (tmp_path / "report" / "figure_7_sampling_steps.svg").read_bytes()

@@ -29,7 +29,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ATTRIBUTES = ("name", "sha256", "dimensions", "resize", "is_inception", "describe")
 ONE_SIZE = "Build a resize into the network, or resize the images to what it expects"
 SPECIFICATIONS = (
-    "inception, inception:FILE, torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE (a file name for FILE)"
+    "inception, inception:FILE, torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE (a file name for "
+    "FILE), or null for none"
 )
 
 
@@ -260,12 +261,29 @@ class PhantomFeatures(FeatureExtractor):
         return self.network(image)
 
 
-def load_extractor(specification: str | nn.Module, sha256: str | None = None) -> Any:
+class PixelFeatures(FeatureExtractor):
+    """Pixels averaged to 32 x 32, in place of features where there are none.
+
+    They find nearest images. Distances between sets of them mean nothing, so FID and the like are left out.
+    """
+
+    name = "pixels averaged to 32 x 32"
+    sha256 = ""
+    resize = "averaged to 32x32"
+    dimensions = 3 * 32 * 32
+
+    def extract(self, image: Tensor) -> Tensor:
+        """Return the averaged pixels."""
+        return F.adaptive_avg_pool2d(image, 32).flatten(1)
+
+
+def load_extractor(specification: str | nn.Module | None, sha256: str | None = None) -> Any:
     """Make a feature extractor from its specification.
 
     Args:
         specification: ``inception``, ``inception:FILE``, ``torchvision:ARCHITECTURE:FILE``, ``torchscript:FILE`` or
-            ``phantoms:FILE``. A module with the attributes and ``describe`` of ``FeatureExtractor`` is returned.
+            ``phantoms:FILE``. None takes ``PixelFeatures``. A module with the attributes and ``describe`` of
+            ``FeatureExtractor`` is returned.
         sha256: checksum that the weights file must have; without it, Inception-v3 accepts only the published weights
             and the others accept any.
 
@@ -279,6 +297,8 @@ def load_extractor(specification: str | nn.Module, sha256: str | None = None) ->
                 f"{type(specification).__name__} is not a feature extractor: it lacks {', '.join(missing)}"
             )
         return specification
+    if specification is None:
+        return PixelFeatures()
     kind, _, rest = specification.partition(":")
     architecture, _, file = rest.partition(":")
     if kind == "inception" and specification != "inception:":

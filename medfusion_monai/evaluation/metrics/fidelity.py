@@ -5,8 +5,8 @@ To add one, write a function from a ``Comparison`` to a ``Figure`` in a new file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -32,13 +32,15 @@ class Metric(NamedTuple):
         measure: computes it; None for sets that it does not apply to, whose rows then lack it.
         about: explanation above the table.
         headline: its name in a sentence, such as "a recall of". Metrics with a headline are also measured for the sweep
-            over sampling steps, and for the real images that the summary gives for scale.
+            over sampling steps, and for the real images that the report gives for scale.
+        inception_only: whether other features make it meaningless, so it is left out with them.
     """
 
     column: Measure
     measure: Callable[[Comparison], Figure | None]
     about: str = ""
     headline: str = ""
+    inception_only: bool = False
 
 
 METRICS: tuple[Metric, ...] = (
@@ -46,18 +48,21 @@ METRICS: tuple[Metric, ...] = (
         Measure("fid", "FID", 2, "lower", counts_matter=True),
         fid_figure,
         "FID is the distance between the distributions of a set and of the reference in the space of the features. "
-        "It is biased by the number of images: the fewer, the larger, so compare equal counts.",
+        "It is biased by the number of images: the fewer, the larger, so compare equal counts. Its interval is of the "
+        "value at these counts, not of the distance between the distributions.",
         headline="a Fréchet distance of",
     ),
     Metric(
         Measure("kid", "KID \N{MULTIPLICATION SIGN} 1000", 2, "lower", scale=1000.0),
         kid_figure,
-        "KID is such a distance without that bias.",
+        "KID is such a distance without that bias; its interval is of the distance itself.",
+        inception_only=True,  # the kernel's constants suit the size of Inception-v3's features
     ),
     Metric(
         Measure("precision", "Precision", 3, "higher"),
         precision_figure,
-        "Precision is the share of images that look like reference images.",
+        "Precision is the share of images that look like reference images. The intervals of precision, recall, density "
+        "and coverage are of their mean over other sets of these counts.",
         headline="a precision of",
     ),
     Metric(
@@ -76,7 +81,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         Measure("diversity_ms_ssim", "MS-SSIM within the set", 3, hint="lower is more diverse"),
         diversity_figure,
-        "MS-SSIM within the set is the mean similarity of random pairs: compare it with the reference's own.",
+        "MS-SSIM within the set is the mean similarity of random pairs: compare it with the reference's own. "
+        "Its interval is of the choice of pairs.",
     ),
 )
 
@@ -84,6 +90,11 @@ METRICS: tuple[Metric, ...] = (
 def fidelity_columns() -> list[Measure]:
     """Return the columns of the fidelity table, with their explanations, for a report."""
     return [metric.column._replace(about=metric.about) for metric in METRICS]
+
+
+def metrics_of(features: Mapping[str, Any]) -> list[Metric]:
+    """Return the metrics that mean something for features, by the description of their extractor."""
+    return [metric for metric in METRICS if features.get("is_inception") or not metric.inception_only]
 
 
 def headline_metrics() -> list[Metric]:
@@ -109,10 +120,9 @@ def measure_fidelity(
     k: int = 3,
     density_k: int = 5,
 ) -> dict[str, Figure]:
-    """Compute all metrics of two sets of features, each with a 95% bootstrap interval.
+    """Compute all metrics of two sets of features, each with a 95% interval.
 
-    FID and KID resample both sets, see ``frechet_figure`` for FID's interval; precision, recall, density and coverage
-    resample the samples whose mean they are.
+    FID and KID resample both sets; precision, recall, density and coverage take halves of both, see ``Comparison``.
 
     A replicate costs little, except for FID with large sets: as much as FID itself, which at 2,048 features takes
     about 6 s on two cores for 15,738 samples per set, and less than a second for 1,000. Large sets have ten.

@@ -1,4 +1,4 @@
-"""Figures with 95% intervals from resampling (Efron 1979)."""
+"""Figures with 95% intervals: by resampling (Efron 1979), of shares by Wilson's score (1927)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def bootstrap_weights(count: int, replicates: int, seed: int | np.random.Generat
 def mean_figure(values: Tensor, replicates: int = 1000, seed: int = 0) -> Figure:
     """Mean of one value per item, with a percentile bootstrap interval over the items.
 
-    For a share, pass ones and zeros, or booleans.
+    The mean of booleans is a share, whose interval is Wilson's: resampling shows too little spread near 0 and 1.
 
     Args:
         values: (N,).
@@ -60,6 +60,7 @@ def mean_figure(values: Tensor, replicates: int = 1000, seed: int = 0) -> Figure
     Returns:
         The mean; None if there are no values or one is not finite.
     """
+    is_share = values.dtype == torch.bool
     values = values.detach().cpu().double().flatten()
     count = len(values)
     broken = int((~values.isfinite()).sum())
@@ -70,10 +71,54 @@ def mean_figure(values: Tensor, replicates: int = 1000, seed: int = 0) -> Figure
         return Figure(value, note="one value has no interval")
     if replicates < 2:
         return Figure(value)
+    if is_share:
+        return share_figure(value, count)
     if bool((values == values[0]).all()):
         return Figure(value, value, value, f"all {count} values are equal: resampling them shows no spread")
     low, high = (float(end) for end in values.aminmax())
     return figure_within(value, _resampled_means(values, replicates, seed), low, high)
+
+
+def share_figure(value: float, count: float, resampled: Tensor | None = None, note: str = "") -> Figure:
+    """Return a share with Wilson's score interval (1927), which is not too narrow near 0 and 1.
+
+    Args:
+        value: the share.
+        count: items that it is the share of.
+        resampled: (R,), shares of resampled sets, if the items are not independent or are not all that varies. The
+            count is then divided by the ratio of their variance to that of independent items (Kish's design effect).
+        note: what qualifies the value.
+    """
+    quantile = float(stdtrit(np.inf, (1 + LEVEL) / 2))
+    if resampled is not None:
+        quantile = float(stdtrit(len(resampled) - 1, (1 + LEVEL) / 2))
+        share, variance = float(resampled.double().mean()), float(resampled.double().var())
+        independent = share * (1 - share) / count
+        if variance > independent > 0:
+            count *= independent / variance
+    square = quantile**2 / count
+    middle = (value + square / 2) / (1 + square)
+    half = quantile / (1 + square) * ((value * (1 - value) + square / 4) / count) ** 0.5
+    return Figure(value, max(0.0, min(value, middle - half)), min(1.0, max(value, middle + half)), note)
+
+
+def figure_by_factor(value: float, resampled: Tensor, widening: float = 1.0, note: str = "") -> Figure:
+    """Return a positive value with an interval from its share to its multiple by one factor.
+
+    The factor is that of the relative standard deviation of resampled values, whose own level may differ.
+
+    Args:
+        value: at least 0; 0 has no interval.
+        resampled: (R,), at least two.
+        widening: multiplies the standard deviation.
+        note: what qualifies the value.
+    """
+    if not value > 0:
+        return Figure(value, note="; ".join(filter(None, [note, "0 has no interval"])))
+    quantile = float(stdtrit(len(resampled) - 1, (1 + LEVEL) / 2))
+    deviation = float(resampled.double().std() / resampled.double().mean().clamp_min(1e-12))
+    factor = float(np.exp(min(quantile * widening * deviation, 50.0)))
+    return Figure(value, value / factor, value * factor, note)
 
 
 def figure_within(value: float, resampled: Tensor, least: float, most: float, note: str = "") -> Figure:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medfusion_monai.evaluation.metrics.classifier import LabelledImages, class_counts, scores, train_classifier
-from medfusion_monai.evaluation.metrics.intervals import Figure, figure_within
+from medfusion_monai.evaluation.metrics.intervals import Figure, figure_within, share_figure
 from medfusion_monai.runtime.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -26,9 +26,17 @@ NOTE = (
     "class against the rest). Every classifier is trained for the same number of steps, with all classes equally "
     "often. Figures are means over trainings; 95% intervals cover the sampling of the test images and the randomness "
     "of training, not the sampling of the training images. The label steers to the extent that a classifier trained "
-    "on real images agrees with the labels of generated images as it does with those of real ones."
+    "on real images agrees with the labels of generated images as it does with those of real ones. The answer is by "
+    "its AUC: unanswerable if the interval on real images reaches below 0.6, near guessing; otherwise no if the "
+    "interval on generated images reaches 0.5, yes if its distance from 0.5 is at least 80% of that on real images, "
+    "else partly."
 )
 """How to read the rows."""
+
+NEAR_CHANCE = 0.6
+"""AUC on real images that the interval of the classifier must exceed before it can judge generated ones."""
+STEERED_SHARE = 0.8
+"""Share of the classifier's advantage over guessing on real images that the answer "yes" takes on generated ones."""
 
 _REPLICATES_AT_A_TIME = 50  # bounds the memory of the weights
 
@@ -98,10 +106,45 @@ def label_steering(
     return rows
 
 
+def steering_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Answer whether the label steers each set of generated images, by the rule in ``NOTE``.
+
+    Args:
+        rows: of ``label_steering``.
+
+    Returns:
+        By the set's name, ``answer`` (yes, partly, no or unanswerable) and ``why``.
+    """
+    areas = {row["tested_on"]: row["auc"] for row in rows if row["trained_on"] == "real"}
+    judge = areas.pop("real test")
+    return {name: _answer(judge, area) for name, area in areas.items()}
+
+
+def _answer(judge: Mapping[str, Any], area: Mapping[str, Any]) -> dict[str, str]:
+    for figure in (judge, area):
+        if figure["value"] is None:
+            return {"answer": "unanswerable", "why": figure["note"]}
+    if _lowest(judge) < NEAR_CHANCE:
+        why = f"the classifier itself is near guessing on real images, AUC {_shown(judge)}"
+        return {"answer": "unanswerable", "why": why}
+    share = (area["value"] - 0.5) / (judge["value"] - 0.5)
+    answer = "no" if _lowest(area) <= 0.5 else "yes" if share >= STEERED_SHARE else "partly"
+    return {"answer": answer, "why": f"AUC {_shown(area)} on generated images, {_shown(judge)} on real ones"}
+
+
+def _lowest(figure: Mapping[str, Any]) -> float:
+    return float(figure["value"] if figure["low"] is None else figure["low"])
+
+
+def _shown(figure: Mapping[str, Any]) -> str:
+    interval = "" if figure["low"] is None else f" [{figure['low']:.2f} to {figure['high']:.2f}]"
+    return f"{figure['value']:.2f}{interval}"
+
+
 def steering_figures(
     probabilities: Sequence[Tensor], labels: Tensor, replicates: int = 1000, seed: int = 0
 ) -> tuple[Figure, Figure]:
-    """Balanced accuracy and AUC, averaged over trainings, with 95% intervals.
+    """Balanced accuracy and AUC, averaged over trainings, with 95% intervals: Wilson's of accuracy, percentiles of AUC.
 
     Each replicate resamples the trainings, and the test images within their classes, the same for all trainings. With S
     trainings, resampling shows (S - 1) / S of the variance between them; with one, none.
@@ -129,13 +172,15 @@ def steering_figures(
             parts.append((each * trainings).sum(dim=1) / len(probabilities))
     trainings_note = "" if len(probabilities) > 1 else "one training: the interval covers the test images only"
     fewest = int(torch.bincount(labels).min())
-    figures = [
-        _with_interval(float(value), torch.cat(parts), trainings_note, fewest * probabilities[0].shape[1])
-        if parts
-        else Figure(float(value))
-        for value, parts in zip(values, resampled, strict=True)
-    ]
-    return figures[0], figures[1]
+    accuracy, auc = (float(value) for value in values)
+    if replicates < 2:
+        return Figure(accuracy), Figure(auc)
+    accuracies, areas = (torch.cat(parts) for parts in resampled)
+    count = fewest * probabilities[0].shape[1]
+    return (
+        share_figure(accuracy, count, accuracies, trainings_note),
+        _with_interval(auc, areas, trainings_note, count),
+    )
 
 
 def balanced_accuracies(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from medfusion_monai.evaluation.metrics.comparison import Comparison, check_features
-from medfusion_monai.evaluation.metrics.intervals import Figure, mean_figure
+from medfusion_monai.evaluation.metrics.intervals import Figure, figure_by_factor, share_figure
 from medfusion_monai.evaluation.metrics.neighbours import neighbourhoods
+
+_DENSITY_WIDENING = 1.15  # calibrated by benchmarks/intervals.py
 
 
 def improved_precision_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = 1024) -> tuple[float, float]:
@@ -61,37 +63,47 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 1024) 
 
 def precision_figure(sets: Comparison) -> Figure:
     """Return precision with its interval."""
-    return _share_figure(sets, "precision", sets.k)
+    return _figure(sets, "precision", sets.k)
 
 
 def recall_figure(sets: Comparison) -> Figure:
     """Return recall with its interval."""
-    return _share_figure(sets, "recall", sets.k)
+    return _figure(sets, "recall", sets.k)
 
 
 def density_figure(sets: Comparison) -> Figure:
     """Return density with its interval."""
-    return _share_figure(sets, "density", sets.density_k)
+    return _figure(sets, "density", sets.density_k)
 
 
 def coverage_figure(sets: Comparison) -> Figure:
     """Return coverage with its interval."""
-    return _share_figure(sets, "coverage", sets.density_k)
+    return _figure(sets, "coverage", sets.density_k)
 
 
-def _share_figure(sets: Comparison, name: str, k: int) -> Figure:
-    """Average a share over samples and resample those; the neighbourhoods they are compared with stay as they are.
+def _figure(sets: Comparison, name: str, k: int) -> Figure:
+    """Average a share over samples, with an interval of its mean over other sets of these counts.
 
-    Resampled neighbourhoods would shrink, to nothing around a sample drawn more than k times. Neighbourhoods vary from
-    draw to draw too, so the intervals are too narrow: those of recall and density were 0.6 to 0.8 times as wide as
-    they should be in trials.
+    It is from half sets: the neighbourhoods vary from draw to draw too, not only the samples that are counted.
+    ``benchmarks/intervals.py`` measures how often the intervals contain that mean.
     """
     if sets.constant:
         return Figure(None, note=f"{sets.note}: there are no neighbourhoods")
-    if min(len(sets.real), len(sets.fake)) <= k:
+    smallest = min(len(sets.real), len(sets.fake))
+    if smallest <= k:
         return Figure(None, note=f"{sets.counts}: {k} neighbours need more than {k} in each set")
-    figure = mean_figure(getattr(sets.shares, name), sets.replicates, sets.seed)
-    return figure._replace(note="; ".join(filter(None, [sets.counts, figure.note])))
+    shares = getattr(sets.shares, name)
+    value = float(shares.double().mean())
+    if sets.replicates < 2:
+        return Figure(value, note=sets.counts)
+    if smallest // 2 <= k:
+        return Figure(value, note=f"{sets.counts}: an interval needs more than {k} in each half of a set")
+    halves, note = sets.halves[name], sets.counts
+    if len(halves) < sets.replicates:
+        note += f"; interval from {len(halves)} pairs of halves"
+    if name == "density":
+        return figure_by_factor(value, halves, _DENSITY_WIDENING, note)
+    return share_figure(value, len(shares), halves, note)
 
 
 def _check_neighbours(real: Tensor, fake: Tensor, k: int) -> None:

@@ -10,15 +10,20 @@ import torch
 from monai.metrics import CumulativeIterationMetric
 from monai.metrics.regression import compute_ms_ssim
 from torch import Tensor
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from medfusion_monai.evaluation.metrics.comparison import Comparison
 from medfusion_monai.evaluation.metrics.intervals import Figure, mean_figure
 from medfusion_monai.losses.reconstruction import structural_similarity
 
+FULL_WINDOW = 11
+"""Side of the published Gaussian window of sigma 1.5."""
 DIVERSITY_PAIRS = 200
 """Random pairs within a set whose mean similarity a report shows."""
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales (Wang et al. 2003, section 3.2)."""
+SMALLEST_FULL_SIDE = FULL_WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
+"""Pixels per side from which all scales have the full window."""
 
 
 def ms_ssim_window(height: int, width: int) -> int:
@@ -29,7 +34,7 @@ def ms_ssim_window(height: int, width: int) -> int:
     Raises:
         ValueError: if the image is too small for five scales of a 3x3 window (below 48 pixels).
     """
-    window = min(11, min(height, width) // 2 ** (len(SCALE_WEIGHTS) - 1))
+    window = min(FULL_WINDOW, min(height, width) // 2 ** (len(SCALE_WEIGHTS) - 1))
     window -= 1 - window % 2
     if window < 3:
         raise ValueError(f"MS-SSIM needs images of at least 48x48 pixels, received {height}x{width}")
@@ -38,6 +43,9 @@ def ms_ssim_window(height: int, width: int) -> int:
 
 def ms_ssim(prediction: Tensor, image: Tensor, window: int | None = None) -> Tensor:
     """Multi-scale SSIM (Wang et al. 2003) of five scales, one value per image.
+
+    Only windows within the image count, as published. At the coarsest scale torchmetrics also counts windows over a
+    reflected border, so its values differ by up to 0.005, most for images with a dark border such as fundi.
 
     Args:
         prediction: (B, C, H, W) in [0, 1].
@@ -49,6 +57,23 @@ def ms_ssim(prediction: Tensor, image: Tensor, window: int | None = None) -> Ten
     """
     window = window or ms_ssim_window(*image.shape[-2:])
     return compute_ms_ssim(prediction, image, 2, kernel_size=window, weights=SCALE_WEIGHTS).flatten()
+
+
+def ms_ssim_as_in_paper(prediction: Tensor, image: Tensor) -> Tensor:
+    """MS-SSIM as the paper's script calls torchmetrics: one pair at a time, without ``data_range``.
+
+    In place of 1, torchmetrics then takes the larger range of the two images, again at each scale. Images of low
+    contrast get lower values than by ``ms_ssim``.
+
+    Args:
+        prediction: (B, C, H, W) in [0, 1], at least 176 pixels per side.
+        image: of the same shape and range.
+
+    Returns:
+        (B,), at most 1.
+    """
+    pairs = zip(prediction.split(1), image.split(1), strict=True)
+    return torch.stack([multiscale_structural_similarity_index_measure(*pair, betas=SCALE_WEIGHTS) for pair in pairs])
 
 
 def ssim(prediction: Tensor, image: Tensor) -> Tensor:

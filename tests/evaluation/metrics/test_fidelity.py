@@ -87,6 +87,29 @@ def test_every_figure_has_an_interval_around_it():
         assert "120" in figure.note, name
 
 
+def test_intervals_hold_the_mean_over_other_sets_of_these_counts():
+    draws = [(normal(40, 4, seed=2 * seed), normal(40, 4, seed=2 * seed + 1) + 0.5) for seed in range(120)]
+    figures = [measure_fidelity(*sets, replicates=30, seed=seed) for seed, sets in enumerate(draws)]
+    for name in ("precision", "recall", "density", "coverage"):
+        mean = sum(each[name].value for each in figures) / len(figures)
+        share = sum(each[name].low <= mean <= each[name].high for each in figures) / len(figures)
+        assert share >= 0.9, name
+
+
+def test_sets_whose_halves_are_too_small_have_no_interval():
+    figures = measure_fidelity(*two_sets(9, 30, 4))
+    assert figures["precision"].low is not None
+    assert figures["density"].low is None
+    assert "needs more than 5 in each half" in figures["density"].note
+
+
+def test_large_sets_have_intervals_of_fewer_halves():
+    real, fake = two_sets(1001, 40, 2)
+    for name in ("precision", "density"):
+        assert measure_fidelity(real, fake)[name].note == "40 samples against 1001; interval from 20 pairs of halves"
+        assert measure_fidelity(real[1:], fake)[name].note == "40 samples against 1000"
+
+
 def test_figures_are_those_of_the_single_functions():
     real, fake = two_sets(60, 50, 8)
     figures = measure_fidelity(real, fake, k=4, density_k=6)

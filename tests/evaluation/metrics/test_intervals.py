@@ -1,9 +1,18 @@
 import json
+import math
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
-from medfusion_monai.evaluation.metrics.intervals import Figure, bootstrap_weights, figure_around, mean_figure
+from medfusion_monai.evaluation.metrics.intervals import (
+    Figure,
+    bootstrap_weights,
+    figure_around,
+    figure_by_factor,
+    mean_figure,
+    share_figure,
+)
 
 
 def normal(*shape, seed=0):
@@ -51,16 +60,43 @@ def test_few_replicates_give_a_wider_interval_that_holds_the_true_value_as_often
         assert 0.92 < share < 0.98
 
 
-def test_few_replicates_of_a_share_stay_within_0_and_1():
-    figure = mean_figure(torch.arange(20) > 0, replicates=3)
+def test_few_replicates_of_a_mean_stay_within_the_values():
+    figure = mean_figure((torch.arange(20) > 0).double(), replicates=3)
     assert figure.low < figure.value < figure.high
     assert figure.high <= 1
 
 
-def test_share_of_indicators_has_the_interval_of_a_binomial():
-    figure = mean_figure(torch.arange(100) < 30, replicates=4000)
-    assert figure.value == pytest.approx(0.3)
-    assert (figure.low, figure.high) == pytest.approx((0.21, 0.39), abs=0.011)
+@pytest.mark.parametrize(("right", "count"), [(30, 100), (0, 64), (63, 64), (64, 64)])
+def test_share_has_the_interval_of_wilson(right, count):
+    figure = mean_figure(torch.arange(count) < right)
+    expected = binomtest(right, count).proportion_ci(method="wilson")
+    assert figure.value == pytest.approx(right / count)
+    assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert figure.note == ""
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
+def test_interval_of_a_share_holds_it_about_95_times_of_100(share):
+    draws = torch.rand(2000, 64, generator=torch.Generator().manual_seed(0)) < share
+    figures = [mean_figure(draw) for draw in draws]
+    assert 0.92 < sum(figure.low <= share <= figure.high for figure in figures) / len(figures) < 0.985
+
+
+def test_dependent_items_count_less():
+    resampled = 0.8 + 0.05 * normal(4000)  # independent ones of this count have a deviation of 0.02
+    figure = share_figure(0.8, 400, resampled)
+    expected = share_figure(0.8, 400 * (0.02 / 0.05) ** 2)
+    assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+    narrower = share_figure(0.8, 400, 0.8 + 0.001 * normal(4000))
+    assert narrower.high - narrower.low == pytest.approx(
+        share_figure(0.8, 400)[2] - share_figure(0.8, 400)[1], rel=0.01
+    )
+
+
+def test_factor_is_that_of_the_relative_deviation():
+    figure = figure_by_factor(10.0, 2 + 0.2 * normal(4000), widening=1.5)
+    assert (figure.low, figure.high) == pytest.approx((10 / math.exp(0.294), 10 * math.exp(0.294)), rel=0.02)
+    assert figure_by_factor(0.0, normal(9)) == Figure(0.0, note="0 has no interval")
 
 
 def test_number_of_replicates_need_not_be_a_round_one():

@@ -10,6 +10,7 @@ from medfusion_monai.evaluation.metrics.label_steering import (
     areas_under_curve,
     balanced_accuracies,
     label_steering,
+    steering_answers,
     steering_figures,
 )
 
@@ -87,10 +88,10 @@ def test_rows_say_what_was_trained_and_tested(rows):
 def test_images_of_one_shade_give_chance_and_say_that_nothing_varies():
     plain = LabelledImages(torch.full((40, 1, 32, 32), 0.5), torch.arange(40) % 2)
     row = steering(plain, plain, {}, steps=5)["real", "real test"]
-    for figure in (row["accuracy"], row["auc"]):
-        assert figure["value"] == 0.5
-        assert figure["low"] is None
-        assert "no spread" in figure["note"]
+    assert row["accuracy"]["value"] == row["auc"]["value"] == 0.5
+    assert row["auc"]["low"] is None
+    assert "no spread" in row["auc"]["note"]
+    assert row["accuracy"]["low"] < 0.4  # Wilson's interval of 40 images
 
 
 def test_class_with_too_few_images_gives_no_figures_that_need_it():
@@ -195,10 +196,10 @@ def test_trainings_that_differ_widen_the_interval():
 def test_no_error_at_all_says_how_large_it_may_still_be():
     labels = torch.arange(200) % 2
     accuracy, auc = steering_figures([torch.nn.functional.one_hot(labels, 2).double()] * 2, labels)
-    for figure in (accuracy, auc):
-        assert figure.value == 1
-        assert (figure.low, figure.high) == (None, None)
-        assert "0.015" in figure.note
+    assert accuracy.value == auc.value == 1
+    assert (accuracy.low, accuracy.high) == (pytest.approx(200 / (200 + 1.962**2), abs=1e-4), 1)
+    assert (auc.low, auc.high) == (None, None)
+    assert "0.015" in auc.note
 
 
 def test_few_replicates_give_an_interval_around_the_value_or_none():
@@ -213,3 +214,30 @@ def test_intervals_can_be_left_out():
     probabilities, labels = drawn_scores(50, 2)
     accuracy, auc = steering_figures([probabilities], labels, replicates=0)
     assert (accuracy.low, auc.low) == (None, None)
+
+
+def auc(value, low=None, high=None, note=""):
+    return {"value": value, "low": low, "high": high, "note": note}
+
+
+@pytest.mark.parametrize(
+    ("judge", "area", "answer", "why"),
+    [
+        (auc(0.9, 0.8, 0.95), auc(0.85, 0.8, 0.9), "yes", "AUC 0.85 [0.80 to 0.90] on generated images, 0.90"),
+        (auc(0.9, 0.8, 0.95), auc(0.74, 0.7, 0.8), "partly", "0.74"),
+        (auc(0.9, 0.8, 0.95), auc(0.52, 0.45, 0.6), "no", "0.52"),
+        (auc(0.65, 0.55, 0.7), auc(0.9, 0.8, 0.95), "unanswerable", "itself is near guessing on real images, AUC 0.65"),
+        (auc(1.0), auc(1.0), "yes", "AUC 1.00 on generated images, 1.00 on real ones"),
+        (auc(0.9, 0.8, 0.95), auc(None, note="too few images"), "unanswerable", "too few images"),
+        (auc(None, note="real: too few"), auc(0.9), "unanswerable", "real: too few"),
+    ],
+)
+def test_answer_follows_the_rule(judge, area, answer, why):
+    rows = [
+        {"trained_on": "real", "tested_on": "real test", "auc": judge},
+        {"trained_on": "real", "tested_on": "GAN", "auc": area},
+        {"trained_on": "GAN", "tested_on": "real test", "auc": auc(0.1)},
+    ]
+    [(name, found)] = steering_answers(rows).items()
+    assert (name, found["answer"]) == ("GAN", answer)
+    assert why in found["why"]

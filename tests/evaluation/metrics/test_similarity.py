@@ -1,10 +1,20 @@
 import pytest
 import torch
+from torch.nn import functional as F
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as reference
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure
 
 from medfusion_monai.evaluation.metrics import similarity
-from medfusion_monai.evaluation.metrics.similarity import SCALE_WEIGHTS, diversity, ms_ssim, ms_ssim_window, psnr, ssim
+from medfusion_monai.evaluation.metrics.similarity import (
+    SCALE_WEIGHTS,
+    diversity,
+    ms_ssim,
+    ms_ssim_as_in_paper,
+    ms_ssim_window,
+    psnr,
+    ssim,
+)
 
 
 def pair(size, noise=0.1):
@@ -20,11 +30,50 @@ def test_equal_images_have_one():
     assert torch.allclose(ms_ssim(image, image), torch.ones(3), atol=1e-5)
 
 
-def test_full_window_agrees_with_torchmetrics():
-    prediction, image = pair(192)
-    # torchmetrics pads; its window of sigma 1.5 has 11 pixels
-    expected = reference(prediction, image, data_range=1.0, betas=SCALE_WEIGHTS, reduction="none")
-    assert torch.allclose(ms_ssim(prediction, image), expected, atol=5e-3)
+def by_definition(prediction, image, reflected):
+    """MS-SSIM in float64; ``reflected`` counts windows over a reflected border at the coarsest scale."""
+    offsets = torch.arange(11).double() - 5
+    line = (-(offsets**2) / (2 * 1.5**2)).exp()
+    line /= line.sum()
+    channels = image.shape[1]
+    window = torch.outer(line, line).expand(channels, 1, 11, 11)
+    x, y, product = prediction.double(), image.double(), 1.0
+    for scale, weight in enumerate(SCALE_WEIGHTS):
+        last = scale == len(SCALE_WEIGHTS) - 1
+        a, b = (F.pad(each, (5,) * 4, mode="reflect") if last and reflected else each for each in (x, y))
+        mean_a, mean_b, aa, bb, ab = (F.conv2d(each, window, groups=channels) for each in (a, b, a * a, b * b, a * b))
+        values = (2 * (ab - mean_a * mean_b) + 9e-4) / (aa - mean_a**2 + bb - mean_b**2 + 9e-4)
+        if last:
+            values = values * (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
+        product = product * values.flatten(1).mean(dim=1).relu() ** weight
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return product
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_only_the_border_of_the_coarsest_scale_distinguishes_ours_from_torchmetrics(channels):
+    prediction, image = (each.expand(-1, channels, -1, -1) * fundus_mask(192) for each in pair(192))
+    colours = torch.tensor([1.0, 0.6, 0.3])[:channels, None, None]
+    prediction, image = prediction * colours, image * colours
+    theirs = reference(prediction, image, data_range=1.0, betas=SCALE_WEIGHTS, reduction="none")
+    ours = ms_ssim(prediction, image)
+    assert torch.allclose(ours.double(), by_definition(prediction, image, reflected=False), atol=1e-5)
+    assert torch.allclose(theirs.double(), by_definition(prediction, image, reflected=True), atol=1e-5)
+    assert 1e-4 < (ours - theirs).abs().max() < 5e-3
+
+
+def fundus_mask(size):
+    axis = torch.linspace(-1, 1, size)
+    return (axis[:, None] ** 2 + axis**2 < 0.9).float()
+
+
+def test_ms_ssim_of_the_paper_is_that_of_torchmetrics_pair_by_pair():
+    prediction, image = (0.1 * each + 0.1 for each in pair(192))
+    metric = MultiScaleStructuralSimilarityIndexMeasure()  # as the paper's script makes it
+    expected = [metric(prediction[i : i + 1], image[i : i + 1]) for i in range(3)]
+    values = ms_ssim_as_in_paper(prediction, image)
+    assert values.tolist() == pytest.approx([float(value) for value in expected], rel=1e-6)
+    assert (values < ms_ssim(prediction, image) - 0.01).all()  # their contrast is a tenth of the full range
 
 
 def test_more_noise_means_less_similarity():

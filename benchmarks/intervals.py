@@ -1,0 +1,135 @@
+"""Measure how often 95% intervals contain the value that they are of, on distributions with known limits.
+
+Sets are drawn again and again from known distributions. The target of FID, precision, recall, density and coverage is
+the mean of the value over all draws of the same counts; that of a share, and of KID between alike distributions, is
+known; KID is unbiased, so its mean is its limit. For alike distributions the mean density must be 1, which checks the
+targets. The known FID of the distributions shows how far the value at these counts is from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
+from medfusion_monai.evaluation.metrics.intervals import mean_figure
+
+METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
+SHARES = (0.5, 0.9, 0.98)
+MODES = 4.0  # half the distance of the mixture's two modes
+Draw = Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]
+
+
+def normal(count: int, dimensions: int, generator: torch.Generator) -> Tensor:
+    """Draw from the unit Gaussian."""
+    return torch.randn(count, dimensions, generator=generator)
+
+
+def alike(count: int, dimensions: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw both sets from the unit Gaussian."""
+    return normal(count, dimensions, generator), normal(count, dimensions, generator)
+
+
+def shifted(count: int, dimensions: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Shift the generated Gaussian by 1.5."""
+    real, fake = alike(count, dimensions, generator)
+    return real, fake + 1.5 / dimensions**0.5
+
+
+def narrow(count: int, dimensions: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Give the generated Gaussian a standard deviation of 0.8."""
+    real, fake = alike(count, dimensions, generator)
+    return real, 0.8 * fake
+
+
+def mixture(count: int, dimensions: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw real samples from two modes equally often, generated ones from the second in 20% of cases."""
+    real, fake = alike(count, dimensions, generator)
+    for samples, share in ((real, 0.5), (fake, 0.2)):
+        second = torch.rand(count, generator=generator) < share
+        samples[:, 0] += torch.where(second, -MODES, MODES)
+    return real, fake
+
+
+DISTRIBUTIONS: dict[str, Draw] = {"alike": alike, "shifted": shifted, "narrow": narrow, "mixture": mixture}
+
+
+def known_fid(name: str, dimensions: int) -> float:
+    """Return the Fréchet distance of the distributions' means and covariances."""
+    if name == "mixture":
+        means = [(1 - 2 * share) * MODES for share in (0.5, 0.2)]
+        deviations = [(1 + MODES**2 - mean**2) ** 0.5 for mean in means]
+        return (means[0] - means[1]) ** 2 + (deviations[0] - deviations[1]) ** 2
+    return {"alike": 0.0, "shifted": 1.5**2, "narrow": dimensions * 0.2**2}[name]
+
+
+def contained(figures: list[dict[str, Any]], name: str, target: float) -> float:
+    """Return the share of intervals that contain the target, in percent."""
+    inside = [figure[name].low <= target <= figure[name].high for figure in figures]
+    return 100 * sum(inside) / len(inside)
+
+
+def measure(name: str, count: int, dimensions: int, trials: int, replicates: int) -> dict[str, Any]:
+    """Measure one distribution at one count and number of dimensions."""
+    start, generator = time.perf_counter(), torch.Generator().manual_seed(0)
+    draws = [DISTRIBUTIONS[name](count, dimensions, generator) for _ in range(trials)]
+    figures = [measure_fidelity(*sets, replicates=replicates, seed=seed) for seed, sets in enumerate(draws)]
+    means = {metric: sum(each[metric].value for each in figures) / trials for metric in METRICS}
+    targets = means | ({"kid": 0.0} if name == "alike" else {})
+    return {
+        "distributions": name,
+        "count": count,
+        "dimensions": dimensions,
+        "trials": trials,
+        "contained": {metric: contained(figures, metric, targets[metric]) for metric in METRICS},
+        "means": means,
+        "known_fid": known_fid(name, dimensions),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def measure_share(share: float, count: int, trials: int) -> dict[str, Any]:
+    """Measure the interval of a share of independent items."""
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.rand(count, generator=generator) < share for _ in range(trials)]
+    figures = [{"share": mean_figure(draw)} for draw in draws]
+    return {"share": share, "count": count, "trials": trials, "contained": contained(figures, "share", share)}
+
+
+def main() -> None:
+    """Print a row per distribution, count and number of dimensions."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--counts", type=int, nargs="+", default=[64, 256], help="samples per set")
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 16, 64], help="features per sample")
+    parser.add_argument("--trials", type=int, default=200, help="pairs of sets per row")
+    parser.add_argument("--replicates", type=int, default=100, help="resampled sets per interval")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    arguments = parser.parse_args()
+    shares = [measure_share(share, count, 10 * arguments.trials) for share in SHARES for count in arguments.counts]
+    for row in shares:
+        print(f"| share of {row['share']} | {row['count']} | {row['contained']:.0f} |", flush=True)
+    rows = []
+    print(f"| distributions | count | dimensions | {' | '.join(METRICS)} | mean FID (known) | mean density |")
+    for count in arguments.counts:
+        for dimensions in arguments.dimensions:
+            for name in DISTRIBUTIONS:
+                row = measure(name, count, dimensions, arguments.trials, arguments.replicates)
+                cells = " | ".join(f"{row['contained'][metric]:.0f}" for metric in METRICS)
+                fid = f"{row['means']['fid']:.2f} ({row['known_fid']:.2f})"
+                print(
+                    f"| {name} | {count} | {dimensions} | {cells} | {fid} | {row['means']['density']:.2f} |", flush=True
+                )
+                rows.append(row)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"shares": shares, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
