@@ -55,6 +55,9 @@ from medfusion_monai.runtime.locks import use_folders
 
 logger = logging.getLogger(__name__)
 
+PICTURE = "closest.png"
+RESULTS = ("audit.html", "audit.md", "audit.json", PICTURE, GUARD_NAME)
+"""Files that an audit writes into its folder."""
 NEEDS_MODEL = "needs the model's weights (--model-file)"
 
 UNKNOWN_TRAINING = (
@@ -91,8 +94,9 @@ class Audit:
         if settings.features == LATENTS and model is None:
             raise ValueError(f"features={LATENTS} {NEEDS_MODEL}")
         self.model, self.dataset_dir, self.output = model, dataset_dir, Path(output)
-        for name in ("audit.json", GUARD_NAME):  # an earlier result must not be mistaken for that of a refused audit
-            (self.output / name).unlink(missing_ok=True)
+        refuse_inside(output, {"generated": samples_dir})
+        use_folders([output])
+        from_first(self._remove_earlier)
         self.weights_sha256 = None if model is None else _weights_sha256(model)
         names = model.class_names if model else None
         self.real: dict[str, RealImages] = {
@@ -100,8 +104,6 @@ class Audit:
             "held-out": open_held_out(dataset_dir, names),
         }
         self.samples = open_image_set("generated", samples_dir)
-        refuse_inside(output, {"generated": samples_dir})
-        use_folders([output])
         self.extractor = self._make_extractor(settings.features)
         self.draft = Draft(
             "Memorisation audit",
@@ -138,7 +140,7 @@ class Audit:
         }
         if copies and self.settings.pictures:
             picture, caption = closest_picture(copies, training, held_out, generated)
-            self.draft.add_picture("closest.png", picture, "Closest pairs", caption)
+            self.draft.add_picture(PICTURE, picture, "Closest pairs", caption)
         guard = make_guard(training.prints, held_out.prints, copies, training.stack([0]).shape[-2:], flips, self._found)
         if guard is not None:
             self.draft.note("checksums", **{GUARD_NAME: file_sha256(guard.save(self.output))})
@@ -146,6 +148,11 @@ class Audit:
         self._note_sources()
         self.draft.add_warnings(*audit_warnings(results))
         return self.draft.write(self.output, "audit")
+
+    def _remove_earlier(self) -> None:
+        """Remove the results of an earlier audit, which must not be mistaken for those of a refused one."""
+        for name in RESULTS:
+            (self.output / name).unlink(missing_ok=True)
 
     def _note_sources(self) -> None:
         """Record data set and weights, and warn if nothing states which images the model was trained on."""

@@ -11,7 +11,7 @@ from tiny_models import info_of, tiny
 from medfusion_monai import load
 from medfusion_monai.audit.audit_settings import AuditSettings
 from medfusion_monai.audit.guard import load_guard
-from medfusion_monai.audit.run_audit import Audit
+from medfusion_monai.audit.run_audit import RESULTS, Audit
 from medfusion_monai.cli import main
 from medfusion_monai.data.datalist import read_datalist
 from medfusion_monai.data.pixels import fingerprint
@@ -198,6 +198,28 @@ def test_model_of_other_images_is_not_audited(model, data, samples, tmp_path, ca
     code, results = run(data, samples, tmp_path / "other", "--model-file", str(path), *QUICK)
     assert (code, results) == (2, None)
     assert "the model was trained on other images" in capsys.readouterr().err
+
+
+def test_model_of_images_with_the_same_names_and_labels_but_other_pixels_is_not_audited(
+    model, data, samples, tmp_path, capsys
+):
+    path, change = model
+    change(training={"images": fingerprint(read_datalist(data, "training"))})
+    other = shutil.copytree(data, tmp_path / "other")
+    (other / "training" / "0000.png").write_bytes((data / "test" / "0000.png").read_bytes())
+    assert run(other, samples, tmp_path / "out", "--model-file", str(path), *QUICK) == (2, None)
+    assert "the model was trained on other images" in capsys.readouterr().err
+
+
+def test_refused_audit_leaves_nothing_of_an_earlier_one(model, data, samples, tmp_path):
+    path, change = model
+    output = tmp_path / "out"
+    assert run(data, samples, output, "--model-file", str(path), "--membership-images=0")[0] == 0
+    left = set(RESULTS) & {file.name for file in output.iterdir()}
+    assert left == set(RESULTS)
+    change(training={"images": "0" * 16})
+    assert run(data, samples, output, "--model-file", str(path), *QUICK) == (2, None)
+    assert not set(RESULTS) & {file.name for file in output.iterdir()}
 
 
 def test_model_that_does_not_say_its_images_is_audited_with_a_warning(model, data, samples, tmp_path):

@@ -120,3 +120,19 @@ def test_guard_beside_features_has_the_threshold_of_an_audit_without(alike, prin
 def test_guard_is_made_of_fingerprints_alone(guard):
     assert isinstance(guard, CopyGuard)
     assert guard.matcher.measures == ("pixels", "structure")
+
+
+def test_guard_of_other_training_images_is_refused(guard, tmp_path):
+    guard.trained_on = "a" * 16
+    guard.save(tmp_path)
+    assert load_guard(tmp_path, "a" * 16).trained_on == "a" * 16
+    assert load_guard(tmp_path, None).trained_on == "a" * 16
+    with pytest.raises(GuardError, match="guards other training images than those of the model .*b{16}"):
+        load_guard(tmp_path, "b" * 16)
+
+
+def test_guard_of_another_size_is_refused(guard, tmp_path):
+    guard.save(tmp_path)
+    assert load_guard(tmp_path, size=(64, 64)).size == [64, 64]
+    with pytest.raises(GuardError, match=r"made for images of \[64, 64\].*\[64, 128\] are sampled"):
+        load_guard(tmp_path, size=(64, 128))
