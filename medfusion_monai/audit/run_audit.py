@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medfusion_monai.audit.audit_settings import LATENTS, AuditSettings
 from medfusion_monai.audit.closest_pairs import closest_picture, closest_rows
 from medfusion_monai.audit.fingerprints import FLIPS
-from medfusion_monai.audit.guard import GUARD_NAME
+from medfusion_monai.audit.guard import GUARD_NAME, CopyGuard
 from medfusion_monai.audit.latents import LatentFeatures
 from medfusion_monai.audit.measure import (
     Copies,
@@ -27,6 +28,7 @@ from medfusion_monai.audit.measure import (
     repeats_in,
 )
 from medfusion_monai.audit.membership import membership_of
+from medfusion_monai.audit.power import measure_power
 from medfusion_monai.audit.sets import (
     NO_CONCLUSION,
     AuditedSet,
@@ -52,6 +54,7 @@ from medfusion_monai.runtime.distributed import from_first
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.locks import use_folders
+from medfusion_monai.runtime.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +148,7 @@ class Audit:
         if guard is not None:
             self.draft.note("checksums", **{GUARD_NAME: file_sha256(guard.save(self.output))})
             results["audit"]["guard"] = guard.calibration._asdict()
+            results["audit"]["power"] = self._power(guard, copies)
         self._note_sources()
         self.draft.add_warnings(*audit_warnings(results))
         return self.draft.write(self.output, "audit")
@@ -245,6 +249,14 @@ class Audit:
             {"split": places[index][0], "number": places[index][1], "equal": bool(equal[index])}
             for index in leaked.nonzero()[:, 0].tolist()
         ]
+
+    def _power(self, guard: CopyGuard, copies: Copies | None) -> dict[str, Any]:
+        """Measure the guard on degraded copies of some training images."""
+        number, training = self.settings.power_images, self.sets["training"]
+        if not number or copies is None:
+            return {}
+        order = np.random.default_rng(derive_seed("power", self.settings.seed)).permutation(len(training.facts))
+        return measure_power(guard, training.stack(sorted(order[:number].tolist())), copies.held_out.scores)
 
     def _membership(self, kept: Tensor) -> dict[str, Any]:
         """Measure how well the denoising loss separates training images from held-out ones."""

@@ -11,15 +11,20 @@ from tiny_models import info_of, tiny
 from medfusion_monai import load
 from medfusion_monai.audit.audit_settings import AuditSettings
 from medfusion_monai.audit.guard import load_guard
+from medfusion_monai.audit.power import DEGRADATIONS
 from medfusion_monai.audit.run_audit import RESULTS, Audit
 from medfusion_monai.cli import main
 from medfusion_monai.data.datalist import read_datalist
 from medfusion_monai.data.pixels import fingerprint
+from medfusion_monai.report.audit_sections import audit_warnings
 from medfusion_monai.report.read_back import read_audit
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # figures of two processes are compared bit by bit
+
+
+FEW = ("--replicates=100", "--power-images=10")
 
 
 def alternating(count):
@@ -46,7 +51,8 @@ def samples(tmp_path_factory, alike, others, write_set):
 
 
 def run(data, samples, output, *options):
-    code = main(["audit", "--dataset-dir", str(data), "--samples", str(samples), "--output", str(output), *options])
+    places = ["--dataset-dir", str(data), "--samples", str(samples), "--output", str(output)]
+    code = main(["audit", *places, "--power-images=0", *options])
     file = output / "audit.json"
     return code, json.loads(file.read_text()) if file.is_file() else None
 
@@ -70,7 +76,7 @@ def audited(data, samples, tmp_path_factory):
     network, weights = tiny(["a", "b"], image_size=(32, 32)), output / "models" / "model.pt"
     save_weights(network, weights)
     write_model_info(weights, {**info_of(network), "training": {}})
-    code, results = run(data, samples, output / "report", "--model-file", str(weights), "--replicates", "100")
+    code, results = run(data, samples, output / "report", "--model-file", str(weights), *FEW)
     assert code == 0
     return output / "report", results
 
@@ -102,7 +108,7 @@ def test_latents_of_the_model_are_the_features(audited):
 
 
 def test_two_processes_write_the_report_and_the_guard_of_one(audited, data, samples, two_processes, tmp_path):
-    output, options = tmp_path / "report", ["--replicates", "100"]
+    output, options = tmp_path / "report", [*FEW]
     options += ["--model-file", str(audited[0].parent / "models" / "model.pt")]
     assert two_processes(lambda rank: run(data, samples, output, *options)[0], connect=False) == [0, 0]
     one, two = (
@@ -120,6 +126,35 @@ def test_spoilt_sample_ends_both_processes_with_its_name(data, samples, two_proc
     assert codes == [2, 2]
     assert "0001.png: is not an image" in capfd.readouterr().err
     assert not (tmp_path / "report" / "audit.json").exists()
+
+
+def test_recall_of_the_guard_is_reported_beside_its_false_alarms(audited):
+    power = audited[1]["audit"]["power"]
+    assert power["images"] == 10
+    assert power["recall"]["mirrored"]["value"] == 1.0
+    assert power["false_alarms"]["low"] <= 0.01
+    text = (audited[0] / "audit.md").read_text()
+    assert "10 training images were degraded and passed to the guard" in text
+    assert all(name in text for name in power["recall"])
+
+
+def test_held_out_near_duplicate_is_left_out_and_blinds_nothing(alike, tmp_path, write_data, write_set):
+    training, held_out = alike
+    near = torch.cat([held_out, DEGRADATIONS["noise 0.05"](training[20:22])])
+    write_data(tmp_path / "data", {"training": (training, alternating(120)), "test": (near, alternating(102))})
+    write_set(tmp_path / "samples", training[:60].flip(3))
+    _, results = run(tmp_path / "data", tmp_path / "samples", tmp_path / "out", "--no-pictures")
+    assert results["audit"]["rows"][0]["copies"] == 60
+    assert results["audit"]["apart"] + len(results["audit"]["leaks"]) == 2
+
+
+def test_held_out_scores_that_stand_apart_are_warned_of(audited):
+    def warned(number):
+        results = {**audited[1], "audit": {**audited[1]["audit"], "apart": number}}
+        return [warning for warning in audit_warnings(results) if "stand apart from the rest" in warning]
+
+    assert warned(0) == []
+    assert warned(2)[0].startswith("2 held-out images have scores that stand apart")
 
 
 def test_membership_is_measured_on_equal_classes(audited):
@@ -154,6 +189,7 @@ def test_report_has_the_sections_of_an_audit(audited):
     assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == [
         "Image sets",
         "Copies",
+        "What the copy guard finds",
         "Closest pairs",
         "The set as a whole",
         "Membership from the denoising loss",
