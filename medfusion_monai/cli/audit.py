@@ -57,7 +57,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 
     from medfusion_monai.audit.audit_settings import AuditSettings
     from medfusion_monai.audit.run_audit import Audit
-    from medfusion_monai.report.audit_sections import conclusions
+    from medfusion_monai.report.audit_verdict import verdict
     from medfusion_monai.runtime import distributed
 
     names = ("features", "size", "flips", "membership_images", "power_images", "replicates", "batch_size", "seed")
@@ -72,7 +72,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise
     distributed.finish()
     if distributed.rank() == 0:
-        print("\n".join(conclusions(results["audit"])))
+        print(verdict(results["audit"]))
         print(Path(arguments.output) / "audit.html")
     return 0
 

@@ -134,6 +134,13 @@ def _copies_section(audit: Mapping[str, Any]) -> Section:
             f"on. The median score is {audit['median_held_out']:.3f} for held-out images and "
             f"{audit['median_generated']:.3f} for generated ones."
         )
+    passed = audit.get("passed") or {}
+    if "nearer_than_all" in passed:
+        counts = [round(passed[key]["value"] * passed["count"]) for key in ("nearer_than_99", "nearer_than_all")]
+        blocks.append(
+            f"Of the {passed['count']:,} images that are not copies, {counts[0]:,} are nearer to a training image, by "
+            f"pixels, than 99% of the held-out images are, and {counts[1]:,} nearer than all of them."
+        )
     if audit.get("near_by_measure"):
         alone = ", ".join(f"{name} {count:,}" for name, count in audit["near_by_measure"].items())
         blocks.append(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medfusion_monai.report.audit_sections import audit_sections, conclusions
+from medfusion_monai.report.audit_verdict import verdict
 from medfusion_monai.report.page_parts import (
     Block,
     Callout,
@@ -65,6 +66,7 @@ def document(results: Mapping[str, Any], fidelity: Sequence[Measure] = ()) -> Do
         [plain(text) for text in results.get("warnings") or []],
         [*(conclusions(audit) if audit else []), *(plain(text) for text in results.get("summary") or [])],
         [section for section in sections if section.blocks],
+        verdict(audit) if audit and "fidelity" not in results else "",
     )
 
 

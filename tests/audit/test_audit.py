@@ -17,6 +17,7 @@ from medfusion_monai.cli import main
 from medfusion_monai.data.datalist import read_datalist
 from medfusion_monai.data.pixels import fingerprint
 from medfusion_monai.report.audit_sections import audit_warnings
+from medfusion_monai.report.audit_verdict import verdict
 from medfusion_monai.report.read_back import read_audit
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
@@ -182,6 +183,21 @@ def test_report_is_html_markdown_and_json_with_pictures_of_the_pairs(audited):
     assert "audit.json contains the same figures" in html
     assert "report.json" not in html
     assert f"below {results['audit']['threshold']:.3f}" in text
+
+
+def test_report_answers_first_whether_the_images_may_be_shared(audited):
+    answer = verdict(audited[1]["audit"])
+    assert answer.startswith("These images should not be shared: 16 of 60")
+    assert (audited[0] / "audit.md").read_text().splitlines()[2] == f"**{answer}**"
+    html = (audited[0] / "audit.html").read_text()
+    assert html.index("These images should not be shared") < html.index('id="warnings"')
+
+
+def test_report_counts_passed_images_that_are_nearer_than_held_out_ones(audited):
+    passed = audited[1]["audit"]["passed"]
+    assert passed["count"] == 44
+    assert passed["nearer_than_all"]["value"] <= passed["nearer_than_99"]["value"] < 0.2
+    assert "Of the 44 images that are not copies, " in (audited[0] / "audit.md").read_text()
 
 
 def test_report_has_the_sections_of_an_audit(audited):
@@ -355,7 +371,7 @@ def test_few_images_are_audited_without_a_number(alike, others, tmp_path, write_
     audit = results["audit"]
     assert audit["rows"][0]["copy_rate"]["value"] is None
     assert audit["nearer_to_training"]["value"] is None
-    assert "is not reported: withheld: fewer than 50 held-out images" in capsys.readouterr().out
+    assert "cannot be answered (withheld: fewer than 50 held-out images" in capsys.readouterr().out
     assert not (tmp_path / "out" / "copy_guard.npz").exists()
 
 

@@ -1,9 +1,19 @@
 import pytest
 import torch
 
-from medfusion_monai.audit.measure import copy_rows, describe_copies, find_copies, near_by_measure, nearer_figure
+from medfusion_monai.audit.matching import Matches
+from medfusion_monai.audit.measure import (
+    Copies,
+    copy_rows,
+    describe_copies,
+    find_copies,
+    near_by_measure,
+    nearer_figure,
+    passed_images,
+)
 from medfusion_monai.audit.power import DEGRADATIONS
 from medfusion_monai.audit.sets import AuditedSet
+from medfusion_monai.audit.statistics import Calibration
 from medfusion_monai.evaluation.image_form import ImageFacts
 from medfusion_monai.evaluation.image_set import ImageSet
 
@@ -41,6 +51,23 @@ def test_copies_among_generated_images_are_counted(copies, sets):
     assert row["copy_rate"]["low"] < row["copy_rate"]["value"] < row["copy_rate"]["high"]
     assert row["expected_false_alarms"] == pytest.approx(60 * copies.calibration.rate)
     assert copies.found()[:10].all()
+
+
+def test_images_that_pass_but_are_nearer_than_held_out_ones_are_counted():
+    scores = torch.tensor([0.1, 0.5, 0.9, 0.9, 0.9])
+    nearest = torch.tensor([0.01, 0.2, 0.29, 0.31, 0.5])[:, None]
+    held = torch.cat([torch.tensor([0.3]), 0.4 + torch.arange(199) / 199, torch.tensor([0.05])])[:, None]
+    held_scores = torch.ones(201)
+    held_scores[200] = 0.2  # a near-duplicate, below the threshold
+    empty = torch.empty(0)
+    generated, held_out = (
+        Matches(some, empty, empty, empty, near) for some, near in ((scores, nearest), (held_scores, held))
+    )
+    copies = Copies(generated, held_out, empty, empty, None, ("pixels", "structure"))
+    found = passed_images(copies, Calibration(0.4, 0.01, 200))
+    assert found["count"] == 4
+    assert found["nearer_than_all"]["value"] == 2 / 4
+    assert found["nearer_than_99"]["value"] == 3 / 4
 
 
 def test_each_measure_alone_has_a_threshold_of_its_own(sets, alike):
