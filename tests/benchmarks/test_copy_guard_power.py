@@ -26,9 +26,7 @@ def folder(tmp_path):
 
 
 def test_halves_hold_one_image_each_of_other_patients(folder):
-    values = [
-        sorted((power.xrays(folder, half, 0, 16)[:, 0, 0, 0] * 255).round().int().tolist()) for half in range(2)
-    ]
+    values = [sorted((power.xrays(folder, half, 0, 16)[:, 0, 0, 0] * 255).round().int().tolist()) for half in range(2)]
     assert power.HALVES == ("reported", "development")
     assert values == [[3 * patient for patient in range(first, 20, 2)] for first in (1, 0)]
     assert not torch.equal(power.xrays(folder, 0, 0, 16), power.xrays(folder, 0, 1, 16))
