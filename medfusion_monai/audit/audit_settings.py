@@ -25,6 +25,7 @@ class AuditSettings:
         flips: key of ``FLIPS``: how a copy may be mirrored.
         pictures: whether the closest pairs are shown, which are images of patients.
         membership_images: training images for membership inference at most, and as many others; 0 leaves it out.
+        power_images: training images whose degraded copies the guard has to find, at most; 0 leaves it out.
         replicates: resampled sets per interval of membership inference.
         batch_size: images per batch.
         device: where networks run.
@@ -39,6 +40,7 @@ class AuditSettings:
     flips: str = "horizontal"
     pictures: bool = True
     membership_images: int = 1000
+    power_images: int = 100
     replicates: int = 1000
     batch_size: int = 16
     device: torch.device | str = "cpu"
@@ -46,7 +48,8 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
-        check_counts(0, membership_images=self.membership_images, seed=self.seed, replicates=self.replicates)
+        check_counts(0, membership_images=self.membership_images, power_images=self.power_images)
+        check_counts(0, seed=self.seed, replicates=self.replicates)
         check_counts(batch_size=self.batch_size)
         check_device(self.device)
         if self.flips not in FLIPS:

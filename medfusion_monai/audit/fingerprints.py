@@ -20,7 +20,7 @@ FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 """How a copy may be mirrored, as axes to flip; each kind starts with the unflipped image."""
 
-_BINOMIAL = (0.25, 0.5, 0.25)
+_BINOMIAL = tuple(weight / 256 for weight in (1, 8, 28, 56, 70, 56, 28, 8, 1))
 _FAINT = 0.01  # of the image range: a smaller standard deviation is noise, which must not be amplified
 
 
@@ -64,7 +64,8 @@ def fingerprint(images: Tensor) -> Tensor:
     if gray.shape[-2:] != (SIDE, SIDE):
         gray = F.interpolate(gray, size=(SIDE, SIDE), mode="bilinear", antialias=True)
     weights = torch.tensor(_BINOMIAL, device=gray.device)
-    blurred = F.conv2d(F.pad(gray, (1, 1, 1, 1), mode="replicate"), (weights[:, None] * weights)[None, None])[:, 0]
+    padded = F.pad(gray, (len(_BINOMIAL) // 2,) * 4, mode="replicate")
+    blurred = F.conv2d(padded, (weights[:, None] * weights)[None, None])[:, 0]
     centred = blurred - blurred.mean(dim=(1, 2), keepdim=True)
     spread = centred.square().mean(dim=(1, 2), keepdim=True).sqrt()
     return (centred / spread.clamp(min=_FAINT)).half()
@@ -79,7 +80,7 @@ def each_once(prints: Prints) -> Tensor:
 
 
 def coarse(fine: Tensor) -> Tensor:
-    """Average fingerprints (N, 64, 64) to vectors (N, 256), which a shift of a pixel or two hardly changes."""
+    """Average fingerprints (N, 64, 64) to vectors (N, 256)."""
     return F.avg_pool2d(fine.float()[:, None], SIDE // COARSE).flatten(1)
 
 

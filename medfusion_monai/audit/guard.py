@@ -23,7 +23,7 @@ from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 GUARD_NAME = "copy_guard.npz"
 """File of the guard in the folder of an audit. It holds small pictures of patients: keep it where those may be."""
 
-_FORMAT = "medfusion copy guard 1"
+_FORMAT = "medfusion copy guard 2"
 
 
 class GuardError(ValueError):
@@ -130,7 +130,7 @@ def load_guard(
         raise GuardError(f"{path} cannot be read as a copy guard: {error}. {advice}") from error
     if facts.get("format") != _FORMAT or facts.get("flips") not in FLIPS or digest != _digest(text, arrays):
         raise GuardError(f"{path} is damaged or of another version: {facts.get('format')!r}. {advice}")
-    calibration = Calibration(facts["threshold"], facts["rate"], facts["held_out"])
+    calibration = Calibration(*(facts[name] for name in Calibration._fields))
     prints = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if None not in (trained_on, facts["trained_on"]) and trained_on != facts["trained_on"]:
         raise GuardError(

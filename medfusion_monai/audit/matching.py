@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medfusion_monai.audit.fingerprints import FLIPS, Prints, coarse, flipped
-from medfusion_monai.evaluation.metrics.neighbours import nearest_neighbours
+from medfusion_monai.audit.fingerprints import COARSE, FLIPS, SIDE, Prints, coarse, flipped
 
 MEASURES = ("pixels", "structure", "features")
 JUDGES = MEASURES[:2]
@@ -21,9 +21,15 @@ SCALE_NEIGHBOURS = 5
 """Number of nearest held-out images whose mean distance is the scale."""
 MAX_SHIFT = 2
 """Pixels of a fingerprint by which a copy may be shifted: a thirty-second of the image."""
+TURNS = (
+    *((angle, zoom) for angle in (-3.0, 0.0, 3.0) for zoom in (1 / 1.05, 1.0, 1.05) if (angle, zoom) != (0.0, 1.0)),
+    *((-1.5, 1.0), (1.5, 1.0), (0.0, 1 / 1.025), (0.0, 1.025)),
+)
+"""Degrees by which a copy may be rotated, and how much larger it may be."""
 
+_ROWS = 4096  # references at a time; bounds the memory of their distances
 _WINDOW, _STRIDE = 7, 3  # of the local correlations, in pixels of a fingerprint
-_FLAT = 0.02  # variance below which a window counts as flat; a fingerprint has 1
+_FLAT = 0.05  # variance below which a window counts as flat; a fingerprint has 1
 _AT_ONCE = 8  # queries; bounds the memory of their pairs
 _LEAST = 1e-3  # half precision does not resolve smaller ratios
 
@@ -83,25 +89,23 @@ class Matcher:
         """Find the closest training image of each query, independently of the other queries.
 
         The score of a query x is the minimum over training images t of the geometric mean of d(x, t) / s(x) for two
-        measures: pixels (root mean square difference at the best shift) and structure (1 - mean local correlation
-        there). The Euclidean distance of features is reported beside them. s(x) is the mean distance of x to its
-        nearest held-out images by the same measure, so an image that resembles all others is not mistaken for a copy.
+        measures: pixels (root mean square difference at the best shift, rotation, zoom and flip) and structure (1 -
+        mean local correlation there). The Euclidean distance of features is reported beside them. s(x) is the mean
+        distance of x to its nearest held-out images by the same measure, so an image that resembles all others is not
+        mistaken for a copy.
         Dividing by the distances to neighbours follows Carlini et al. 2023, who take training images as neighbours;
         that hides copies of an image that is repeated among them.
 
         Held-out images can be queries too: images of the query's own patient do not count as its neighbours.
         """
-        places = self.training.candidates(queries, self.axes)
-        around = self.held_out.candidates(queries, self.axes)
-        parts = [
-            self._match(queries.select(rows), places[rows], around[rows])
-            for rows in torch.arange(len(queries.fine)).split(_AT_ONCE)
-        ]
+        parts = [self._match(queries.select(rows)) for rows in torch.arange(len(queries.fine)).split(_AT_ONCE)]
         return Matches(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _match(self, queries: Prints, places: Tensor, around: Tensor) -> Matches:
-        distances = self.training.distances(queries, self.axes, places)
-        nearest = self.held_out.distances(queries, self.axes, around)
+    def _match(self, queries: Prints) -> Matches:
+        turned = variants_of(queries.fine, self.axes)
+        places = self.training.candidates(queries, turned)
+        distances = self.training.distances(queries, turned, places)
+        nearest = self.held_out.distances(queries, turned, self.held_out.candidates(queries, turned))
         scales = nearest.topk(SCALE_NEIGHBOURS, dim=1, largest=False).values.mean(dim=1).clamp(min=1e-6)  # (M, K)
         scores, chosen = _geometric_mean((distances / scales[:, None])[..., : len(JUDGES)]).min(dim=1)
         rows = torch.arange(len(scores))
@@ -113,48 +117,40 @@ class _References:
 
     def __init__(self, prints: Prints) -> None:
         self.fine, self.patients = prints.fine, prints.patients
-        self.features = None if prints.features is None else prints.features[:, 0]
+        self.features = None if prints.features is None else prints.features[:, 0].float()
         self.coarse = coarse(prints.fine)
-        self.most = int(prints.patients.unique(return_counts=True)[1].max())
 
-    def candidates(self, queries: Prints, axes: Sequence[tuple[int, ...]]) -> Tensor:
+    def candidates(self, queries: Prints, turned: Tensor) -> Tensor:
         """Return indices (M, P) of the nearest images by coarse pixels and by features, padded with -1.
 
         Raises:
             ValueError: if these images have features and the queries have none.
         """
-        found = [self._nearest([coarse(flipped(queries.fine, turn)) for turn in axes], self.coarse, queries.patients)]
+        found = [self._nearest(_coarse_shifts(turned), self.coarse, queries.patients)]
         if self.features is not None:
             if queries.features is None:
                 raise ValueError(
                     "the queries have no features, but the images they are compared with do: give features for both"
                 )
-            found.append(self._nearest(list(queries.features.unbind(dim=1)), self.features, queries.patients))
+            found.append(self._nearest(queries.features.float(), self.features, queries.patients))
         return _each_once(torch.cat(found, dim=1))
 
-    def distances(self, queries: Prints, axes: Sequence[tuple[int, ...]], places: Tensor) -> Tensor:
-        """Return distances (M, P, K) to candidates, the minimum over orientations; infinite for padding."""
+    def distances(self, queries: Prints, turned: Tensor, places: Tensor) -> Tensor:
+        """Return distances (M, P, K) to candidates at the best alignment; infinite for padding."""
         chosen = places.clamp(min=0)
-        by_flip = []
-        for index, turn in enumerate(axes):
-            columns = list(_aligned(flipped(queries.fine, turn), self.fine[chosen]))
-            if self.features is not None and queries.features is not None:
-                columns.append((queries.features[:, index, None].float() - self.features[chosen].float()).norm(dim=2))
-            by_flip.append(torch.stack(columns, dim=2))
-        return torch.stack(by_flip).amin(dim=0).masked_fill((places < 0)[:, :, None], torch.inf)
+        columns = list(_aligned(turned, self.fine[chosen]))
+        if self.features is not None and queries.features is not None:
+            between = queries.features[:, :, None].float() - self.features[chosen][:, None]  # (M, F, P, D)
+            columns.append(between.norm(dim=3).amin(dim=1))
+        return torch.stack(columns, dim=2).masked_fill((places < 0)[:, :, None], torch.inf)
 
-    def _nearest(self, vectors: list[Tensor], references: Tensor, patients: Tensor) -> Tensor:
-        """Return indices (M, k) of the nearest references over orientations; -1 for those of the query's patient."""
-        number = min(len(references), CANDIDATES + self.most)
-        pairs = [nearest_neighbours(each.float(), references.float(), k=number) for each in vectors]
-        distances = torch.cat([distance for distance, _ in pairs], dim=1)
-        places = torch.cat([place for _, place in pairs], dim=1)
-        distances = distances.masked_fill(self.patients[places] == patients[:, None], torch.inf)
-        order = distances.argsort(dim=1, stable=True)
-        places, distances = places.gather(1, order), distances.gather(1, order)
-        places = _each_once(places.masked_fill(distances == torch.inf, -1))
-        order = (places < 0).long().argsort(dim=1, stable=True)  # valid ones to the front, nearest first
-        return places.gather(1, order)[:, :CANDIDATES]
+    def _nearest(self, vectors: Tensor, references: Tensor, patients: Tensor) -> Tensor:
+        """Return indices (M, k) of the references nearest to any vector of (M, V, D); -1 for the query's patient."""
+        flat = vectors.flatten(0, 1)
+        parts = [torch.cdist(flat, some).unflatten(0, vectors.shape[:2]).amin(1) for some in references.split(_ROWS)]
+        distances = torch.cat(parts, dim=1).masked_fill(self.patients == patients[:, None], torch.inf)
+        nearest, places = distances.topk(min(CANDIDATES, len(references)), dim=1, largest=False)
+        return places.masked_fill(nearest == torch.inf, -1)
 
 
 def _each_once(places: Tensor) -> Tensor:
@@ -163,19 +159,43 @@ def _each_once(places: Tensor) -> Tensor:
     return places.masked_fill(repeated, -1)
 
 
+def variants_of(fine: Tensor, axes: Sequence[tuple[int, ...]]) -> Tensor:
+    """Turn and zoom fingerprints (M, S, S), then flip them: (M, V, S, S). The first variant is the fingerprint."""
+    images, variants = fine.float()[:, None], [fine.float()]
+    for angle, zoom in TURNS:
+        cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]]) / zoom
+        grid = F.affine_grid(matrix.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+        variants.append(F.grid_sample(images, grid, padding_mode="border", align_corners=False)[:, 0])
+    return torch.cat([flipped(torch.stack(variants, dim=1), turn) for turn in axes], dim=1)
+
+
+def _coarse_shifts(turned: Tensor) -> Tensor:
+    """Average fingerprints (M, V, S, S), at each shift, to vectors (M, V * 25, 256)."""
+    cell = SIDE // COARSE
+    means = F.avg_pool2d(F.pad(turned, (MAX_SHIFT,) * 4, mode="replicate"), cell, 1)
+    steps = range(2 * MAX_SHIFT + 1)
+    shifted = [means[..., y : y + SIDE : cell, x : x + SIDE : cell] for y in steps for x in steps]
+    return torch.stack([each[..., :COARSE, :COARSE] for each in shifted], dim=2).flatten(3).flatten(1, 2)
+
+
 def _aligned(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """Return pixel and structural distances (M, P) of fingerprints (M, S, S) and (M, P, S, S) at their best shift."""
-    number, side = references.shape[1], queries.shape[-1]
+    """Return pixel and structural distances (M, P) of fingerprints (M, V, S, S) and (M, P, S, S), aligned at best."""
+    count, number, side = *references.shape[:2], queries.shape[-1]
     inner = side - 2 * MAX_SHIFT
-    query = queries[:, MAX_SHIFT : MAX_SHIFT + inner, MAX_SHIFT : MAX_SHIFT + inner].float()
-    query = query.repeat_interleave(number, dim=0)  # (M, h, w) -> (M*P, h, w)
-    windows = references.float().flatten(0, 1).unfold(1, inner, 1).unfold(2, inner, 1)  # (M*P, 5, 5, h, w), a view
-    # Every second pixel is enough to find the best shift.
-    errors = (query[:, None, None, ::2, ::2] - windows[..., ::2, ::2]).square().mean(dim=(3, 4))
-    shift = errors.flatten(1).argmin(dim=1)
-    reference = windows[torch.arange(len(query)), shift // windows.shape[2], shift % windows.shape[2]]
+    query = queries[..., MAX_SHIFT : MAX_SHIFT + inner, MAX_SHIFT : MAX_SHIFT + inner]  # (M, V, h, w)
+    windows = references.float().unfold(2, inner, 1).unfold(3, inner, 1)  # (M, P, 5, 5, h, w), a view
+    # Every second pixel is enough to find the best variant and shift.
+    few, candidates = query[..., ::2, ::2].flatten(2), windows[..., ::2, ::2].flatten(4).flatten(1, 3)
+    errors = torch.baddbmm(candidates.square().sum(dim=2)[:, :, None], candidates, few.mT, alpha=-2)
+    errors = (errors + few.square().sum(dim=2)[:, None]).reshape(count, number, -1)  # (M, P, 25 * V)
+    best = errors.argmin(dim=2).flatten()
+    shift, variant = best // queries.shape[1], best % queries.shape[1]
+    row, place = torch.arange(count).repeat_interleave(number), torch.arange(number).repeat(count)
+    reference = windows[row, place, shift // windows.shape[3], shift % windows.shape[3]]
+    query = query[row, variant]
     error = (query - reference).square().mean(dim=(1, 2)).sqrt()
-    shape = (len(queries), number)
+    shape = (count, number)
     return error.reshape(shape), (1 - _local_correlation(query, reference)).clamp(min=0).reshape(shape)
 
 

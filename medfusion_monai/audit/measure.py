@@ -209,6 +209,31 @@ def near_by_measure(copies: Copies) -> dict[str, int]:
     }
 
 
+def passed_images(copies: Copies, calibration: Calibration) -> dict[str, Any]:
+    """Count the generated images that are no copies but nearer to a training image, by pixels, than held-out ones.
+
+    Held-out images below the threshold are left out: they would hide how near the generated ones are.
+
+    Args:
+        copies: of ``find_copies``.
+        calibration: of the copies.
+
+    Returns:
+        ``count``, and the shares of it that are ``nearer_than_99`` percent and ``nearer_than_all`` of the held-out.
+    """
+    generated, held_out = (
+        found.nearest[found.scores >= calibration.threshold, 0] for found in (copies.generated, copies.held_out)
+    )
+    if not len(generated) or not len(held_out):
+        return {"count": len(generated)}
+    order = held_out.sort().values
+    limits = {"nearer_than_99": order[len(order) // 100], "nearer_than_all": order[0]}
+    shares = {
+        name: share_figure(int((generated < limit).sum()), len(generated)).as_dict() for name, limit in limits.items()
+    }
+    return {"count": len(generated), **shares}
+
+
 def describe_copies(copies: Copies | None, flips: str) -> dict[str, Any]:
     """Return what a report states about the rule by which copies are found."""
     facts: dict[str, Any] = {"flips": flips, "orientations": len(FLIPS[flips]), "wanted_rate": FALSE_ALARMS}
@@ -217,6 +242,7 @@ def describe_copies(copies: Copies | None, flips: str) -> dict[str, Any]:
     facts |= {"measures": list(copies.measures), "leaked": int(copies.leaked.sum())}
     if copies.calibration is not None:
         facts |= copies.calibration._asdict()
+        facts["passed"] = passed_images(copies, copies.calibration)
         if len(copies.generated.scores) >= LEAST:
             facts["near_by_measure"] = near_by_measure(copies)
         facts["median_held_out"] = float(copies.held_out.scores.median())

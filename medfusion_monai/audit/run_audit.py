@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medfusion_monai.audit.audit_settings import LATENTS, AuditSettings
 from medfusion_monai.audit.closest_pairs import closest_picture, closest_rows
 from medfusion_monai.audit.fingerprints import FLIPS
-from medfusion_monai.audit.guard import GUARD_NAME
+from medfusion_monai.audit.guard import GUARD_NAME, CopyGuard
 from medfusion_monai.audit.latents import LatentFeatures
 from medfusion_monai.audit.measure import (
     Copies,
@@ -27,6 +28,7 @@ from medfusion_monai.audit.measure import (
     repeats_in,
 )
 from medfusion_monai.audit.membership import membership_of
+from medfusion_monai.audit.power import measure_power
 from medfusion_monai.audit.sets import (
     NO_CONCLUSION,
     AuditedSet,
@@ -52,9 +54,13 @@ from medfusion_monai.runtime.distributed import from_first
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.locks import use_folders
+from medfusion_monai.runtime.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
+PICTURE = "closest.png"
+RESULTS = ("audit.html", "audit.md", "audit.json", PICTURE, GUARD_NAME)
+"""Files that an audit writes into its folder."""
 NEEDS_MODEL = "needs the model's weights (--model-file)"
 
 UNKNOWN_TRAINING = (
@@ -91,8 +97,9 @@ class Audit:
         if settings.features == LATENTS and model is None:
             raise ValueError(f"features={LATENTS} {NEEDS_MODEL}")
         self.model, self.dataset_dir, self.output = model, dataset_dir, Path(output)
-        for name in ("audit.json", GUARD_NAME):  # an earlier result must not be mistaken for that of a refused audit
-            (self.output / name).unlink(missing_ok=True)
+        refuse_inside(output, {"generated": samples_dir})
+        use_folders([output])
+        from_first(self._remove_earlier)
         self.weights_sha256 = None if model is None else _weights_sha256(model)
         names = model.class_names if model else None
         self.real: dict[str, RealImages] = {
@@ -100,8 +107,6 @@ class Audit:
             "held-out": open_held_out(dataset_dir, names),
         }
         self.samples = open_image_set("generated", samples_dir)
-        refuse_inside(output, {"generated": samples_dir})
-        use_folders([output])
         self.extractor = self._make_extractor(settings.features)
         self.draft = Draft(
             "Memorisation audit",
@@ -138,14 +143,20 @@ class Audit:
         }
         if copies and self.settings.pictures:
             picture, caption = closest_picture(copies, training, held_out, generated)
-            self.draft.add_picture("closest.png", picture, "Closest pairs", caption)
+            self.draft.add_picture(PICTURE, picture, "Closest pairs", caption)
         guard = make_guard(training.prints, held_out.prints, copies, training.stack([0]).shape[-2:], flips, self._found)
         if guard is not None:
             self.draft.note("checksums", **{GUARD_NAME: file_sha256(guard.save(self.output))})
             results["audit"]["guard"] = guard.calibration._asdict()
+            results["audit"]["power"] = self._power(guard, copies)
         self._note_sources()
         self.draft.add_warnings(*audit_warnings(results))
         return self.draft.write(self.output, "audit")
+
+    def _remove_earlier(self) -> None:
+        """Remove the results of an earlier audit, which must not be mistaken for those of a refused one."""
+        for name in RESULTS:
+            (self.output / name).unlink(missing_ok=True)
 
     def _note_sources(self) -> None:
         """Record data set and weights, and warn if nothing states which images the model was trained on."""
@@ -238,6 +249,14 @@ class Audit:
             {"split": places[index][0], "number": places[index][1], "equal": bool(equal[index])}
             for index in leaked.nonzero()[:, 0].tolist()
         ]
+
+    def _power(self, guard: CopyGuard, copies: Copies | None) -> dict[str, Any]:
+        """Measure the guard on degraded copies of some training images."""
+        number, training = self.settings.power_images, self.sets["training"]
+        if not number or copies is None:
+            return {}
+        order = np.random.default_rng(derive_seed("power", self.settings.seed)).permutation(len(training.facts))
+        return measure_power(guard, training.stack(sorted(order[:number].tolist())), copies.held_out.scores)
 
     def _membership(self, kept: Tensor) -> dict[str, Any]:
         """Measure how well the denoising loss separates training images from held-out ones."""

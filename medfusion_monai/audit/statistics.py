@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy.special import betaincinv
+from scipy.special import betaincinv, ndtr, ndtri
 from torch import Tensor
 
 from medfusion_monai.evaluation.metrics.intervals import LEVEL, Figure
@@ -18,6 +18,8 @@ LEAST = 50
 """Fewest images for which a rate is reported."""
 
 _ROWS = 512  # of a matrix of distances at a time
+_APART = 3.3  # standard deviations below the median of the logarithms: 1 in 2,000 of a normal distribution
+_MARGIN = 0.1  # of the rate, for the quantile of the normal distribution: the tail of real scores is somewhat heavier
 _LEAK = 1 / 3  # of the median score: a held-out image with less is also a training image
 
 
@@ -28,32 +30,49 @@ class Calibration(NamedTuple):
         threshold: scores below it are copies.
         rate: share of images like the held-out ones that score below it, at most.
         held_out: number of images behind it.
+        apart: number of others, whose scores are so low that they were left out.
     """
 
     threshold: float
     rate: float
     held_out: int
+    apart: int = 0
 
 
 def calibrate(scores: Tensor, rate: float = FALSE_ALARMS) -> Calibration:
-    """Find the score below which at most ``rate`` of new images of the same kind lie, by split-conformal ranks.
+    """Find the score below which at most ``rate`` of new images of the same kind lie, unmoved by a few low scores.
 
-    A new image that is exchangeable with n held-out ones lies below their k-th smallest score with probability
-    k / (n + 1) at most (Vovk et al. 2005). With fewer than 99 images 1% cannot be reached: the threshold
-    is then the smallest score, at a rate of 1 / (n + 1).
+    The logarithms of the scores are compared with a normal distribution of the same median and 16th percentile, one
+    standard deviation below it. Scores more than 3.3 of these below the median are left out: one near-duplicate of a
+    training image would otherwise be the threshold. The threshold is the smaller of two: the k-th smallest of the
+    other n scores, below which a new image that is exchangeable with them lies with probability k / (n + 1) at most
+    (Vovk et al. 2005), and the normal distribution's quantile at a tenth of the rate, which varies less. With fewer
+    than 99 images 1% cannot be guaranteed: k is then 1, at a rate of 1 / (n + 1).
 
     Args:
-        scores: (n,) of held-out images.
+        scores: (n,) of held-out images, not negative.
         rate: of false alarms.
 
     Raises:
         ValueError: if there are no scores.
     """
-    count = len(scores)
-    if not count:
+    if not len(scores):
         raise ValueError("there are no scores of held-out images: a threshold needs at least one")
-    rank = max(1, math.floor(rate * (count + 1) + 1e-9))
-    return Calibration(float(scores.sort().values[rank - 1]), rank / (count + 1), count)
+    logs = scores.double().clamp(min=1e-12).log().sort().values
+    middle, below = logs.quantile(torch.tensor([0.5, float(ndtr(-1.0))], dtype=torch.float64)).tolist()
+    kept = logs >= middle - _APART * (middle - below)
+    left = scores.sort().values[kept]
+    rank = max(1, math.floor(rate * (len(left) + 1) + 1e-9))
+    usual = math.exp(middle + float(ndtri(_MARGIN * rate)) * (middle - below))
+    threshold = min(float(left[rank - 1]), usual)
+    return Calibration(threshold, rank / (len(left) + 1), len(left), len(scores) - len(left))
+
+
+def false_alarms(scores: Tensor) -> Figure:
+    """Return the share of held-out images (n,) below a threshold that the other half of them calibrates."""
+    halves = scores[0::2], scores[1::2]
+    alarms = sum(int((scores < calibrate(other).threshold).sum()) for scores, other in (halves, halves[::-1]))
+    return share_figure(alarms, len(scores))
 
 
 def leaks(scores: Tensor) -> Tensor:

@@ -50,6 +50,12 @@ def add_audit(subparsers: Any) -> None:
         default=1000,
         help="training images for membership inference, and as many others; 0: none (1000)",
     )
+    parser.add_argument(
+        "--power-images",
+        type=whole,
+        default=100,
+        help="training images whose degraded copies the guard has to find; 0: none (100)",
+    )
     parser.add_argument("--replicates", type=positive, default=1000, help="resampled sets per interval (1000)")
     parser.add_argument("--batch-size", type=positive, default=16, help="images per batch (16)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
@@ -62,10 +68,10 @@ def _audit(arguments: argparse.Namespace) -> int:
 
     from medfusion_monai.audit.audit_settings import AuditSettings
     from medfusion_monai.audit.run_audit import Audit
-    from medfusion_monai.report.audit_sections import conclusions
+    from medfusion_monai.report.audit_verdict import verdict
     from medfusion_monai.runtime import distributed
 
-    names = ("features", "size", "flips", "membership_images", "replicates", "batch_size", "seed")
+    names = ("features", "size", "flips", "membership_images", "power_images", "replicates", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in names}
     options |= {"device": _own_device(arguments.device), "pictures": not arguments.no_pictures}
     places = (arguments.dataset_dir, arguments.samples, arguments.output)
@@ -77,7 +83,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise
     distributed.finish()
     if distributed.rank() == 0:
-        print("\n".join(conclusions(results["audit"])))
+        print(verdict(results["audit"]))
         print(Path(arguments.output) / "audit.html")
     return 0
 

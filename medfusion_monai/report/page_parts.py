@@ -74,12 +74,13 @@ class Section(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A whole report."""
+    """A whole report; ``answer`` precedes all else."""
 
     title: str
     warnings: list[str]
     summary: list[str]
     sections: list[Section]
+    answer: str = ""
 
 
 def mark(notes: list[str], note: str) -> str:

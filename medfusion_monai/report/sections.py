@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medfusion_monai.report import audit_verdict
 from medfusion_monai.report.audit_sections import audit_sections
 from medfusion_monai.report.page_parts import (
     Block,
@@ -50,7 +51,11 @@ def document(results: Mapping[str, Any], fidelity: Sequence[Measure] = ()) -> Do
         fidelity: columns of the tables of fidelity and of the sweep, see ``fidelity_columns`` in ``evaluation``.
     """
     assert fidelity or not ({"fidelity", "published", "sweep"} & results.keys())
-    audit, opening = results.get("audit"), verdict(results, fid_title(results))
+    audit = results.get("audit")
+    if audit and "fidelity" not in results:
+        answer = audit_verdict.verdict(audit)
+    else:
+        answer = " ".join(verdict(results, fid_title(results)))
     sections = [
         Section("Pictures", [_picture(item) for item in results.get("pictures") or []]),
         _sets_section(results),
@@ -64,8 +69,9 @@ def document(results: Mapping[str, Any], fidelity: Sequence[Measure] = ()) -> Do
     return Document(
         plain(results["title"]),
         [plain(text) for text in results.get("warnings") or []],
-        [*filter(None, [" ".join(opening)]), *(plain(text) for text in results.get("summary") or [])],
+        [plain(text) for text in results.get("summary") or []],
         [section for section in sections if section.blocks],
+        answer,
     )
 
 

@@ -11,15 +11,21 @@ from tiny_models import info_of, tiny
 from medfusion_monai import load
 from medfusion_monai.audit.audit_settings import AuditSettings
 from medfusion_monai.audit.guard import load_guard
-from medfusion_monai.audit.run_audit import Audit
+from medfusion_monai.audit.power import DEGRADATIONS
+from medfusion_monai.audit.run_audit import RESULTS, Audit
 from medfusion_monai.cli import main
 from medfusion_monai.data.datalist import read_datalist
 from medfusion_monai.data.pixels import fingerprint
+from medfusion_monai.report.audit_sections import audit_warnings
+from medfusion_monai.report.audit_verdict import verdict
 from medfusion_monai.report.read_back import read_audit
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # figures of two processes are compared bit by bit
+
+
+FEW = ("--replicates=100", "--power-images=10")
 
 
 def alternating(count):
@@ -46,7 +52,8 @@ def samples(tmp_path_factory, alike, others, write_set):
 
 
 def run(data, samples, output, *options):
-    code = main(["audit", "--dataset-dir", str(data), "--samples", str(samples), "--output", str(output), *options])
+    places = ["--dataset-dir", str(data), "--samples", str(samples), "--output", str(output)]
+    code = main(["audit", *places, "--power-images=0", *options])
     file = output / "audit.json"
     return code, json.loads(file.read_text()) if file.is_file() else None
 
@@ -70,7 +77,7 @@ def audited(data, samples, tmp_path_factory):
     network, weights = tiny(["a", "b"], image_size=(32, 32)), output / "models" / "model.pt"
     save_weights(network, weights)
     write_model_info(weights, {**info_of(network), "training": {}})
-    code, results = run(data, samples, output / "report", "--model-file", str(weights), "--replicates", "100")
+    code, results = run(data, samples, output / "report", "--model-file", str(weights), *FEW)
     assert code == 0
     return output / "report", results
 
@@ -102,7 +109,7 @@ def test_latents_of_the_model_are_the_features(audited):
 
 
 def test_two_processes_write_the_report_and_the_guard_of_one(audited, data, samples, two_processes, tmp_path):
-    output, options = tmp_path / "report", ["--replicates", "100"]
+    output, options = tmp_path / "report", [*FEW]
     options += ["--model-file", str(audited[0].parent / "models" / "model.pt")]
     assert two_processes(lambda rank: run(data, samples, output, *options)[0], connect=False) == [0, 0]
     one, two = (
@@ -120,6 +127,35 @@ def test_spoilt_sample_ends_both_processes_with_its_name(data, samples, two_proc
     assert codes == [2, 2]
     assert "0001.png: is not an image" in capfd.readouterr().err
     assert not (tmp_path / "report" / "audit.json").exists()
+
+
+def test_recall_of_the_guard_is_reported_beside_its_false_alarms(audited):
+    power = audited[1]["audit"]["power"]
+    assert power["images"] == 10
+    assert power["recall"]["mirrored"]["value"] == 1.0
+    assert power["false_alarms"]["low"] <= 0.01
+    text = (audited[0] / "audit.md").read_text()
+    assert "10 training images were degraded and passed to the guard" in text
+    assert all(name in text for name in power["recall"])
+
+
+def test_held_out_near_duplicate_is_left_out_and_blinds_nothing(alike, tmp_path, write_data, write_set):
+    training, held_out = alike
+    near = torch.cat([held_out, DEGRADATIONS["noise 0.05"](training[20:22])])
+    write_data(tmp_path / "data", {"training": (training, alternating(120)), "test": (near, alternating(102))})
+    write_set(tmp_path / "samples", training[:60].flip(3))
+    _, results = run(tmp_path / "data", tmp_path / "samples", tmp_path / "out", "--no-pictures")
+    assert results["audit"]["rows"][0]["copies"] == 60
+    assert results["audit"]["apart"] + len(results["audit"]["leaks"]) == 2
+
+
+def test_held_out_scores_that_stand_apart_are_warned_of(audited):
+    def warned(number):
+        results = {**audited[1], "audit": {**audited[1]["audit"], "apart": number}}
+        return [warning for warning in audit_warnings(results) if "stand apart from the rest" in warning]
+
+    assert warned(0) == []
+    assert warned(2)[0].startswith("2 held-out images have scores that stand apart")
 
 
 def test_membership_is_measured_on_equal_classes(audited):
@@ -149,12 +185,28 @@ def test_report_is_html_markdown_and_json_with_pictures_of_the_pairs(audited):
     assert f"below {results['audit']['threshold']:.3f}" in text
 
 
+def test_report_answers_first_whether_the_images_may_be_shared(audited):
+    answer = verdict(audited[1]["audit"])
+    assert answer.startswith("These images should not be shared: 16 of 60")
+    assert (audited[0] / "audit.md").read_text().splitlines()[2] == f"**{answer}**"
+    html = (audited[0] / "audit.html").read_text()
+    assert html.index("These images should not be shared") < html.index('id="warnings"')
+
+
+def test_report_counts_passed_images_that_are_nearer_than_held_out_ones(audited):
+    passed = audited[1]["audit"]["passed"]
+    assert passed["count"] == 44
+    assert passed["nearer_than_all"]["value"] <= passed["nearer_than_99"]["value"] < 0.2
+    assert "Of the 44 images that are not copies, " in (audited[0] / "audit.md").read_text()
+
+
 def test_report_has_the_sections_of_an_audit(audited):
     lines = (audited[0] / "audit.md").read_text().splitlines()
     assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == [
         "Pictures",
         "Image sets",
         "Copies",
+        "What the copy guard finds",
         "Closest pairs",
         "The set as a whole",
         "Membership from the denoising loss",
@@ -198,6 +250,28 @@ def test_model_of_other_images_is_not_audited(model, data, samples, tmp_path, ca
     code, results = run(data, samples, tmp_path / "other", "--model-file", str(path), *QUICK)
     assert (code, results) == (2, None)
     assert "the model was trained on other images" in capsys.readouterr().err
+
+
+def test_model_of_images_with_the_same_names_and_labels_but_other_pixels_is_not_audited(
+    model, data, samples, tmp_path, capsys
+):
+    path, change = model
+    change(training={"images": fingerprint(read_datalist(data, "training"))})
+    other = shutil.copytree(data, tmp_path / "other")
+    (other / "training" / "0000.png").write_bytes((data / "test" / "0000.png").read_bytes())
+    assert run(other, samples, tmp_path / "out", "--model-file", str(path), *QUICK) == (2, None)
+    assert "the model was trained on other images" in capsys.readouterr().err
+
+
+def test_refused_audit_leaves_nothing_of_an_earlier_one(model, data, samples, tmp_path):
+    path, change = model
+    output = tmp_path / "out"
+    assert run(data, samples, output, "--model-file", str(path), "--membership-images=0")[0] == 0
+    left = set(RESULTS) & {file.name for file in output.iterdir()}
+    assert left == set(RESULTS)
+    change(training={"images": "0" * 16})
+    assert run(data, samples, output, "--model-file", str(path), *QUICK) == (2, None)
+    assert not set(RESULTS) & {file.name for file in output.iterdir()}
 
 
 def test_model_that_does_not_say_its_images_is_audited_with_a_warning(model, data, samples, tmp_path):
@@ -297,7 +371,7 @@ def test_few_images_are_audited_without_a_number(alike, others, tmp_path, write_
     audit = results["audit"]
     assert audit["rows"][0]["copy_rate"]["value"] is None
     assert audit["nearer_to_training"]["value"] is None
-    assert "is not reported: withheld: fewer than 50 held-out images" in capsys.readouterr().out
+    assert "cannot be answered (withheld: fewer than 50 held-out images" in capsys.readouterr().out
     assert not (tmp_path / "out" / "copy_guard.npz").exists()
 
 

@@ -33,8 +33,9 @@ def test_verdict_of_an_image_does_not_depend_on_its_batch(guard, alike, others):
 
 
 def test_rate_of_false_alarms_is_that_of_the_held_out_images(guard):
-    assert guard.calibration.held_out == 100
-    assert guard.calibration.rate == pytest.approx(1 / 101)
+    calibration = guard.calibration
+    assert calibration.held_out + calibration.apart == 100
+    assert calibration.rate == pytest.approx(1 / (calibration.held_out + 1))
 
 
 def test_guard_that_was_written_and_read_judges_alike(guard, alike, others, tmp_path):
@@ -120,3 +121,19 @@ def test_guard_beside_features_has_the_threshold_of_an_audit_without(alike, prin
 def test_guard_is_made_of_fingerprints_alone(guard):
     assert isinstance(guard, CopyGuard)
     assert guard.matcher.measures == ("pixels", "structure")
+
+
+def test_guard_of_other_training_images_is_refused(guard, tmp_path):
+    guard.trained_on = "a" * 16
+    guard.save(tmp_path)
+    assert load_guard(tmp_path, "a" * 16).trained_on == "a" * 16
+    assert load_guard(tmp_path, None).trained_on == "a" * 16
+    with pytest.raises(GuardError, match="guards other training images than those of the model .*b{16}"):
+        load_guard(tmp_path, "b" * 16)
+
+
+def test_guard_of_another_size_is_refused(guard, tmp_path):
+    guard.save(tmp_path)
+    assert load_guard(tmp_path, size=(64, 64)).size == [64, 64]
+    with pytest.raises(GuardError, match=r"made for images of \[64, 64\].*\[64, 128\] are sampled"):
+        load_guard(tmp_path, size=(64, 128))

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch.nn import functional as F
 
-from medfusion_monai.audit.fingerprints import Prints, fingerprint
-from medfusion_monai.audit.matching import MAX_SHIFT, SCALE_NEIGHBOURS, Matcher
+from medfusion_monai.audit.fingerprints import FLIPS, Prints, fingerprint
+from medfusion_monai.audit.matching import MAX_SHIFT, SCALE_NEIGHBOURS, Matcher, variants_of
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,16 @@ def noisy(images):
     return (images + 0.03 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
 
 
+def turned(images, degrees=0.0, zoom=1.0):
+    """Rotate and zoom by cubic splines, which the matcher does not use."""
+    angle = np.deg2rad(degrees)
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
+    centre = (np.array(images.shape[-2:]) - 1) / 2
+    options = {"offset": centre - matrix @ centre, "mode": "nearest"}
+    moved = [ndimage.affine_transform(image[0].numpy(), matrix, **options) for image in images]
+    return torch.from_numpy(np.stack(moved))[:, None].clamp(0, 1)
+
+
 DISGUISES = {
     "the same": lambda x: x,
     "brighter, with less contrast": lambda x: 0.7 * x + 0.25,
@@ -44,6 +55,11 @@ DISGUISES = {
     "noisy": noisy,
     "JPEG": lambda x: jpeg(x, 40),
     "mirrored": lambda x: x.flip(3),
+    "rotated": lambda x: turned(x, -3.0),
+    "rotated by less, and mirrored": lambda x: turned(x, 1.5).flip(3),
+    "zoomed in": lambda x: turned(x, zoom=1.05),
+    "zoomed out": lambda x: turned(x, zoom=0.975),
+    "shifted by two pixels": lambda x: F.pad(x, (2, 0, 0, 2), mode="replicate")[..., 2:, :-2],
     "larger": lambda x: F.interpolate(x, scale_factor=3, mode="bilinear"),
 }
 
@@ -79,16 +95,18 @@ def test_score_is_the_geometric_mean_of_distances_over_those_to_held_out_images(
     assert torch.allclose(found.distances[:, 2], expected, atol=1e-5)
 
 
-def test_pixel_distance_is_that_of_the_best_shift(alike, prints, unknown):
+def test_pixel_distance_is_that_of_the_best_alignment(alike, prints, unknown):
     training, held_out = alike
-    matcher = Matcher(prints(training[:1]), prints(held_out), "none")
-    query = fingerprint(held_out[:1]).float()[0]
+    matcher = Matcher(prints(training[:1]), prints(held_out), "horizontal")
+    variants = variants_of(fingerprint(held_out[:1]), FLIPS["horizontal"])[0]
+    assert len(variants) == 26
+    assert torch.equal(variants[0], fingerprint(held_out[:1])[0].float())
     reference = fingerprint(training[:1]).float()[0]
-    inner = query[MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
-    size = len(inner)
-    steps = range(2 * MAX_SHIFT + 1)
-    errors = [(inner - reference[y : y + size, x : x + size]).square().mean().sqrt() for y in steps for x in steps]
-    assert matcher.match(unknown(held_out[:1])).distances[0, 0].item() == pytest.approx(min(errors).item(), rel=0.01)
+    inner = variants[:, MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
+    size, steps = inner.shape[-1], range(2 * MAX_SHIFT + 1)
+    windows = [reference[y : y + size, x : x + size] for y in steps for x in steps]
+    least = min(float((inner - window).square().mean(dim=(1, 2)).sqrt().min()) for window in windows)
+    assert matcher.match(unknown(held_out[:1])).distances[0, 0].item() == pytest.approx(least, rel=0.01)
 
 
 def test_structural_distance_of_unrelated_noise_is_about_one_and_of_copies_zero(alike, prints, unknown):

@@ -1,8 +1,19 @@
 import pytest
 import torch
 
-from medfusion_monai.audit.measure import copy_rows, describe_copies, find_copies, near_by_measure, nearer_figure
+from medfusion_monai.audit.matching import Matches
+from medfusion_monai.audit.measure import (
+    Copies,
+    copy_rows,
+    describe_copies,
+    find_copies,
+    near_by_measure,
+    nearer_figure,
+    passed_images,
+)
+from medfusion_monai.audit.power import DEGRADATIONS
 from medfusion_monai.audit.sets import AuditedSet
+from medfusion_monai.audit.statistics import Calibration
 from medfusion_monai.evaluation.image_form import ImageFacts
 from medfusion_monai.evaluation.image_set import ImageSet
 
@@ -38,8 +49,25 @@ def test_copies_among_generated_images_are_counted(copies, sets):
     assert 10 <= row["copies"] <= 12  # 1% of false alarms is expected
     assert row["copy_rate"]["value"] == row["copies"] / 60
     assert row["copy_rate"]["low"] < row["copy_rate"]["value"] < row["copy_rate"]["high"]
-    assert row["expected_false_alarms"] == pytest.approx(60 / 101)
+    assert row["expected_false_alarms"] == pytest.approx(60 * copies.calibration.rate)
     assert copies.found()[:10].all()
+
+
+def test_images_that_pass_but_are_nearer_than_held_out_ones_are_counted():
+    scores = torch.tensor([0.1, 0.5, 0.9, 0.9, 0.9])
+    nearest = torch.tensor([0.01, 0.2, 0.29, 0.31, 0.5])[:, None]
+    held = torch.cat([torch.tensor([0.3]), 0.4 + torch.arange(199) / 199, torch.tensor([0.05])])[:, None]
+    held_scores = torch.ones(201)
+    held_scores[200] = 0.2  # a near-duplicate, below the threshold
+    empty = torch.empty(0)
+    generated, held_out = (
+        Matches(some, empty, empty, empty, near) for some, near in ((scores, nearest), (held_scores, held))
+    )
+    copies = Copies(generated, held_out, empty, empty, None, ("pixels", "structure"))
+    found = passed_images(copies, Calibration(0.4, 0.01, 200))
+    assert found["count"] == 4
+    assert found["nearer_than_all"]["value"] == 2 / 4
+    assert found["nearer_than_99"]["value"] == 3 / 4
 
 
 def test_each_measure_alone_has_a_threshold_of_its_own(sets, alike):
@@ -64,6 +92,14 @@ def test_held_out_image_that_is_in_training_is_a_leak_and_does_not_lower_the_thr
     assert found.leaked.nonzero()[:, 0].tolist() == [100, 101, 102]
     assert found.calibration.threshold == pytest.approx(copies.calibration.threshold, abs=1e-6)
     assert found.kept.tolist() == list(range(100))
+
+
+def test_near_duplicates_among_held_out_images_do_not_hide_copies(sets, alike, copies, prints):
+    training, held_out = alike
+    near = torch.cat([held_out, DEGRADATIONS["noise 0.05"](training[20:22])])
+    found = find_copies(sets[0], prints(near, 1000 + torch.arange(102)), sets[2], none_equal(near))
+    assert found.calibration.apart + int(found.leaked.sum()) == 2
+    assert found.calibration.threshold == pytest.approx(copies.calibration.threshold, rel=0.08)
 
 
 def test_held_out_images_that_are_all_in_training_leave_no_threshold(sets, alike, prints):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from medfusion_monai.audit.statistics import calibrate, leaks, nearer_to_training, share_figure
+from medfusion_monai.audit.statistics import calibrate, false_alarms, leaks, nearer_to_training, share_figure
 
 
 def normal(*shape, seed=0):
@@ -21,24 +21,48 @@ def test_interval_of_a_share_is_scipys_exact_one(positive, count):
     assert figure.value == positive / count
 
 
-def test_threshold_is_the_rank_of_the_conformal_rule():
-    scores = torch.arange(1, 300) / 100  # 299: 1% of 300 is 3
-    assert calibrate(scores.flip(0)) == (pytest.approx(0.03), pytest.approx(0.01), 299)
+def usual(count):
+    """Scores whose logarithms have the quantiles of a normal distribution of standard deviation 0.2."""
+    return torch.from_numpy(np.exp(0.2 * stats.norm.ppf((np.arange(count) + 0.5) / count)))
 
 
-def test_rank_is_rounded_down():
-    assert calibrate(torch.arange(1, 299) / 100) == (pytest.approx(0.02), pytest.approx(2 / 299), 298)
+def test_threshold_is_the_quantile_of_the_normal_distribution_at_a_tenth_of_the_rate():
+    found = calibrate(usual(299).flip(0))
+    assert found.threshold == pytest.approx(math.exp(0.2 * stats.norm.ppf(0.001)), rel=0.01)
+    assert found[1:] == (pytest.approx(0.01), 299, 0)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(299, 3), (298, 2)])
+def test_threshold_is_the_rank_of_the_conformal_rule_where_that_is_lower(count, rank):
+    scores = usual(count)
+    scores[:4] = torch.tensor([-3.28, -3.24, -3.2, -3.16], dtype=torch.float64).mul(0.2).exp()
+    assert calibrate(scores) == (pytest.approx(float(scores[rank - 1])), pytest.approx(rank / (count + 1)), count, 0)
 
 
 def test_few_images_give_the_smallest_rate_that_they_can():
-    found = calibrate(torch.arange(1, 50) / 10)
-    assert found == (pytest.approx(0.1), pytest.approx(1 / 50), 49)
+    scores = usual(49)
+    scores[0] = math.exp(-0.2 * 3.2)
+    assert calibrate(scores) == (pytest.approx(float(scores[0])), pytest.approx(1 / 50), 49, 0)
+
+
+@pytest.mark.parametrize("count", [50, 200])
+def test_near_duplicates_hardly_move_the_threshold(count):
+    alone, found = calibrate(usual(count)), calibrate(torch.cat([usual(count), torch.tensor([0.2, 0.3])]))
+    assert found.threshold == pytest.approx(alone.threshold, rel=0.08)
+    assert found[1:] == (alone.rate, count, 2)
 
 
 def test_false_alarms_over_many_calibrations_are_at_most_the_rate():
     rng = np.random.default_rng(0)
-    alarms = [float(rng.normal() < calibrate(torch.from_numpy(rng.normal(size=99))).threshold) for _ in range(4_000)]
-    assert np.mean(alarms) == pytest.approx(0.01, abs=4 * math.sqrt(0.01 / 4_000))
+    drawn = np.exp(0.2 * rng.normal(size=(4_000, 100)))
+    alarms = [row[0] < calibrate(torch.from_numpy(row[1:])).threshold for row in drawn]
+    assert 0.0005 < np.mean(alarms) <= 0.01
+
+
+def test_false_alarms_are_those_of_either_half_by_the_other():
+    scores = usual(200)[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    scores[[4, 9, 20]] = 0.1
+    assert false_alarms(scores).value == 3 / 200
 
 
 def test_no_scores_give_no_threshold():

@@ -11,7 +11,7 @@ NOT_AUDITED = "Whether images are copies of training images was not measured: me
 def test_report_opens_with_three_sentences_and_the_pictures(results):
     results["steering"]["answers"] = ANSWERS
     report = document(results, fidelity_columns())
-    assert report.summary[0] == (
+    assert report.answer == (
         "Against 200 real images, 128 images of ours have FID 20.25, precision 0.70 and recall 0.60; 128 images of "
         "other have FID 30.50, precision 0.59 and recall 0.50. Does the label steer? ours: partly (AUC 0.74 on "
         f"generated images, 0.90 on real ones). {NOT_AUDITED}"
