@@ -2,7 +2,7 @@
 
     python benchmarks/copy_guard_power.py [--xrays FOLDER] --json FILE
 
-Rule for the figures, set before any was looked at: settings of the guard are chosen on the development half
+Rule, set before any figure of the reported half was looked at: settings of the guard are chosen on the development half
 (``--half development``: even patient numbers, and phantoms of even draws); reported figures come from the other half,
 over draws 0 to 2, each shown and none left out. Each draw has 300 training images, 200 held-out images that calibrate
 the guard and up to 500 others for false alarms, each of another patient. Copies are 100 of the training images in each
