@@ -12,6 +12,7 @@ from medfusion_monai.evaluation.metrics.fidelity import fidelity_columns
 from medfusion_monai.export.metadata import image_text, metadata_of
 from medfusion_monai.export.public import public_info
 from medfusion_monai.model import Model
+from medfusion_monai.report.audit_sections import conclusions
 from medfusion_monai.report.page_parts import Block, Callout, Cell, Column, Commands, Document, Group, Section, Table
 from medfusion_monai.report.read_back import measured_weights
 from medfusion_monai.report.render import as_markdown
@@ -218,7 +219,8 @@ def _audit(audit: Mapping[str, Any] | None) -> list[Block]:
     if audit is None:
         return [Callout(NOT_AUDITED)]
     found = document({"title": "", "sets": [], "warnings": audit.get("warnings"), "audit": audit["audit"]})
-    return _blocks(found._replace(sections=[part for part in found.sections if part.title not in PRIVATE]), audit)
+    public = [part for part in found.sections if part.title not in PRIVATE]
+    return _blocks(found._replace(sections=public, summary=conclusions(audit["audit"])), audit)
 
 
 def _blocks(found: Document, measured: Mapping[str, Any]) -> list[Block]:

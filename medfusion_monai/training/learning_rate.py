@@ -41,10 +41,10 @@ class Adam:
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         check_decay(self.decay)
-        check_numbers(above=True, lr=self.lr)
+        check_numbers(lr=self.lr)
         check_counts(0, warmup_steps=self.warmup_steps)
         if self.later_lr is not None:
-            check_numbers(above=True, later_lr=self.later_lr)
+            check_numbers(later_lr=self.later_lr)
 
     def build(self, parameters: Iterable[nn.Parameter], total_steps: int) -> tuple[Optimizer, WarmupDecay]:
         """Return the optimizer of the parameters and its learning rate schedule over ``total_steps``."""
@@ -91,7 +91,7 @@ def warmup_decay(
 
     def factor(step: int) -> float:
         if later is not None and step >= later[0]:
-            return later[1] / highest
+            return later[1] / highest if highest else 0.0
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         if decay == "constant":

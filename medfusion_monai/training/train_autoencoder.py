@@ -84,7 +84,7 @@ class AutoencoderTraining(AutoencoderTrainer):
         self.training_run, self.images, self.dataset, self.val_dataset = run, images, dataset, val_dataset
         self.batch_size = self.at_once = batch_size
         self.autoencoder = network.autoencoder
-        check_numbers(above=True, discriminator_lr=discriminator_lr)
+        check_numbers(discriminator_lr=discriminator_lr)
         built, self.lr_scheduler = optimizer.build(self.autoencoder.parameters(), steps)
         reading: dict[str, Any] = {
             "prepare_batch": AutoencoderPrepareBatch(self.autoencoder),

@@ -149,8 +149,8 @@ def audited(monkeypatch):
         Section("What this audit cannot detect", ["Parts of images."]),
     ]
     monkeypatch.setattr("medfusion_monai.report.sections.audit_sections", lambda audit: sections)
-    monkeypatch.setattr("medfusion_monai.report.sections.verdict", lambda audit: "")
-    monkeypatch.setattr("medfusion_monai.report.sections.conclusions", lambda audit: ["7 of 100 are copies."])
+    monkeypatch.setattr("medfusion_monai.report.audit_verdict.verdict", lambda audit: "planted answer")
+    monkeypatch.setattr("medfusion_monai.export.card.conclusions", lambda audit: ["7 of 100 are copies."])
     audit = {
         "audit": {"rows": []},
         "warnings": ["Few held-out images."],
