@@ -1,9 +1,9 @@
-"""Time a training step beside other programs: threads that spin while they wait, that sleep, or a single one.
+"""Time a training step beside other programs: threads that spin while they wait, that sleep, or one alone.
 
     python benchmarks/busy_cores.py --json FILE
 
 A busy program is a Python loop on one core. Each row is a process of its own; medians of 15 steps of the demo's phase
-two after 5. About 5 minutes.
+two after 5. About 8 minutes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-WAYS = {"spin": {"OMP_WAIT_POLICY": "ACTIVE"}, "sleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "one thread": {}}
+WAYS = {
+    "default": {},
+    "short spinning": {"GOMP_SPINCOUNT": "1000"},
+    "no spinning": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "one thread": {},
+}
 WARM_UP, STEPS = 5, 15
 
 

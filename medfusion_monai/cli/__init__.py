@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; None takes those of the process.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see runtime/threads; before PyTorch is loaded
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see runtime/threads; before PyTorch is loaded
     arguments = build_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # printing a class name must not fail after the work is done
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The bundle runner restarts once, with threads that sleep while they wait."""
+"""The bundle runner restarts once, with threads that soon sleep while they wait."""
 
 import os
 import subprocess
@@ -16,10 +16,10 @@ imports:
 - $import medfusion_monai.runtime.threads
 device: {device}
 initialize:
-- $print('started', os.getpid(), os.environ.get('OMP_WAIT_POLICY'))
-- $medfusion_monai.runtime.threads.let_waiting_threads_sleep(@device)
+- $print('started', os.getpid(), os.environ.get('GOMP_SPINCOUNT'))
+- $medfusion_monai.runtime.threads.shorten_spinning(@device)
 run:
-- $print('run', os.getpid(), os.environ.get('OMP_WAIT_POLICY'))
+- $print('run', os.getpid(), os.environ.get('GOMP_SPINCOUNT'))
 """
 
 
@@ -36,15 +36,17 @@ def run(folder, device="cpu", **environment):
 def test_runner_restarts_once_in_the_same_process(tmp_path):
     first, second, last = run(tmp_path)
     assert (first[0], second[0], last[0]) == ("started", "started", "run")
-    assert (first[2], second[2], last[2]) == ("None", "PASSIVE", "PASSIVE")
+    assert (first[2], second[2], last[2]) == ("None", "1000", "1000")
     assert first[1] == second[1] == last[1]
 
 
-@pytest.mark.parametrize("environment", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_NUM_THREADS": "1"}])
+@pytest.mark.parametrize(
+    "environment", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_NUM_THREADS": "1"}]
+)
 def test_runner_does_not_restart_where_it_was_decided_or_changes_nothing(environment, tmp_path):
     first, last = run(tmp_path, **environment)
     assert (first[0], last[0]) == ("started", "run")
-    assert last[2] == environment.get("OMP_WAIT_POLICY", "None")
+    assert last[2] == environment.get("GOMP_SPINCOUNT", "None")
 
 
 def test_runner_does_not_restart_on_a_gpu(tmp_path):
@@ -53,6 +55,7 @@ def test_runner_does_not_restart_on_a_gpu(tmp_path):
 
 def test_other_programs_never_restart(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("restarted"))
-    threads.let_waiting_threads_sleep("cpu")
+    threads.shorten_spinning("cpu")
