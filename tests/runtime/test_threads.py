@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,22 +41,41 @@ def test_runner_restarts_once_in_the_same_process(tmp_path):
     assert first[1] == second[1] == last[1]
 
 
-@pytest.mark.parametrize(
-    "environment", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_NUM_THREADS": "1"}]
-)
-def test_runner_does_not_restart_where_it_was_decided_or_changes_nothing(environment, tmp_path):
-    first, last = run(tmp_path, **environment)
-    assert (first[0], last[0]) == ("started", "run")
-    assert last[2] == environment.get("GOMP_SPINCOUNT", "None")
-
-
-def test_runner_does_not_restart_on_a_gpu(tmp_path):
-    assert len(run(tmp_path, device="cuda")) == 2
-
-
-def test_other_programs_never_restart(monkeypatch):
+@pytest.fixture
+def restarted(monkeypatch):
+    """Whether the bundle runner, with eight threads, would restart."""
+    spec = SimpleNamespace(__spec__=SimpleNamespace(name="monai.bundle.__main__"))
+    monkeypatch.setitem(sys.modules, "__main__", spec)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("restarted"))
-    threads.shorten_spinning("cpu")
+    calls = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: calls.append(arguments))
+
+    def run(device="cpu"):
+        threads.shorten_spinning(device)
+        return bool(calls)
+
+    return run
+
+
+def test_runner_restarts_on_a_cpu_only(restarted):
+    assert not restarted("cuda")
+    assert restarted("cpu")
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_runner_does_not_restart_where_the_environment_decides(name, restarted, monkeypatch):
+    monkeypatch.setenv(name, "ACTIVE")
+    assert not restarted()
+
+
+def test_runner_does_not_restart_for_one_thread(restarted, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert not restarted()
+
+
+@pytest.mark.parametrize("spec", [None, SimpleNamespace(name="pytest.__main__")])
+def test_other_programs_never_restart(spec, restarted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=spec))
+    assert not restarted()
