@@ -267,3 +267,13 @@ def test_paths_that_would_become_others_are_refused(arguments, words, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     assert words in capsys.readouterr().err
+
+
+def test_mistyped_column_is_reported_before_pytorch_is_loaded(tmp_path):
+    (tmp_path / "table.csv").write_text("image,finding\na.png,x\n")
+    command = ["prepare", "folder", "--root", str(tmp_path), "--csv", str(tmp_path / "table.csv")]
+    command += ["--image-column", "image", "--label-column", "findng", "--output", str(tmp_path / "data")]
+    code = f"import sys; from medfusion_monai.cli import main; print(main({command!r})); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["2", "False"]
+    assert "close to ['finding']" in result.stderr

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -27,6 +30,8 @@ def generators(seeds: Iterable[int]) -> list[np.random.Generator]:
 
 def randn(shape: Sequence[int], sources: Sequence[np.random.Generator], device: torch.device | str = "cpu") -> Tensor:
     """Draw standard normal values (len(sources), *shape), float32, each sample from its own generator."""
+    import torch  # tables and splits, which need seeds only, are read without it
+
     values = np.stack([source.standard_normal(tuple(shape), dtype=np.float32) for source in sources])
     noise = torch.from_numpy(values)
     if torch.device(device).type == "cuda":

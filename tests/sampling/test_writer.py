@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.transforms import LoadImage
 
 from medfusion_monai.runtime.files import DiskFullError
@@ -92,6 +93,16 @@ def test_problem_of_a_batch_is_raised_before_the_next_is_written(writer):
     with pytest.raises(ValueError, match="not finite"):
         hand_over(ours, [2, 3])
     assert contents(ours.output_dir) == {}
+
+
+def test_bar_begins_before_the_first_batch_with_what_is_there(writer):
+    write(writer(), [2, 3])
+    ours = writer()
+    ours.attach(engine := Engine(lambda *_: None))
+    engine.add_event_handler(Events.STARTED, lambda: seen.append((ours.bar.n, ours.bar.total)))
+    seen = []
+    engine.fire_event(Events.STARTED)
+    assert seen == [(2, len(ours.plan))]
 
 
 def test_manifest_that_excel_saved_is_read(writer):

@@ -9,12 +9,10 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-import torch
 from PIL import Image
 
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.data.reading.images import white_value
-from medfusion_monai.data.reading.transforms import ResizeCenterCropd
 from medfusion_monai.data.reading.value_range import ValueRange
 from medfusion_monai.runtime.files import renamed_when_whole
 
@@ -48,7 +46,7 @@ class ImageSurvey:
     ) -> None:
         names = [os.fspath(path) for path in paths]
         self.value_range = value_range
-        self._resize = ResizeCenterCropd("image", [*size], resize_mode)
+        self._size, self._resize_mode = [*size], resize_mode
         self._tiles: dict[str, np.ndarray] = {}
         self._on_sheet = spread_evenly(names, TILES)
         self._extremes: dict[str, tuple[float, float]] = {}
@@ -74,7 +72,17 @@ class ImageSurvey:
             if float((high - low).max()) < 1 / 255:
                 self._flat.append(name)
             if name in self._on_sheet:
-                self._tiles[name] = self._resize({"image": torch.from_numpy(pixels)})["image"].numpy()
+                self._tiles[name] = self._tile(pixels)
+
+    def _tile(self, pixels: np.ndarray) -> np.ndarray:
+        """Return an image as the network sees it."""
+        # Imported once there is an image: errors of tables and folders come before PyTorch is loaded.
+        import torch
+
+        from medfusion_monai.data.reading.transforms import ResizeCenterCropd
+
+        resize = ResizeCenterCropd("image", self._size, self._resize_mode)
+        return resize({"image": torch.from_numpy(pixels)})["image"].numpy()
 
     def describe(self) -> str:
         """Return the 5th and 95th percentile of the pixels, all images counting equally, in words."""
