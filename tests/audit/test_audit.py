@@ -321,7 +321,9 @@ def test_network_of_ones_own_is_audited_in_python(model, data, samples, tmp_path
     assert run(data, samples, tmp_path / "out", "--model-file", str(path)) == (2, None)
     assert "'Own' is a custom network" in capsys.readouterr().err
     own = load(path, "cpu", network=tiny(["a", "b"], image_size=(32, 32)))
-    results = Audit(data, samples, tmp_path / "out", own, AuditSettings(pictures=False, membership_images=0)).run()
+    results = Audit(
+        data, samples, tmp_path / "out", own, AuditSettings(pictures=False, membership_images=0, power_images=0)
+    ).run()
     assert results["audit"]["features"]["name"] == "latents of the autoencoder"
 
 
