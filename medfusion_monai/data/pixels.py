@@ -38,20 +38,15 @@ def record_digests(items: Sequence[MutableMapping[str, Any]], digests: Sequence[
         item[PIXELS] = digest
 
 
-def fingerprint(items: Sequence[Mapping[str, Any]]) -> str:
+def fingerprint(items: Sequence[Mapping[str, Any]], ordered: bool = False) -> str:
     """Return 32 digits that identify a list of images and labels by their pixels, wherever its files are.
 
     Args:
-        items: entries of a datalist, in any order.
+        items: entries of a datalist.
+        ordered: whether another order is another list.
     """
-    lines = sorted(f"{digest}={item['label']}" for digest, item in zip(digests_of(items), items, strict=True))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
-
-
-def ordered_fingerprint(items: Sequence[Mapping[str, Any]]) -> str:
-    """Return 32 digits as ``fingerprint``, which depend on the order of the items too."""
     lines = [f"{digest}={item['label']}" for digest, item in zip(digests_of(items), items, strict=True)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join(lines if ordered else sorted(lines)).encode()).hexdigest()[:32]
 
 
 def refuse_repeats(

@@ -9,7 +9,7 @@ import torch
 from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset
 
-from medfusion_monai.data.pixels import ordered_fingerprint
+from medfusion_monai.data.pixels import fingerprint
 from medfusion_monai.data.reading.transforms import form_of
 from medfusion_monai.data.training.flips import FlippedDataset, check_flips, for_each_variant
 from medfusion_monai.data.training.latent_identity import describe_transforms
@@ -137,8 +137,8 @@ class LatentDataset(Dataset):
         return {
             "seed": run.seed,
             "epochs_per_validation": run.val_interval,
-            "training_images": ordered_fingerprint(images.training),
-            "val_images": f"{len(images.validation)}, {ordered_fingerprint(images.validation)}",
+            "training_images": fingerprint(images.training, ordered=True),
+            "val_images": f"{len(images.validation)}, {fingerprint(images.validation, ordered=True)}",
             "class_names": images.class_names,
             "class_shares": images.class_shares,
             "image_size": images.image_size,
