@@ -52,7 +52,7 @@ def document(results: Mapping[str, Any], fidelity: Sequence[Measure] = ()) -> Do
     """
     assert fidelity or not ({"fidelity", "published", "sweep"} & results.keys())
     audit = results.get("audit")
-    if audit and "fidelity" not in results:
+    if audit and not {"fidelity", "reconstructions"} & results.keys():  # the report of an audit alone
         answer = audit_verdict.verdict(audit)
     else:
         answer = " ".join(verdict(results, fid_title(results)))

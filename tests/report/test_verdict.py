@@ -45,3 +45,13 @@ def test_figures_without_a_value_are_left_out(results, part):
 
 def test_report_without_figures_has_no_verdict():
     assert verdict({"title": "One set", "sets": []}, "FID") == []
+
+
+def test_evaluation_without_features_keeps_its_opening_beside_an_audit(results, monkeypatch):
+    monkeypatch.setattr("medfusion_monai.report.sections.audit_sections", lambda audit: [])
+    monkeypatch.setattr("medfusion_monai.report.verdict.conclusions", lambda audit: ["7 of 100 are copies."])
+    for part in ("steering", "fidelity", "published", "sweep"):
+        results.pop(part, None)
+    expected = document(results, fidelity_columns()).answer
+    assert "MS-SSIM" in expected
+    assert document({**results, "audit": {"rows": []}}, fidelity_columns()).answer == f"{expected} 7 of 100 are copies."
