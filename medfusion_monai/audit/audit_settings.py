@@ -20,7 +20,7 @@ class AuditSettings:
     """How an audit measures and what it shows.
 
     Attributes:
-        features: of ``load_extractor``, or ``latents``; None takes latents if there is a model, else no features.
+        features: of ``load_extractor``, or ``latents``; None takes latents if there is a model, else ``auto``.
         size: height and width that images are resized to without a model; None takes those of the generated images.
         flips: key of ``FLIPS``: how a copy may be mirrored.
         pictures: whether the closest pairs are shown, which are images of patients.

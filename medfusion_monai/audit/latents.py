@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from medfusion_monai.evaluation.metrics.features import FeatureExtractor
+from medfusion_monai.evaluation.metrics.feature_networks import FeatureExtractor
 from medfusion_monai.networks.autoencoder import LatentAutoencoder
 
 MOST = 8

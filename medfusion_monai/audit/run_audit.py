@@ -44,7 +44,7 @@ from medfusion_monai.data.training.latent_identity import describe_transforms
 from medfusion_monai.evaluation.image_form import ImageFacts, common_form, content_sha256, inspect_set
 from medfusion_monai.evaluation.image_set import open_image_set
 from medfusion_monai.evaluation.metrics.feature_cache import Extraction
-from medfusion_monai.evaluation.metrics.features import load_extractor
+from medfusion_monai.evaluation.metrics.features import AUTO, load_extractor
 from medfusion_monai.evaluation.metrics.intervals import Figure
 from medfusion_monai.evaluation.settings import refuse_inside
 from medfusion_monai.model import Model, make_preprocessing
@@ -226,10 +226,10 @@ class Audit:
         return (lambda path: torch.as_tensor(preprocessing({"image": path})["image"])), words
 
     def _make_extractor(self, features: str | None) -> Any:
+        if self.model is None:
+            return load_extractor(features or AUTO)
         if features not in (None, LATENTS):
             return load_extractor(features)
-        if self.model is None:
-            return None
         assert self.weights_sha256 is not None
         return LatentFeatures(self.model.network.autoencoder, self.weights_sha256, self.model.image_size)
 

@@ -34,8 +34,8 @@ def add_audit(subparsers: Any) -> None:
     parser.add_argument(
         "--features",
         metavar="SPEC",
-        help="latents, inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or phantoms:FILE "
-        "(latents if there is a model, else none)",
+        help="latents, efficientnet-lite0, inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or "
+        "phantoms:FILE (latents if there is a model, else auto, as for compare)",
     )
     parser.add_argument(
         "--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"), help="without a model: the size of all images"

@@ -54,11 +54,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option per attribute of ``CompareSettings``."""
     parser.add_argument(
         "--features",
-        default="inception",
+        default="auto",
         type=lambda text: None if text == "null" else text,
         metavar="SPEC",
-        help="inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE, phantoms:FILE, or null: none, which "
-        "leaves out FID and the like (inception)",
+        help="efficientnet-lite0, inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE, phantoms:FILE, or "
+        "null: none, which leaves out FID and the like (auto: inception if its weights are here, else "
+        "efficientnet-lite0)",
     )
     parser.add_argument("--k", type=positive, default=3, help="neighbours of precision and recall (3)")
     parser.add_argument("--replicates", type=whole, default=100, help="resampled sets per interval, 0: none (100)")

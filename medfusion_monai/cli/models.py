@@ -49,6 +49,7 @@ def add_export(subparsers: Any) -> None:
         metavar="FILE",
         help="audit.json of medfusion audit, for the model card (safetensors)",
     )
+    parser.add_argument("--half", action="store_true", help="store weights in float16, half the size (safetensors)")
     parser.set_defaults(handler=_export)
 
 
@@ -66,9 +67,9 @@ def _export(arguments: argparse.Namespace) -> int:
         return _export_weights(arguments)
     if arguments.format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, safetensors, received {arguments.format!r}")
-    if arguments.report or arguments.audit:
+    if arguments.report or arguments.audit or arguments.half:
         raise ValueError(
-            f"--report and --audit are for the model card: use --format safetensors, received {arguments.format}"
+            f"--report, --audit and --half are for --format safetensors, received --format {arguments.format}"
         )
     return _export_programs(arguments)
 
@@ -76,8 +77,8 @@ def _export(arguments: argparse.Namespace) -> int:
 def _export_weights(arguments: argparse.Namespace) -> int:
     from medfusion_monai.export.safetensors_folder import export_weights
 
-    card = {name: getattr(arguments, name) for name in ("bundle", "report", "audit")}
-    for path in export_weights(arguments.model_file, arguments.output, **card):
+    choices = {name: getattr(arguments, name) for name in ("bundle", "report", "audit", "half")}
+    for path in export_weights(arguments.model_file, arguments.output, **choices):
         print(path)
     return 0
 

@@ -71,7 +71,7 @@ class Evaluation:
         self,
         images: BundleImages,
         output_dir: str | Path,
-        features: str | None = "inception",
+        features: str | None = "auto",
         replicates: int = 100,
         batch_size: int = 8,
         device: torch.device | str = "cpu",

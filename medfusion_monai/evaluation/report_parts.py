@@ -14,7 +14,7 @@ from medfusion_monai.evaluation.image_set import ImageSet
 from medfusion_monai.evaluation.measured_set import Measured
 from medfusion_monai.evaluation.metrics.classifier import LabelledImages, labelled_images
 from medfusion_monai.evaluation.metrics.comparison import Comparison
-from medfusion_monai.evaluation.metrics.features import PixelFeatures
+from medfusion_monai.evaluation.metrics.feature_networks import PixelFeatures
 from medfusion_monai.evaluation.metrics.fidelity import Metric, headline_metrics, measure_sets, metrics_of
 from medfusion_monai.evaluation.metrics.intervals import Figure
 from medfusion_monai.evaluation.metrics.label_steering import NOTE, label_steering, steering_answers

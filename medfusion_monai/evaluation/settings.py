@@ -40,7 +40,7 @@ class CompareSettings:
         ValueError: for a setting out of range.
     """
 
-    features: str | nn.Module | None = "inception"
+    features: str | nn.Module | None = "auto"
     k: int = 3
     replicates: int = 100
     neighbours: int = 8

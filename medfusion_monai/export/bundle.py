@@ -19,7 +19,7 @@ from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.weights.checksums import CHECKSUMS
 from medfusion_monai.weights.model_info import model_info_path, model_info_text
-from medfusion_monai.weights.places import NAMES
+from medfusion_monai.weights.places import NAMES, STARTER
 from medfusion_monai.weights.state_dict import check_listed
 
 PHASE_ONE = "autoencoder.pt"
@@ -64,7 +64,8 @@ class Parts(NamedTuple):
 def parts_of(bundle: str | Path, with_weights: bool = True) -> Parts:
     """Check the weights of a bundle and return its parts.
 
-    Phase one's ``autoencoder.pt`` is left out if there is a model, which includes it.
+    Phase one's ``autoencoder.pt`` is left out if there is a model, which includes it. Starter weights are shared in the
+    place of a training's where there is none.
 
     Args:
         bundle: its folder.
@@ -77,6 +78,9 @@ def parts_of(bundle: str | Path, with_weights: bool = True) -> Parts:
     names = (*NAMES, TORCHSCRIPT, PHASE_ONE) if with_weights else ()
     weights = [path for path in (bundle / "models" / name for name in names) if path.is_file()]
     models = [path for path in weights if path.name in NAMES]
+    starters = [path for path in (bundle / "models" / STARTER / name for name in NAMES) if path.is_file()]
+    if with_weights and starters and not models:
+        weights = models = starters[:1]
     if not models:
         weights = [path for path in weights if path.name == PHASE_ONE]
         for path in weights:

@@ -16,6 +16,7 @@ from medfusion_monai.report.read_back import read_measured, read_object
 from medfusion_monai.runtime.files import file_sha256, make_folders
 from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text
 from medfusion_monai.weights.model_info import METADATA_KEY, model_info_path, write_model_info
+from medfusion_monai.weights.places import STARTER
 from medfusion_monai.weights.state_dict import save_safetensors
 
 WEIGHTS = "model.safetensors"
@@ -28,6 +29,7 @@ def export_weights(
     bundle: str | Path | None = None,
     report: str | Path | None = None,
     audit: str | Path | None = None,
+    half: bool = False,
 ) -> list[Path]:
     """Write ``model.safetensors``, ``model.json``, the card ``README.md`` and ``checksums.sha256`` into a folder.
 
@@ -39,6 +41,7 @@ def export_weights(
         bundle: folder of the bundle that the card describes; None for the one whose ``models`` contains the weights.
         report: ``report.json`` of ``run evaluating``, for the card.
         audit: ``audit.json`` of ``medfusion audit``, for the card.
+        half: whether to store the weights in float16, in half the space.
 
     Returns:
         The files.
@@ -60,7 +63,7 @@ def export_weights(
     make_folders([output])
     with tempfile.TemporaryDirectory(dir=output, prefix=".export.") as scratch:
         folder = Path(scratch)
-        save_safetensors(model.network, folder / WEIGHTS, _header(facts.info, facts.metadata or {}))
+        save_safetensors(model.network, folder / WEIGHTS, _header(facts.info, facts.metadata or {}), half)
         write_model_info(folder / WEIGHTS, facts.info)
         (folder / CARD).write_text(card, encoding="utf-8")
         listed = checksums_text(path for path in folder.iterdir() if path.name != CARD)  # which may be edited
@@ -77,7 +80,8 @@ def _metadata(weights: Path, bundle: str | Path | None) -> dict[str, Any] | None
     inner = Path("configs", "metadata.json")
     if bundle is not None:
         return read_object(Path(bundle) / inner)
-    found = Path(os.path.abspath(weights)).parent.parent / inner
+    folder = Path(os.path.abspath(weights)).parent
+    found = (folder.parents[1] if folder.name == STARTER else folder.parent) / inner
     return read_object(found) if found.is_file() else None
 
 

@@ -1,19 +1,59 @@
-"""LPIPS with a backbone from a local file; nothing is downloaded."""
+"""Perceptual distances: LPIPS on VGG-16 from a file, or stages of EfficientNet-Lite0; nothing is downloaded."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import lpips
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from medfusion_monai.weights.efficientnet_lite import load_efficientnet_lite
 from medfusion_monai.weights.pretrained import KNOWN, how_to_get
 
 VGG16_FILE = KNOWN["vgg16"].file
 """torchvision's name for its VGG-16 weights; the SHA-256 of the file begins with 397923af."""
+STAGES = 3
+"""Stages of EfficientNet-Lite0 that are compared: they reduce height and width 2, 4 and 8 times."""
+
+
+class StageDistance(nn.Module):
+    """Distance of images in the first stages of EfficientNet-Lite0, as LPIPS without calibration (Zhang et al. 2018).
+
+    At each position of each stage both vectors of channels are scaled to length 1; squared differences are summed over
+    channels and stages, and averaged over positions. The network is frozen; gradients reach the images.
+
+    Raises:
+        WeightsError: if the weights are missing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = load_efficientnet_lite()
+        stem = nn.Sequential(network.conv_stem, network.bn1)
+        self.stages = nn.ModuleList([nn.Sequential(stem, network.blocks[0]), *network.blocks[1:STAGES]])
+        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+
+    def forward(self, prediction: Tensor, image: Tensor) -> Tensor:
+        """Map two batches (B, 3, H, W) in about [-1, 1] to distances (B, 1, 1, 1), at least 0."""
+        distance = torch.zeros((len(image), 1, 1, 1), device=image.device)
+        for predicted, expected in zip(self._features(prediction), self._features(image.detach()), strict=True):
+            distance = distance + (predicted - expected).square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
+        return distance
+
+    def _features(self, image: Tensor) -> Iterator[Tensor]:
+        image = image.contiguous(memory_format=torch.channels_last)
+        for stage in self.stages:
+            image = stage(image)
+            yield F.normalize(image, eps=1.0e-6)
+
+    def train(self, mode: bool = True) -> StageDistance:
+        """Stay in evaluation mode, whatever a trainer requests."""
+        return super().train(False)
 
 
 def load_perceptual_loss(path: str | Path) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +10,11 @@ from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfusion_monai.losses.perceptual import load_perceptual_loss
+from medfusion_monai.losses.perceptual import StageDistance, load_perceptual_loss
 from medfusion_monai.networks.autoencoder import AutoencoderOutput
 from medfusion_monai.networks.described import Described, describable
 from medfusion_monai.runtime.values import check_counts, check_numbers
-
-logger = logging.getLogger(__name__)
+from medfusion_monai.weights import efficientnet_lite
 
 
 @describable
@@ -31,13 +29,13 @@ class ReconstructionLoss(Described, nn.Module):
     Args:
         pixel_loss: ``l1`` (published for fundus and histology) or ``mse`` (published for chest).
         pixel_weight: weight of the pixel loss.
-        perceptual_weight: weight of LPIPS (Zhang et al. 2018), VGG-16 without linear calibration.
+        perceptual_weight: weight of LPIPS (Zhang et al. 2018) without linear calibration; 0 leaves it out.
         ssim_weight: weight of 1 - SSIM (Wang et al. 2004) of images in [0, 1].
         kl_weight: weight of the posterior's divergence from a unit Gaussian.
         low_weight: weight of the half-resolution output.
         ssim_window: side of the Gaussian window of SSIM; must fit into the half-resolution image.
-        perceptual_weights_file: torchvision's VGG-16 weights, see ``load_perceptual_loss``; without it the
-            perceptual term is off.
+        perceptual_weights_file: torchvision's VGG-16 weights, as published, see ``load_perceptual_loss``; None compares
+            by the first stages of EfficientNet-Lite0, see ``StageDistance``.
         reduction: ``mean`` or ``sum``, see above.
 
     Raises:
@@ -71,13 +69,12 @@ class ReconstructionLoss(Described, nn.Module):
         self.kl_weight, self.low_weight = kl_weight, low_weight
         self.ssim_window, self.reduction = ssim_window, reduction
         self.perceptual: nn.Module | None = None
-        if perceptual_weight and perceptual_weights_file:
-            self.perceptual = load_perceptual_loss(perceptual_weights_file)
-        elif perceptual_weight:
-            logger.warning(
-                "perceptual term (LPIPS) is OFF: perceptual_weights_file is not set. Reconstructions will be softer "
-                "than the published ones; medfusion weights fetch vgg16 downloads the file."
-            )
+        self.perceptual_network: str | None = None
+        """Of the perceptual term, for the description of a training."""
+        if perceptual_weight:
+            vgg = perceptual_weights_file
+            self.perceptual = StageDistance() if vgg is None else load_perceptual_loss(vgg)
+            self.perceptual_network = efficientnet_lite.NAME if vgg is None else "vgg16"
 
     def forward(self, output: AutoencoderOutput, image: Tensor) -> dict[str, Tensor]:
         """Compare the autoencoder's output with images (B, C, H, W) in [-1, 1].

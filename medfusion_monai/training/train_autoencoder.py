@@ -188,7 +188,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             "val_interval": self._arguments["val_interval"],
             "autoencoder": describe(self.autoencoder),
             "loss": describe(self._arguments["loss"]),
-            "perceptual_loss": getattr(self.loss_function, "perceptual", None) is not None,
+            "perceptual_network": getattr(self.loss_function, "perceptual_network", None),
             "adversarial": describe(self.adversarial) if self.adversarial is not None else None,
         }
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 NAMES = ("model.pt", "model.safetensors")
-"""Weights in a bundle's folder ``models``, by precedence: those of a training, then those shipped with the bundle."""
+"""Weights in a bundle's folder ``models``, by precedence: those of a training, then those that were brought there."""
+STARTER = "starter"
+"""Folder in ``models`` of the weights that the project ships; a training writes beside it, never into it."""
 
 
 def find_weights(path: str | Path) -> Path:
     """Return the weights at a path: the file itself, or those of a folder of weights or of a bundle.
 
+    Weights that a user trained or brought precede the starter weights of the bundle; the log says if these are taken.
     If there are none, return the path where they would be.
     """
     path = Path(path)
     if not path.is_dir():
         return path if path.suffix or path.is_file() else path / NAMES[0]
-    places = [folder / name for folder in (path, path / "models") for name in NAMES]
-    found = [place for place in places if place.is_file()]
-    inner = path if path.name == "models" or not (path / "models").is_dir() else path / "models"
-    return found[0] if found else inner / "model.pt"
+    folders = (path, path / "models")
+    own = [folder / name for folder in folders for name in NAMES if (folder / name).is_file()]
+    if own:
+        return own[0]
+    starters = [file for folder in folders for name in NAMES if (file := folder / STARTER / name).is_file()]
+    if starters:
+        logger.info("no weights of a training in %s: the starter weights %s are used", path, starters[0])
+        return starters[0]
+    return (path if path.name == "models" or not (path / "models").is_dir() else path / "models") / NAMES[0]
 
 
 def missing_weights(path: Path) -> str:

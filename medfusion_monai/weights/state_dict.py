@@ -42,13 +42,16 @@ def save_weights(network: nn.Module, path: str | Path) -> None:
     save_atomically({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, path)
 
 
-def save_safetensors(network: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_safetensors(
+    network: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None, half: bool = False
+) -> None:
     """Write the network's state dict as safetensors; the same weights and metadata give the same bytes.
 
     Args:
         network: the network.
         path: the file, written under a temporary name and renamed.
         metadata: texts for the file's header, besides ``format``.
+        half: whether to store parameters in float16; buffers, as the latents' statistics, keep their type.
 
     Raises:
         WeightsError: if the file cannot be written.
@@ -56,6 +59,8 @@ def save_safetensors(network: nn.Module, path: str | Path, metadata: Mapping[str
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if half:
+        state |= {name: state[name].half() for name, _ in network.named_parameters()}
     with renamed_when_whole(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode  # the library makes its file readable for its owner alone

@@ -129,7 +129,7 @@ def test_second_run_reads_its_features(compare, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("medfusion_monai.evaluation.metrics.features.PhantomFeatures.extract", refuse)
+    monkeypatch.setattr("medfusion_monai.evaluation.metrics.feature_networks.PhantomFeatures.extract", refuse)
     assert compare(tmp_path / "real", ("GAN", tmp_path / "fake")) == 0
     assert results_of(tmp_path)["fidelity"] == first
 

@@ -253,7 +253,7 @@ def test_program_prints_the_files_and_how_close_they_are(export, tmp_path, monke
         (["--model-file", "none.pt"], "do not exist"),
         (
             ["--format", "onnx", "--report", "x"],
-            "--report and --audit are for the model card: use --format safetensors",
+            "--report, --audit and --half are for --format safetensors",
         ),
     ],
 )

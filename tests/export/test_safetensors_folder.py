@@ -64,6 +64,20 @@ def test_weights_are_those_of_the_model_bit_for_bit(written, network):
             assert torch.equal(file.get_tensor(name), value), name
 
 
+def test_half_weights_take_half_the_space_and_leave_the_statistics_whole(written, trained, network, tmp_path):
+    export_weights(trained, tmp_path / "half", BUNDLE, half=True)
+    file = tmp_path / "half" / "model.safetensors"
+    with safe_open(str(file), "pt") as half:
+        assert half.get_tensor("unet.conv_in.weight").dtype is torch.float16
+        assert half.get_tensor("autoencoder.latent_std").dtype is torch.float32
+    loaded = load(file, "cpu").network
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    assert file.stat().st_size < 0.7 * (written / "model.safetensors").stat().st_size  # tiny: much is header
+    export_weights(file, tmp_path / "again", BUNDLE, half=True)
+    assert contents(tmp_path / "again") == contents(tmp_path / "half")
+
+
 def test_header_describes_the_weights(written):
     with safe_open(str(written / "model.safetensors"), "pt") as file:
         header = file.metadata()
@@ -229,7 +243,7 @@ def test_report_of_these_weights_is_in_the_card(export, trained, tmp_path):
         (["--model-file", "none.pt"], "do not exist"),
         (
             ["--format", "onnx", "--report", "x"],
-            "--report and --audit are for the model card: use --format safetensors",
+            "--report, --audit and --half are for --format safetensors",
         ),
         (["--format", "pickle"], "onnx, torchscript, safetensors, received 'pickle'"),
     ],

@@ -1,10 +1,9 @@
-import logging
-
 import pytest
 import torch
 from torch import nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from medfusion_monai.losses.perceptual import StageDistance
 from medfusion_monai.losses.reconstruction import ReconstructionLoss, image_ssim, structural_similarity
 from medfusion_monai.networks.autoencoder import AutoencoderOutput, DiagonalGaussian
 
@@ -159,17 +158,18 @@ def test_colour_images_are_seen_as_they_are_by_the_perceptual_term(distance):
     assert torch.equal(distance.seen[0][1], image)
 
 
-def test_perceptual_term_without_a_file_is_off_with_a_warning(image, output, caplog):
-    with caplog.at_level(logging.WARNING):
-        loss = make_loss(perceptual_weight=1.0)
-    assert "perceptual_weights_file" in caplog.text
+def test_perceptual_term_without_a_file_compares_by_stages_of_efficientnet(image, output):
+    loss = make_loss(perceptual_weight=1.0)
+    assert loss.perceptual_network == "efficientnet-lite0"
+    rgb = [batch.repeat(1, 3 // image.shape[1], 1, 1) for batch in (output.reconstruction, image)]
+    torch.testing.assert_close(loss(output, image)["perceptual"], StageDistance()(*rgb).mean())
+
+
+def test_perceptual_term_with_weight_zero_needs_no_weights(image, output, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    loss = make_loss(perceptual_weight=0.0)
+    assert loss.perceptual_network is None
     assert not [name for name in loss(output, image) if "perceptual" in name]
-
-
-def test_perceptual_term_with_weight_zero_logs_no_warning(image, output, caplog):
-    with caplog.at_level(logging.WARNING):
-        make_loss(perceptual_weight=0.0)
-    assert not caplog.records
 
 
 @pytest.mark.parametrize("keywords", [{"pixel_loss": "l2"}, {"reduction": "none"}])

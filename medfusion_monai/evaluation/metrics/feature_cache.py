@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfusion_monai.evaluation.metrics.features import FeatureExtractor
+from medfusion_monai.evaluation.metrics.feature_networks import FeatureExtractor
 from medfusion_monai.evaluation.metrics.set_metrics import measure_images
 from medfusion_monai.runtime.distributed import from_first
 from medfusion_monai.runtime.files import file_sha256, renamed_when_whole

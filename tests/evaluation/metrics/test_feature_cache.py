@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from medfusion_monai.evaluation.metrics.feature_cache import Extraction, cached_features
-from medfusion_monai.evaluation.metrics.features import FeatureExtractor
+from medfusion_monai.evaluation.metrics.feature_networks import FeatureExtractor
 
 
 class Corners(FeatureExtractor):

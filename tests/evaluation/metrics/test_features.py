@@ -7,16 +7,17 @@ from torch_fidelity import feature_extractor_inceptionv3 as library
 from torchvision import models
 from torchvision.transforms import functional
 
-from medfusion_monai.evaluation.metrics.features import (
+from medfusion_monai.evaluation.metrics.feature_networks import (
     FeatureExtractor,
     InceptionFeatures,
     PhantomFeatures,
     TorchScriptFeatures,
     TorchvisionFeatures,
-    load_extractor,
 )
+from medfusion_monai.evaluation.metrics.features import load_extractor
 from medfusion_monai.evaluation.metrics.phantom_network import PhantomNetwork
 from medfusion_monai.weights import pretrained
+from medfusion_monai.weights.efficientnet_lite import load_efficientnet_lite
 from medfusion_monai.weights.state_dict import save_weights
 
 
@@ -280,6 +281,37 @@ def test_phantom_features_are_those_of_the_network_in_the_file(tmp_path):
     assert extractor.sha256 == sha256_of(tmp_path / "phantoms.pt")
 
 
+@pytest.fixture(scope="module")
+def efficientnet():
+    return load_extractor("efficientnet-lite0")
+
+
+def test_efficientnet_features_are_what_its_classes_are_computed_from(efficientnet):
+    network = load_efficientnet_lite()
+    image = random_images(size=(224, 224))
+    features = efficientnet(image)
+    assert features.shape == (2, efficientnet.dimensions) == (2, 1280)
+    torch.testing.assert_close(network.classifier(features), network(image * 2 - 1), rtol=1e-4, atol=1e-4)
+
+
+def test_efficientnet_takes_gray_images_of_any_size_and_says_what_it_is(efficientnet):
+    gray = random_images(channels=1)
+    resized = functional.resize(gray, [224, 224], antialias=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(efficientnet(gray), efficientnet(resized), rtol=1e-4, atol=1e-4)
+    described = efficientnet.describe()
+    assert described["name"] == "efficientnet-lite0"
+    assert described["sha256"].startswith("579344248a93")
+    assert described["is_inception"] is False
+
+
+def test_auto_is_inception_where_its_file_is_and_efficientnet_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(tmp_path))
+    assert load_extractor("auto").name == "efficientnet-lite0"
+    (tmp_path / pretrained.KNOWN["inception-v3"].file).write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="inception.* have SHA-256"):  # a damaged file is not passed over
+        load_extractor("auto")
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -308,7 +340,8 @@ def test_networks_are_frozen_and_stay_in_evaluation_mode(inception, resnet):
 )
 def test_unknown_text_lists_what_there_is(specification):
     with pytest.raises(
-        ValueError, match=rf"features '{specification}' are unknown: use inception, inception:FILE, tor"
+        ValueError,
+        match=rf"features '{specification}' are unknown: use auto, efficientnet-lite0, inception",
     ):
         load_extractor(specification)
 
