@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from medfusion_monai.evaluation.metrics import fidelity
+from medfusion_monai.evaluation.metrics.comparison import Comparison
 from medfusion_monai.evaluation.metrics.fid import gaussian_distance, gaussian_of_moments
-from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
-from medfusion_monai.evaluation.metrics.intervals import mean_figure
+from medfusion_monai.evaluation.metrics.intervals import Figure, mean_figure
 
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
 SHARES = (0.5, 0.9, 0.98)
@@ -144,27 +145,33 @@ def at_bound(name: str, metric: str, mean: float) -> bool:
     return name == "alike" and metric == "fid"
 
 
-def contained(figures: list[dict[str, Any]], name: str, target: float) -> float:
+def contained(figures: Sequence[Mapping[str, Figure]], name: str, target: float) -> float:
     """Return the share of intervals that contain the target, in percent."""
-    inside = [figure[name].low <= target <= figure[name].high for figure in figures]
-    return 100 * sum(inside) / len(inside)
+    ends = [(low, high) for _, low, high, _ in (figure[name] for figure in figures)]
+    return 100 * sum(low is not None and high is not None and low <= target <= high for low, high in ends) / len(ends)
 
 
-def measure(name: str, count: int, dimensions: int, trials: int, replicates: int) -> dict[str, Any]:
+def measure(
+    name: str, count: int, dimensions: int, trials: int, replicates: int, metrics: Sequence[str]
+) -> dict[str, Any]:
     """Measure one distribution at one count and number of dimensions."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(0)
+    chosen = [metric for metric in fidelity.METRICS if metric.column.key in metrics]
     draws = [DISTRIBUTIONS[name](count, dimensions, generator) for _ in range(trials)]
-    figures = [measure_fidelity(*sets, replicates=replicates, seed=seed) for seed, sets in enumerate(draws)]
-    means = {metric: sum(each[metric].value for each in figures) / trials for metric in METRICS}
+    figures = [
+        fidelity.measure_sets(Comparison(*sets, replicates=replicates, seed=seed), chosen)
+        for seed, sets in enumerate(draws)
+    ]
+    means = {metric: sum(each[metric].value or 0.0 for each in figures) / trials for metric in metrics}
     targets = means | ({"kid": 0.0} if name == "alike" else {})
-    shares = {metric: contained(figures, metric, targets[metric]) for metric in METRICS}
+    shares = {metric: contained(figures, metric, targets[metric]) for metric in metrics}
     return {
         "distributions": name,
         "count": count,
         "dimensions": dimensions,
         "trials": trials,
         "contained": shares,
-        "verdicts": {each: verdict(shares[each], trials, at_bound(name, each, means[each])) for each in METRICS},
+        "verdicts": {each: verdict(shares[each], trials, at_bound(name, each, means[each])) for each in metrics},
         "means": means,
         "known_fid": known_fid(name, dimensions),
         "seconds": time.perf_counter() - start,
@@ -185,6 +192,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[64, 256], help="samples per set")
     parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 16, 64], help="features per sample")
     parser.add_argument("--distributions", nargs="+", default=list(DISTRIBUTIONS), choices=DISTRIBUTIONS)
+    parser.add_argument("--metrics", nargs="+", default=list(METRICS), choices=METRICS)
     parser.add_argument("--trials", type=int, default=200, help="pairs of sets per row")
     parser.add_argument("--replicates", type=int, default=100, help="resampled sets per interval")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -193,15 +201,16 @@ def main() -> None:
     for row in shares:
         print(f"| share of {row['share']} | {row['count']} | {row['contained']:.0f} |", flush=True)
     rows = []
-    print(f"| distributions | count | dimensions | {' | '.join(METRICS)} | mean FID (known) | mean density |")
+    print(f"| distributions | count | dimensions | {' | '.join(arguments.metrics)} | means | known FID |")
     for count in arguments.counts:
         for dimensions in arguments.dimensions:
             for name in arguments.distributions:
-                row = measure(name, count, dimensions, arguments.trials, arguments.replicates)
-                cells = " | ".join(f"{row['contained'][metric]:.0f}{row['verdicts'][metric]}" for metric in METRICS)
-                fid = f"{row['means']['fid']:.2f} ({row['known_fid']:.2f})"
+                row = measure(name, count, dimensions, arguments.trials, arguments.replicates, arguments.metrics)
+                cells = [f"{row['contained'][metric]:.0f}{row['verdicts'][metric]}" for metric in arguments.metrics]
+                means = ", ".join(f"{row['means'][metric]:.2f}" for metric in arguments.metrics)
                 print(
-                    f"| {name} | {count} | {dimensions} | {cells} | {fid} | {row['means']['density']:.2f} |", flush=True
+                    f"| {' | '.join([name, str(count), str(dimensions), *cells, means])} | {row['known_fid']:.2f} |",
+                    flush=True,
                 )
                 rows.append(row)
     if arguments.json:
