@@ -20,6 +20,7 @@ The rule, written before the figures that it judges:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +35,12 @@ from medfusion_monai.evaluation.metrics import fidelity
 from medfusion_monai.evaluation.metrics.comparison import Comparison
 from medfusion_monai.evaluation.metrics.fid import gaussian_distance, gaussian_of_moments
 from medfusion_monai.evaluation.metrics.intervals import Figure, mean_figure
+from medfusion_monai.evaluation.metrics.label_steering import steering_figures
 
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
 SHARES = (0.5, 0.9, 0.98)
+AREAS = (0.6, 0.8, 0.95, 0.99)
+CLASS_COUNTS = ((10, 10), (25, 25), (10, 90), (100, 100))
 RANGE = (90.0, 98.0)  # percent of intervals that contain their target
 NEAR_BOUND = 0.05
 MODES = 4.0  # half the distance of the mixture's two modes
@@ -186,6 +190,40 @@ def measure_share(share: float, count: int, trials: int) -> dict[str, Any]:
     return {"share": share, "count": count, "trials": trials, "contained": contained(figures, "share", share)}
 
 
+def measure_classifier(area: float, counts: tuple[int, int], trainings: int, trials: int) -> dict[str, Any]:
+    """Measure the intervals of a classifier's accuracy and AUC; the target is their mean over all draws.
+
+    The scores of the two classes are Gaussians. Trainings differ in their distance by a standard deviation of 0.3, and
+    in 36% of the variance of each image's score.
+    """
+    generator, figures = torch.Generator().manual_seed(0), []
+    labels = torch.cat([torch.zeros(counts[0]), torch.ones(counts[1])]).long()
+    distance = 2 * torch.special.erfinv(torch.tensor(2 * area - 1))
+    for seed in range(trials):
+        noise = torch.randn(1 + trainings, len(labels), generator=generator)
+        distances = distance + 0.3 * torch.randn(trainings, 1, generator=generator)
+        positive = (0.8 * noise[0] + 0.6 * noise[1:] + distances * (labels - 0.5)).double().sigmoid()
+        scores = [torch.stack([1 - each, each], dim=1) for each in positive]
+        figures.append(dict(zip(("accuracy", "auc"), steering_figures(scores, labels, 200, seed), strict=True)))
+    means = {name: sum(each[name].value or 0.0 for each in figures) / trials for name in ("accuracy", "auc")}
+    shares = {name: contained(figures, name, mean) for name, mean in means.items()}
+    verdicts = {name: verdict(shares[name], trials, not NEAR_BOUND <= means[name] <= 1 - NEAR_BOUND) for name in means}
+    return {"counts": counts, "trainings": trainings, "means": means, "contained": shares, "verdicts": verdicts}
+
+
+def print_classifiers(trials: int) -> list[dict[str, Any]]:
+    """Print the intervals of classifiers, of several trainings and of one, by the test images of the two classes."""
+    rows = []
+    print("| AUC | counts | trainings | accuracy | auc |")
+    for counts in CLASS_COUNTS:
+        for area, trainings in itertools.product(AREAS, (3, 1)):
+            row = measure_classifier(area, counts, trainings, trials)
+            cells = " | ".join(f"{row['contained'][name]:.0f}{row['verdicts'][name]}" for name in row["means"])
+            print(f"| {row['means']['auc']:.3f} | {counts} | {trainings} | {cells} |", flush=True)
+            rows.append(row)
+    return rows
+
+
 def main() -> None:
     """Print a row per distribution, count and number of dimensions."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -196,7 +234,13 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200, help="pairs of sets per row")
     parser.add_argument("--replicates", type=int, default=100, help="resampled sets per interval")
     parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--classifiers", action="store_true", help="accuracy and AUC of classifiers in place of these")
     arguments = parser.parse_args()
+    if arguments.classifiers:
+        classifiers = print_classifiers(arguments.trials)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(classifiers, indent=2) + "\n")
+        return
     shares = [measure_share(share, count, 10 * arguments.trials) for share in SHARES for count in arguments.counts]
     for row in shares:
         print(f"| share of {row['share']} | {row['count']} | {row['contained']:.0f} |", flush=True)

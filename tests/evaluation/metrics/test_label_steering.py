@@ -85,13 +85,12 @@ def test_rows_say_what_was_trained_and_tested(rows):
     assert len(rows) == 1 + 3 * 3
 
 
-def test_images_of_one_shade_give_chance_and_say_that_nothing_varies():
+def test_images_of_one_shade_give_chance_with_an_interval():
     plain = LabelledImages(torch.full((40, 1, 32, 32), 0.5), torch.arange(40) % 2)
     row = steering(plain, plain, {}, steps=5)["real", "real test"]
     assert row["accuracy"]["value"] == row["auc"]["value"] == 0.5
-    assert row["auc"]["low"] is None
-    assert "no spread" in row["auc"]["note"]
-    assert row["accuracy"]["low"] < 0.4  # Wilson's interval of 40 images
+    for figure in (row["accuracy"], row["auc"]):
+        assert figure["low"] < 0.4 < 0.6 < figure["high"]  # Wilson's interval of 40 images
 
 
 def test_class_with_too_few_images_gives_no_figures_that_need_it():
@@ -164,6 +163,26 @@ def test_weights_count_images_as_often_as_they_say(measure):
         often = torch.arange(60).repeat_interleave(row.long())
         expected.append(measure(probabilities[often], labels[often], torch.ones(1, len(often)).double()))
     torch.testing.assert_close(measure(probabilities, labels, weights), torch.cat(expected))
+
+
+def test_auc_of_a_perfect_classifier_has_the_interval_of_as_many_right_answers():
+    labels = torch.arange(20) % 2
+    _, area = steering_figures([torch.nn.functional.one_hot(labels, 2).double()], labels, replicates=100)
+    assert (area.value, area.high) == (1.0, 1.0)
+    # quantile^2 = 3.94 of Student's t with 99 degrees of freedom
+    assert area.low == pytest.approx(20 / (20 + 3.937), abs=1e-3)
+
+
+@pytest.mark.parametrize(("count", "area"), [(10, 0.95), (25, 0.99)])
+def test_interval_of_an_auc_near_one_holds_its_mean_over_other_test_images(count, area):
+    generator, labels = torch.Generator().manual_seed(0), torch.arange(2 * count) % 2
+    distance = 2 * torch.special.erfinv(torch.tensor(2 * area - 1.0))  # of two unit Gaussians with this AUC
+    draws = [(torch.randn(2 * count, generator=generator) + distance * labels).sigmoid() for _ in range(150)]
+    figures = [
+        steering_figures([torch.stack([1 - draw, draw], dim=1).double()], labels, replicates=100, seed=seed)[1]
+        for seed, draw in enumerate(draws)
+    ]
+    assert sum((figure.low or 1.0) <= area <= (figure.high or 0.0) for figure in figures) / len(figures) > 0.9
 
 
 def test_interval_of_one_training_is_that_of_the_binomial_distribution():
