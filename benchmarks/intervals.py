@@ -194,14 +194,15 @@ def measure_classifier(area: float, counts: tuple[int, int], trainings: int, tri
     """Measure the intervals of a classifier's accuracy and AUC; the target is their mean over all draws.
 
     The scores of the two classes are Gaussians. Trainings differ in their distance by a standard deviation of 0.3, and
-    in 36% of the variance of each image's score.
+    in 36% of the variance of each image's score. The interval of one training covers the test images only: its
+    distance does not vary.
     """
     generator, figures = torch.Generator().manual_seed(0), []
     labels = torch.cat([torch.zeros(counts[0]), torch.ones(counts[1])]).long()
     distance = 2 * torch.special.erfinv(torch.tensor(2 * area - 1))
     for seed in range(trials):
         noise = torch.randn(1 + trainings, len(labels), generator=generator)
-        distances = distance + 0.3 * torch.randn(trainings, 1, generator=generator)
+        distances = distance + (0.3 if trainings > 1 else 0.0) * torch.randn(trainings, 1, generator=generator)
         positive = (0.8 * noise[0] + 0.6 * noise[1:] + distances * (labels - 0.5)).double().sigmoid()
         scores = [torch.stack([1 - each, each], dim=1) for each in positive]
         figures.append(dict(zip(("accuracy", "auc"), steering_figures(scores, labels, 200, seed), strict=True)))

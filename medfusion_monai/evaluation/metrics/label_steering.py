@@ -148,8 +148,8 @@ def steering_figures(
 
     AUC is a share of pairs, and its score interval (Newcombe 2006) takes its variance from resampling, as accuracy's
     does: percentiles of an AUC near 1 hardly vary. Each replicate resamples the trainings, and the test images within
-    their classes, the same for all trainings. With S trainings, resampling shows (S - 1) / S of the variance between
-    them; with one, none.
+    their classes, the same for all trainings. Of S trainings, S - 1 are drawn, which shows the variance of their mean
+    without bias (McCarthy and Snowden 1985); one training shows none.
 
     Args:
         probabilities: (N, classes) per training.
@@ -165,13 +165,14 @@ def steering_figures(
     values = [torch.stack([measure(each, labels, whole) for each in probabilities]).mean() for measure in measures]
     generator = np.random.default_rng(derive_seed("label steering", seed))
     resampled: tuple[list[Tensor], ...] = ([], [])
+    drawn = max(1, len(probabilities) - 1)
     for start in range(0, replicates, _REPLICATES_AT_A_TIME):
         number = min(_REPLICATES_AT_A_TIME, replicates - start)
         images = _resampled_within_classes(labels, number, generator)
-        trainings = torch.from_numpy(generator.multinomial(len(probabilities), _equal(len(probabilities)), number))
+        trainings = torch.from_numpy(generator.multinomial(drawn, _equal(len(probabilities)), number))
         for measure, parts in zip(measures, resampled, strict=True):
             each = torch.stack([measure(one, labels, images) for one in probabilities], dim=1)
-            parts.append((each * trainings).sum(dim=1) / len(probabilities))
+            parts.append((each * trainings).sum(dim=1) / drawn)
     trainings_note = "" if len(probabilities) > 1 else "one training: the interval covers the test images only"
     fewest = int(torch.bincount(labels).min())
     accuracy, auc = (float(value) for value in values)
@@ -181,7 +182,7 @@ def steering_figures(
     count = fewest * probabilities[0].shape[1]
     return (
         share_figure(accuracy, count, accuracies, trainings_note),
-        share_figure(auc, count, areas, trainings_note),
+        share_figure(auc, len(labels), areas, trainings_note),
     )
 
 
