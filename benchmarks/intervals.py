@@ -13,8 +13,8 @@ The rule, written before the figures that it judges:
   from 299 up.
 - No cell may be narrow, and over the verifying rows each figure's mean share must be at least 93%.
 - A wide cell is accepted, and marked *bound*, where no interval can be otherwise: FID of equal distributions, whose
-  distance is 0 and which cannot be below; precision, recall and coverage with a mean within 0.05 of 0 or 1, where
-  Wilson's interval is wide for independent items too. Any other wide cell is named in the documentation.
+  distance is 0 and which cannot be below; precision, recall, coverage, accuracy and AUC with a mean within 0.05 of
+  0 or 1, where Wilson's interval is wide for independent items too. Any other wide cell is named in the documentation.
 """
 
 from __future__ import annotations
