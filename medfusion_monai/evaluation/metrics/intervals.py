@@ -12,7 +12,7 @@ from torch import Tensor
 LEVEL = 0.95
 """Share of intervals that should contain the true value."""
 
-_ENOUGH = 100  # resampled sets for percentiles; with 40, they contain the true value 91 times of 100
+_ENOUGH = 100  # resampled sets for percentiles; with 40, they are about the smallest and the largest value
 _REPLICATES_AT_A_TIME = 50  # bounds the memory of the weights
 
 
@@ -168,5 +168,11 @@ def _resampled_means(values: Tensor, replicates: int, seed: int) -> Tensor:
 
 
 def _percentiles(values: Tensor) -> tuple[float, float]:
-    low, high = torch.quantile(values, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=values.dtype))
+    """Ends that a further value of the same distribution exceeds as often as ``LEVEL`` says, for any number of values.
+
+    It falls with equal chance between any two of R sorted values or outside, so the share p is at rank p (R + 1)
+    (Davison and Hinkley 1997, section 5.2.1). Interpolation at p (R - 1) + 1, the default of torch and numpy, leaves
+    out 7% at R = 100 in place of 5%.
+    """
+    low, high = np.quantile(values.double().numpy(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="weibull")
     return float(low), float(high)

@@ -31,8 +31,8 @@ def kernel_distance(real: Tensor, fake: Tensor, chunk: int = 1024) -> float:
 def kernel_figure(real: Tensor, fake: Tensor, replicates: int = 100, seed: int = 0, note: str = "") -> Figure:
     """Kernel distance with an interval from resampling both sets, in one pass over the kernel's values.
 
-    A sample that is drawn several times is not paired with itself, so the resampled distances are unbiased too. If the
-    sets are alike, their spread is about 1.6 times that of the distance: the interval is too wide.
+    A sample that is drawn several times is not paired with itself, so the resampled distances are unbiased too. Near a
+    distance of 0 their spread is about 1.6 times that of the distance: the interval is too wide.
     """
     generator = np.random.default_rng(seed)
     real_weights = torch.cat([_ones(real), bootstrap_weights(len(real), replicates, generator)])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medfusion_monai.evaluation.metrics.classifier import LabelledImages, class_counts, scores, train_classifier
-from medfusion_monai.evaluation.metrics.intervals import Figure, figure_within, share_figure
+from medfusion_monai.evaluation.metrics.intervals import Figure, share_figure
 from medfusion_monai.runtime.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -144,10 +144,12 @@ def _shown(figure: Mapping[str, Any]) -> str:
 def steering_figures(
     probabilities: Sequence[Tensor], labels: Tensor, replicates: int = 1000, seed: int = 0
 ) -> tuple[Figure, Figure]:
-    """Balanced accuracy and AUC, averaged over trainings, with 95% intervals: Wilson's of accuracy, percentiles of AUC.
+    """Balanced accuracy and AUC, averaged over trainings, with 95% intervals by Wilson's score.
 
-    Each replicate resamples the trainings, and the test images within their classes, the same for all trainings. With S
-    trainings, resampling shows (S - 1) / S of the variance between them; with one, none.
+    AUC is a share of pairs, and its score interval (Newcombe 2006) takes its variance from resampling, as accuracy's
+    does: percentiles of an AUC near 1 hardly vary. Each replicate resamples the trainings, and the test images within
+    their classes, the same for all trainings. Of S trainings, S - 1 are drawn, which shows the variance of their mean
+    without bias (McCarthy and Snowden 1985); one training shows none.
 
     Args:
         probabilities: (N, classes) per training.
@@ -163,13 +165,14 @@ def steering_figures(
     values = [torch.stack([measure(each, labels, whole) for each in probabilities]).mean() for measure in measures]
     generator = np.random.default_rng(derive_seed("label steering", seed))
     resampled: tuple[list[Tensor], ...] = ([], [])
+    drawn = max(1, len(probabilities) - 1)
     for start in range(0, replicates, _REPLICATES_AT_A_TIME):
         number = min(_REPLICATES_AT_A_TIME, replicates - start)
         images = _resampled_within_classes(labels, number, generator)
-        trainings = torch.from_numpy(generator.multinomial(len(probabilities), _equal(len(probabilities)), number))
+        trainings = torch.from_numpy(generator.multinomial(drawn, _equal(len(probabilities)), number))
         for measure, parts in zip(measures, resampled, strict=True):
             each = torch.stack([measure(one, labels, images) for one in probabilities], dim=1)
-            parts.append((each * trainings).sum(dim=1) / len(probabilities))
+            parts.append((each * trainings).sum(dim=1) / drawn)
     trainings_note = "" if len(probabilities) > 1 else "one training: the interval covers the test images only"
     fewest = int(torch.bincount(labels).min())
     accuracy, auc = (float(value) for value in values)
@@ -179,7 +182,7 @@ def steering_figures(
     count = fewest * probabilities[0].shape[1]
     return (
         share_figure(accuracy, count, accuracies, trainings_note),
-        _with_interval(auc, areas, trainings_note, count),
+        share_figure(auc, len(labels), areas, trainings_note),
     )
 
 
@@ -295,12 +298,3 @@ def _resampled_within_classes(labels: Tensor, replicates: int, generator: np.ran
 
 def _equal(count: int) -> np.ndarray:
     return np.full(count, 1 / count)
-
-
-def _with_interval(value: float, resampled: Tensor, note: str, count: int) -> Figure:
-    if bool((resampled - value).abs().max() < 1e-12):
-        spread = "resampling shows no spread"
-        if value in (0.0, 1.0):
-            spread += f"; the true value may be about {3 / count:.2g} away (rule of three)"
-        return Figure(value, note="; ".join(filter(None, (note, spread))))
-    return figure_within(value, resampled, 0.0, 1.0, note)

@@ -10,6 +10,7 @@ from medfusion_monai.evaluation.metrics.intervals import (
     bootstrap_weights,
     figure_around,
     figure_by_factor,
+    figure_within,
     mean_figure,
     share_figure,
 )
@@ -49,6 +50,20 @@ def test_interval_holds_the_true_mean_about_95_times_of_100():
     figures = [mean_figure(normal(60, seed=seed) + 3, replicates=200, seed=seed) for seed in range(400)]
     share = sum(figure.low <= 3 <= figure.high for figure in figures) / len(figures)
     assert 0.91 < share < 0.98
+
+
+def test_ends_are_the_values_that_leave_a_fortieth_of_ranks_outside_on_each_side():
+    figure = figure_around(100.0, torch.arange(1, 200).double())  # a further value has 200 ranks, 5 of them below 5
+    assert (figure.low, figure.high) == pytest.approx((5.0, 195.0))
+    within = figure_within(100.0, torch.arange(1, 200).double(), 0.0, 200.0)
+    assert (within.low, within.high) == pytest.approx((5.0, 195.0))
+
+
+def test_hundred_replicates_hold_a_further_one_as_often_as_many_do():
+    figures = [figure_within(0.0, normal(100, seed=seed), -9.0, 9.0) for seed in range(400)]
+    ends = torch.tensor([figure[1:3] for figure in figures], dtype=torch.float64)
+    held = (torch.special.ndtr(ends[:, 1]) - torch.special.ndtr(ends[:, 0])).mean()
+    assert held == pytest.approx(0.95, abs=0.005)
 
 
 @pytest.mark.parametrize("replicates", [3, 10, 40])

@@ -85,13 +85,12 @@ def test_rows_say_what_was_trained_and_tested(rows):
     assert len(rows) == 1 + 3 * 3
 
 
-def test_images_of_one_shade_give_chance_and_say_that_nothing_varies():
+def test_images_of_one_shade_give_chance_with_an_interval():
     plain = LabelledImages(torch.full((40, 1, 32, 32), 0.5), torch.arange(40) % 2)
     row = steering(plain, plain, {}, steps=5)["real", "real test"]
     assert row["accuracy"]["value"] == row["auc"]["value"] == 0.5
-    assert row["auc"]["low"] is None
-    assert "no spread" in row["auc"]["note"]
-    assert row["accuracy"]["low"] < 0.4  # Wilson's interval of 40 images
+    for figure in (row["accuracy"], row["auc"]):
+        assert figure["low"] < 0.4 < 0.6 < figure["high"]  # Wilson's interval of 40 images
 
 
 def test_class_with_too_few_images_gives_no_figures_that_need_it():
@@ -166,6 +165,25 @@ def test_weights_count_images_as_often_as_they_say(measure):
     torch.testing.assert_close(measure(probabilities, labels, weights), torch.cat(expected))
 
 
+def test_auc_of_a_perfect_classifier_has_the_interval_of_as_many_right_answers():
+    labels = torch.arange(20) % 2
+    _, area = steering_figures([torch.nn.functional.one_hot(labels, 2).double()], labels, replicates=100)
+    assert (area.value, area.high) == (1.0, 1.0)
+    # quantile^2 = 3.94 of Student's t with 99 degrees of freedom
+    assert area.low == pytest.approx(20 / (20 + 3.937), abs=1e-3)
+
+
+def test_interval_of_an_auc_near_one_holds_its_mean_over_other_test_images():
+    generator, labels, area = torch.Generator().manual_seed(0), (torch.arange(100) >= 10).long(), 0.95
+    distance = 2 * torch.special.erfinv(torch.tensor(2 * area - 1))  # of two unit Gaussians with this AUC
+    draws = [(torch.randn(100, generator=generator) + distance * labels).sigmoid().double() for _ in range(150)]
+    figures = [
+        steering_figures([torch.stack([1 - draw, draw], dim=1)], labels, replicates=100, seed=seed)[1]
+        for seed, draw in enumerate(draws)
+    ]
+    assert sum(figure.low <= area <= figure.high for figure in figures) / len(figures) > 0.9
+
+
 def test_interval_of_one_training_is_that_of_the_binomial_distribution():
     labels = torch.arange(400) % 2
     right = torch.arange(400) < 320
@@ -193,13 +211,21 @@ def test_trainings_that_differ_widen_the_interval():
     assert alike.low > 0.66
 
 
+def test_interval_of_trainings_has_the_standard_error_of_their_mean():
+    labels, trainings = torch.arange(4000) % 2, []
+    for wrong in (1600, 2000, 2400):  # shares of 0.6, 0.5 and 0.4: a deviation of 0.1
+        answers = torch.where(torch.arange(4000) < wrong, 1 - labels, labels)
+        trainings.append(torch.nn.functional.one_hot(answers, 2).double())
+    accuracy, _ = steering_figures(trainings, labels, replicates=400)
+    assert accuracy.high - accuracy.low == pytest.approx(2 * 1.96 * 0.1 / 3**0.5, rel=0.08)
+
+
 def test_no_error_at_all_says_how_large_it_may_still_be():
     labels = torch.arange(200) % 2
     accuracy, auc = steering_figures([torch.nn.functional.one_hot(labels, 2).double()] * 2, labels)
     assert accuracy.value == auc.value == 1
-    assert (accuracy.low, accuracy.high) == (pytest.approx(200 / (200 + 1.962**2), abs=1e-4), 1)
-    assert (auc.low, auc.high) == (None, None)
-    assert "0.015" in auc.note
+    for figure in (accuracy, auc):
+        assert (figure.low, figure.high) == (pytest.approx(200 / (200 + 1.962**2), abs=1e-4), 1)
 
 
 def test_few_replicates_give_an_interval_around_the_value_or_none():
