@@ -8,6 +8,7 @@ import pytest
 import yaml
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import save, tiny, tool_named
 
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
@@ -118,3 +119,22 @@ def test_colour_bundle_trains_samples_and_measures(folder, bundle, tmp_path):
     with Image.open(samples[0]) as image:
         assert (image.mode, image.size) == ("RGB", (48, 48))
     assert (tmp_path / "e" / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize("folder", [SOURCE, *OTHERS], ids=lambda path: path.name)
+def test_small_overlay_trains_with_the_perceptual_term(folder, bundle, tmp_path):
+    modality = folder.name.removeprefix("medfusion_")
+    prepare_phantoms(tmp_path / "data", num_images=20, size=32, modality=modality)
+    places = {"output_dir": str(tmp_path / "runs"), "model_dir": str(tmp_path / "models")}
+    bundle(
+        "training",
+        configs=folder / "configs",
+        overlays=("small.yaml",),
+        dataset_dir=str(tmp_path / "data"),
+        ssim_window=5,
+        log_interval=1,
+        **places,
+    )
+    logged = EventAccumulator(str(next((tmp_path / "runs" / "tensorboard").rglob("events.*")))).Reload()
+    assert {"autoencoder/perceptual", "autoencoder/perceptual_low"} <= set(logged.Tags()["scalars"])
+    assert json.loads((tmp_path / "models" / "model.json").read_text())["sampler"]["sampler"] == "unipc"
