@@ -1,6 +1,6 @@
 """Measure the copy guard: recall on degraded copies, false alarms on other patients, resistance to near-duplicates.
 
-    python benchmarks/copy_guard_power.py [--xrays FOLDER] --json FILE
+    python benchmarks/copy_guard_power.py [--xrays FOLDER] [--sizes 32 64 128] --json FILE
 
 Rule, set before any figure of the reported half was looked at: settings of the guard are chosen on the development half
 (``--half development``: even patient numbers, and phantoms of even draws); reported figures come from the other half,
@@ -11,13 +11,14 @@ pixel at least 90%, of rotation and zoom at least 70%; false alarms at most 1%; 
 images (one noisy, one mixed with 30% of another image) among the
 held-out ones, the recall of noisy copies stays within 5 points.
 
-About 6 minutes of one core. FOLDER holds ``labels.csv`` (filename, patient_id) and ``images``.
+About 10 minutes of one core. FOLDER holds ``labels.csv`` (filename, patient_id) and ``images``.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import statistics
 import time
@@ -43,19 +44,20 @@ TIMED = 50
 """Checks against 1,000 training images of which the median time is taken."""
 NOISY = next(iter(DEGRADATIONS))
 HALVES = ("reported", "development")
+SIZES = (32, 64, 128)
 
 
 def main() -> None:
     """Measure all sources at all sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--xrays", type=Path, metavar="FOLDER", help="X-rays with labels.csv; none without it")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="height and width (32 64 128)")
     parser.add_argument("--half", choices=HALVES, default=HALVES[0], help="which patients and phantoms (reported)")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     half, result = HALVES.index(arguments.half), {}
-    sources = [("phantoms", 64)] + ([("X-rays", 64), ("X-rays", 128)] if arguments.xrays else [])
-    for name, size in sources:
+    for name, size in itertools.product(["phantoms", *(["X-rays"] if arguments.xrays else [])], arguments.sizes):
         draws = []
         for draw in range(DRAWS):
             images = xrays(arguments.xrays, half, draw, size) if name == "X-rays" else phantoms(half, draw, size)

@@ -1,14 +1,18 @@
 """Small sets of images that are all alike, with copies where a test wants them."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from medfusion_monai.audit.fingerprints import Prints, fingerprint
 from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
+from medfusion_monai.evaluation.metrics.feature_networks import EfficientNetFeatures
+from medfusion_monai.weights import efficientnet_lite
 
 
 def phantoms(count, first_seed=0, size=64):
@@ -82,3 +86,12 @@ def alike():
 def others():
     """60 images outside both sets."""
     return phantoms(60, first_seed=5000)
+
+
+@pytest.fixture(autouse=True)
+def quick_features(monkeypatch):
+    """Take averaged pixels for the features of EfficientNet-Lite0: what an audit does with them is tested, not they."""
+    pooled = (32, 40)
+    assert math.prod(pooled) == efficientnet_lite.FEATURES
+    extract = staticmethod(lambda image: F.adaptive_avg_pool2d(image.mean(dim=1), pooled).flatten(1))
+    monkeypatch.setattr(EfficientNetFeatures, "extract", extract)

@@ -341,6 +341,7 @@ def test_pictures_can_be_left_out(data, samples, tmp_path):
     assert results["pictures"] == []
     assert not (tmp_path / "closest.png").exists()
     assert "shows real images" not in (tmp_path / "audit.md").read_text()
+    assert results["audit"]["features"]["name"] == "efficientnet-lite0"
     assert "needs the model's weights" in results["audit"]["membership"]["auc"]["note"]
     assert any("No file states which images" in warning for warning in results["warnings"])
 
