@@ -94,7 +94,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             run.ckpt_dir / "autoencoder_best.pt",
             self.autoencoder,
             "autoencoder_val_loss",
-            fresh_from=_first_sharp_epoch(adversarial, min(val_interval, steps)),
+            latest_from=_first_sharp_epoch(adversarial, min(val_interval, steps)),
         )
         super().__init__(
             max_epochs=epochs(steps, val_interval),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -258,8 +259,8 @@ class BestWeights:
         path: where the state dict goes.
         network: the network to save.
         metric: name of a metric of the evaluator, lower is better.
-        fresh_from: epoch from which earlier weights no longer count, however good: the adversarial phase makes
-            images sharper and the reconstruction loss larger.
+        latest_from: epoch from which each validation with a finite metric replaces the weights: the adversarial phase
+            makes images sharper and the reconstruction loss larger, so that its lowest is that of the softest images.
         info: returns the description of the weights when they are saved; written beside them as JSON.
     """
 
@@ -268,10 +269,10 @@ class BestWeights:
         path: str | Path,
         network: nn.Module,
         metric: str = "val_loss",
-        fresh_from: int | None = None,
+        latest_from: int | None = None,
         info: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
-        self.path, self.network, self.metric, self.fresh_from = Path(path), network, metric, fresh_from
+        self.path, self.network, self.metric, self.latest_from = Path(path), network, metric, latest_from
         self.best, self.epoch, self.info = float("inf"), 0, info
 
     def attach(self, engine: Engine) -> None:
@@ -279,12 +280,13 @@ class BestWeights:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save if the metric is the best so far."""
+        """Save if the metric is the best so far, or from ``latest_from`` on if it is finite."""
         metrics = {name: float(value) for name, value in engine.state.metrics.items()}
-        outdated = self.fresh_from is not None and self.epoch < self.fresh_from <= engine.state.epoch
-        better = metrics[self.metric] < (float("inf") if outdated else self.best)
+        latest = self.latest_from is not None and engine.state.epoch >= self.latest_from
+        better = math.isfinite(metrics[self.metric]) if latest else metrics[self.metric] < self.best
         values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        logger.info("validation %d: %s%s", engine.state.epoch, values, " (best)" if better else "")
+        reason = " (latest)" if latest else " (best)"
+        logger.info("validation %d: %s%s", engine.state.epoch, values, reason if better else "")
         if better:
             self.best, self.epoch = metrics[self.metric], engine.state.epoch
             if idist.get_rank() == 0:

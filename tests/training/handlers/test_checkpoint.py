@@ -351,16 +351,15 @@ def validate(best, epoch, loss):
     best(engine)
 
 
-def test_earlier_best_weights_do_not_count_in_the_adversarial_phase(tmp_path):
+def test_latest_weights_count_in_the_adversarial_phase_though_their_loss_is_higher(tmp_path):
     network = torch.nn.Linear(1, 1)
-    best = BestWeights(tmp_path / "best.pt", network, fresh_from=3)
-    validate(best, 2, 0.1)
-    torch.nn.init.constant_(network.weight, 5.0)
-    validate(best, 3, 0.4)
-    assert torch.load(tmp_path / "best.pt", weights_only=True)["weight"].item() == 5.0
-    torch.nn.init.constant_(network.weight, 6.0)
-    validate(best, 4, 0.5)
-    assert torch.load(tmp_path / "best.pt", weights_only=True)["weight"].item() == 5.0
+    best = BestWeights(tmp_path / "best.pt", network, latest_from=3)
+    saved = []
+    for epoch, loss in enumerate((0.2, 0.1, 0.4, 0.5, float("nan")), start=1):
+        torch.nn.init.constant_(network.weight, float(epoch))
+        validate(best, epoch, loss)
+        saved.append(torch.load(tmp_path / "best.pt", weights_only=True)["weight"].item())
+    assert saved == [1.0, 2.0, 3.0, 4.0, 4.0]
 
 
 def test_best_value_without_its_weights_is_forgotten(tmp_path):
