@@ -176,12 +176,12 @@ def _training(model: Mapping[str, Any] | None) -> list[Block]:
 def _fidelity(figures: Mapping[str, Any] | None) -> list[Block]:
     if figures is None:
         return [NOT_MEASURED]
-    blocks = [*_of_others(figures), *map(Callout, map(plain, figures.get("warnings") or []))]
-    blocks += _table(figures, is_diversity=False)
+    blocks: list[Block] = [*map(Callout, map(plain, figures.get("warnings") or []))]
+    blocks += _of_others(figures) or _table(figures, is_diversity=False) or [NOT_IN_REPORT]
     if figures.get("reconstructions"):
         parts = {key: figures[key] for key in ("reconstructions", "reconstructions_note")}
         blocks += shown_blocks(document({"title": "", "sets": [], **parts}))
-    return blocks or [NOT_IN_REPORT]
+    return blocks
 
 
 def _diversity(figures: Mapping[str, Any] | None) -> list[Block]:

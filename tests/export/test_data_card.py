@@ -132,9 +132,12 @@ def test_figures_are_under_what_they_are_about():
 
 
 def test_part_that_a_report_lacks_is_said_to_be_lacking():
-    card = data_card(FACTS._replace(figures={**FIGURES, "steering": {}, "fidelity": [], "reconstructions": []}))
-    for title in ("Diversity", "Utility"):
-        assert section(card, title) == "Not measured: the report that was given has no such figures of these images."
+    card = data_card(FACTS._replace(figures={**FIGURES, "steering": {}, "fidelity": []}))
+    lacking = "Not measured: the report that was given has no such figures of these images."
+    assert section(card, "Diversity") == section(card, "Utility") == lacking
+    fidelity = section(card, "Fidelity")
+    assert fidelity.startswith(f"> **Few images.**\n\n{lacking}")
+    assert "0.990 ± 0.010" in fidelity
 
 
 def test_report_of_other_images_is_said_to_be_that_beside_reconstructions_of_the_weights():
