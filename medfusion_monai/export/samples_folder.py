@@ -21,7 +21,7 @@ from medfusion_monai.model import Model
 from medfusion_monai.report.read_back import read_audit, read_measured
 from medfusion_monai.runtime.distributed import from_first
 from medfusion_monai.runtime.errors import WeightsError
-from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
+from medfusion_monai.runtime.files import DiskFullError, file_sha256, renamed_when_whole
 from medfusion_monai.runtime.locks import take_folders
 from medfusion_monai.sampling.manifest import RowList, Rows
 from medfusion_monai.sampling.plan import MANIFEST
@@ -179,7 +179,14 @@ def _is_card_of(card: Path, checksums: Mapping[str, str]) -> bool:
 
 def _write(folder: Path, facts: DataFacts) -> Path:
     text = data_card(facts)
-    with renamed_when_whole(folder / CARD) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    try:
+        with renamed_when_whole(folder / CARD) as partial:
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except DiskFullError:
+        raise
+    except OSError as error:
+        raise ValueError(
+            f"{folder / CARD} cannot be written ({error.strerror}): make the folder writable, or copy it"
+        ) from error
     logger.info("the card of %s images is %s", f"{sum(each.images for each in facts.classes):,}", folder / CARD)
     return folder / CARD

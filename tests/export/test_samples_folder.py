@@ -221,6 +221,14 @@ def test_folder_that_lacks_files_is_refused(change, words, model_of, sample, cap
     assert words in capsys.readouterr().err
 
 
+def test_card_that_cannot_be_written_is_an_error_of_one_line(model_of, sample, capsys):
+    folder = sample(model_of())
+    (folder / CARD).unlink()
+    (folder / CARD).mkdir()
+    assert main(["card", str(folder)]) == 2
+    assert "card.md cannot be written (Is a directory): make the folder writable" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["report", "audit"])
 def test_file_that_is_missing_or_something_else_is_refused(kind, model_of, sample, tmp_path, capsys):
     folder = sample(model_of())
