@@ -14,6 +14,7 @@ from medfusion_monai.cli.check import add_check
 from medfusion_monai.cli.compare import add_compare
 from medfusion_monai.cli.models import add_demo, add_export
 from medfusion_monai.cli.prepare import add_prepare
+from medfusion_monai.cli.samples import add_card
 from medfusion_monai.cli.weights import add_weights
 
 
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_demo(subparsers)
     add_compare(subparsers)
     add_audit(subparsers)
+    add_card(subparsers)
     add_export(subparsers)
     add_weights(subparsers)
     return parser

@@ -37,7 +37,7 @@ from medfusion_monai.evaluation.step_sweep import sweep_identity, sweep_rows
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.report.builder import Draft
-from medfusion_monai.report.read_back import read_audit
+from medfusion_monai.report.read_back import AUDIT_OF_OTHERS, read_audit
 from medfusion_monai.runtime.distributed import from_first
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
@@ -261,9 +261,7 @@ class Evaluation:
         [audited] = [item for item in audit["sets"] if item["name"] == "generated"]
         ours = {content_sha256(facts) for images, _, facts in self.images.sample_sets if images.name == OURS}
         if ours - {audited["content_sha256"]}:
-            self.draft.add_warnings(
-                "The audit is of other generated images than this report: run medfusion audit on the same samples."
-            )
+            self.draft.add_warnings(AUDIT_OF_OTHERS)
 
     def add_sweep(
         self,

@@ -111,7 +111,7 @@ def _of_datalist(name: str, root: Path, split: str | None, class_names: Sequence
 
 
 def _of_manifest(name: str, root: Path) -> ImageSet:
-    rows = _read_manifest(root / MANIFEST)
+    rows = read_manifest(root / MANIFEST)
     classes = {(int(row["label"]), row["class_name"]) for row in rows.values()}
     known = dict(classes)
     if not len(classes) == len(known) == len(set(known.values())):
@@ -132,8 +132,12 @@ def _of_manifest(name: str, root: Path) -> ImageSet:
     return ImageSet(name, items, [known[label] for label in order], f"samples of inference in '{root.name}'")
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of a manifest by file."""
+def read_manifest(path: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a manifest by file.
+
+    Raises:
+        DataError: if it cannot be read, or lists no samples with label and class.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = read_rows(file)

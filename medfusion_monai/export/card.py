@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import medfusion_monai
 from medfusion_monai.evaluation.metrics.fidelity import fidelity_columns
@@ -19,6 +19,8 @@ from medfusion_monai.report.render import as_markdown
 from medfusion_monai.report.sections import document
 from medfusion_monai.report.tables import plain
 from medfusion_monai.weights.model_info import PLACES, found_at
+
+Result = TypeVar("Result")
 
 MEASURED = ("features", "fidelity", "reconstructions", "steering")
 """Parts of a report that go into the card: figures, but no pictures, commands or names of data sets."""
@@ -116,8 +118,8 @@ def model_card(facts: CardFacts) -> str:
         Section("Intended use", [str(metadata.get("intended_use") or "Not stated.")]),
         Section("Limits", [LIMITS]),
         Section("Training data", training_data(facts.info, str(metadata.get("image_classes") or ""), TO_COMPLETE)),
-        Section("Metrics", _readable("report", _metrics, facts.report)),
-        Section("Privacy audit", _readable("audit", _audit, facts.audit)),
+        Section("Metrics", readable("report", _metrics, facts.report)),
+        Section("Privacy audit", readable("audit", _audit, facts.audit)),
         Section("Networks", [_networks(facts)]),
         Section("References", [str(text) for text in metadata.get("references") or ["None given."]]),
         Section("Licence", [LICENCE]),
@@ -194,11 +196,19 @@ def _use(facts: CardFacts) -> list[Block]:
     ]
 
 
-def _readable(
-    name: str, render: Callable[[Mapping[str, Any] | None], list[Block]], measured: Mapping[str, Any] | None
-) -> list[Block]:
+def readable(name: str, read: Callable[[Any], Result], measured: Mapping[str, Any] | None) -> Result:
+    """Return what a function makes of a report or an audit.
+
+    Args:
+        name: ``report`` or ``audit``, for the error text.
+        read: the function.
+        measured: its argument; None for none.
+
+    Raises:
+        ValueError: if the report or the audit has an unexpected form.
+    """
     try:
-        return render(measured)
+        return read(measured)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"the {name} for the card has an unexpected form ({type(error).__name__}: {error}): give a {name}.json "
@@ -206,29 +216,35 @@ def _readable(
         ) from error
 
 
+def audit_blocks(audit: Mapping[str, Any]) -> list[Block]:
+    """Return what an audit concludes, its figures and limits, without what is about single images."""
+    found = document({"title": "", "sets": [], "warnings": audit.get("warnings"), "audit": audit["audit"]})
+    public = [part for part in found.sections if part.title not in PRIVATE]
+    return shown_blocks(found._replace(sections=public, summary=conclusions(audit["audit"])))
+
+
+def shown_blocks(found: Document) -> list[Block]:
+    """Return the warnings, sentences, tables and callouts of a report, without headings, pictures and commands."""
+    parts = [block for section in found.sections for block in section.blocks]
+    kept = [block for block in parts if isinstance(block, str | Callout | Table)]
+    return [*map(Callout, found.warnings), *found.summary, *kept]
+
+
 def _metrics(report: Mapping[str, Any] | None) -> list[Block]:
     if report is None:
         return [NOT_MEASURED]
     shown = {key: report[key] for key in MEASURED if key in report}
     found = document({"title": "", "sets": [], "warnings": report.get("warnings"), **shown}, fidelity_columns())
-    blocks = _blocks(found, report)
+    blocks = [*_unbound(report), *shown_blocks(found)]
     return blocks if found.sections else [NOT_MEASURED]
 
 
 def _audit(audit: Mapping[str, Any] | None) -> list[Block]:
-    if audit is None:
-        return [Callout(NOT_AUDITED)]
-    found = document({"title": "", "sets": [], "warnings": audit.get("warnings"), "audit": audit["audit"]})
-    public = [part for part in found.sections if part.title not in PRIVATE]
-    return _blocks(found._replace(sections=public, summary=conclusions(audit["audit"])), audit)
+    return [Callout(NOT_AUDITED)] if audit is None else [*_unbound(audit), *audit_blocks(audit)]
 
 
-def _blocks(found: Document, measured: Mapping[str, Any]) -> list[Block]:
-    """Return the warnings, sentences, tables and callouts of a report, without headings, pictures and commands."""
-    unbound: list[Block] = [] if measured_weights(measured) else [Callout(UNBOUND)]
-    parts = [block for section in found.sections for block in section.blocks]
-    kept = [block for block in parts if isinstance(block, str | Callout | Table)]
-    return [*unbound, *map(Callout, found.warnings), *found.summary, *kept]
+def _unbound(measured: Mapping[str, Any]) -> list[Block]:
+    return [] if measured_weights(measured) else [Callout(UNBOUND)]
 
 
 def _networks(facts: CardFacts) -> Table:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from medfusion_monai.model import Model
+from medfusion_monai.report.read_back import read_object
+from medfusion_monai.weights.places import STARTER
 
+METADATA = Path("configs", "metadata.json")
+"""The file in a bundle."""
 CHANNELS = {1: "one channel", 3: "three channels"}
 COLOURS = {"0": "red", "1": "green", "2": "blue"}
 
@@ -38,6 +44,17 @@ def metadata_of(metadata: Mapping[str, Any], model: Model) -> dict[str, Any]:
             tensor["num_channels"] = channels
             tensor["channel_def"] = COLOURS if channels == len(COLOURS) else {"0": gray}
     return changed
+
+
+def metadata_beside(weights: str | Path) -> dict[str, Any] | None:
+    """Read ``metadata.json`` of the bundle whose ``models`` contains the weights, its own or the starter's; else None.
+
+    Raises:
+        ValueError: for a file that cannot be read as JSON.
+    """
+    folder = Path(os.path.abspath(weights)).parent
+    found = (folder.parents[1] if folder.name == STARTER else folder.parent) / METADATA
+    return read_object(found) if found.is_file() else None
 
 
 def names_classes(text: str, names: Sequence[str]) -> bool:

@@ -25,10 +25,19 @@ def open_model(model_file: str | Path) -> Model:
     Raises:
         WeightsError: if there are none, they have no description, or they do not fit it.
     """
+    return load(weights_at(model_file), "cpu")
+
+
+def weights_at(model_file: str | Path) -> Path:
+    """Return the weights at a path, see ``find_weights``.
+
+    Raises:
+        WeightsError: for a zip.
+    """
     path = find_weights(model_file)
     if path.suffix == ".zip":
         raise WeightsError(f"{path} is a zip: unzip it, and give the weights in the folder models of the bundle")
-    return load(path, "cpu")
+    return path
 
 
 def public_info(model: Model) -> dict[str, Any]:
@@ -44,14 +53,15 @@ def public_info(model: Model) -> dict[str, Any]:
         **describe_model(
             model.network,
             model.schedule,
-            sampler=_known(found.get("sampler"), SAMPLER),
-            image=_known(found.get("image"), IMAGE),
-            training=_known(found.get("training"), TRAINING),
+            sampler=known(found.get("sampler"), SAMPLER),
+            image=known(found.get("image"), IMAGE),
+            training=known(found.get("training"), TRAINING),
             class_shares=model.class_shares,
         ),
         "version": found.get("version"),
     }
 
 
-def _known(part: Any, names: Sequence[str]) -> dict[str, Any]:
+def known(part: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return the named keys of a part of a description; none if it lacks the part."""
     return {name: part[name] for name in names if name in part} if isinstance(part, Mapping) else {}

@@ -11,12 +11,12 @@ from typing import Any
 
 import medfusion_monai
 from medfusion_monai.export.card import facts_of, model_card
+from medfusion_monai.export.metadata import METADATA, metadata_beside
 from medfusion_monai.export.public import open_model
 from medfusion_monai.report.read_back import read_measured, read_object
 from medfusion_monai.runtime.files import file_sha256, make_folders
 from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text
 from medfusion_monai.weights.model_info import METADATA_KEY, model_info_path, write_model_info
-from medfusion_monai.weights.places import STARTER
 from medfusion_monai.weights.state_dict import save_safetensors
 
 WEIGHTS = "model.safetensors"
@@ -77,12 +77,7 @@ def export_weights(
 
 def _metadata(weights: Path, bundle: str | Path | None) -> dict[str, Any] | None:
     """Read ``metadata.json`` of a bundle, by default of the one that contains the weights; None without a bundle."""
-    inner = Path("configs", "metadata.json")
-    if bundle is not None:
-        return read_object(Path(bundle) / inner)
-    folder = Path(os.path.abspath(weights)).parent
-    found = (folder.parents[1] if folder.name == STARTER else folder.parent) / inner
-    return read_object(found) if found.is_file() else None
+    return metadata_beside(weights) if bundle is None else read_object(Path(bundle) / METADATA)
 
 
 def _header(info: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+AUDIT_OF_OTHERS = "The audit is of other generated images than this report: run medfusion audit on the same samples."
+"""The warning of a report that includes such an audit."""
+
 
 def read_object(path: str | Path) -> dict[str, Any]:
     """Read a JSON file that contains an object.

@@ -253,7 +253,7 @@ def test_torchrun_commands_train_sample_and_measure(tiny, sampling, dataset_dir,
     torchrun("training", "train", tiny | {"dataset_dir": str(dataset_dir)} | places(tmp_path), tmp_path)
     settings = sampling | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
     torchrun("inference", "inference", settings | {"num_samples": 3, "batch_size": 2}, tmp_path)
-    assert len(list((tmp_path / "samples").iterdir())) == 7
+    assert len(list((tmp_path / "samples").iterdir())) == 8
     measure(settings, dataset_dir, tmp_path)
 
 
@@ -265,5 +265,5 @@ def test_two_gpus_train_sample_and_measure(tiny, sampling, dataset_dir, tmp_path
     own = {name: value for name, value in sampling.items() if name != "device"}
     settings = own | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
     torchrun("inference", "inference", settings | {"num_samples": 3, "batch_size": 2}, tmp_path)
-    assert len(list((tmp_path / "samples").iterdir())) == 7
+    assert len(list((tmp_path / "samples").iterdir())) == 8
     measure(settings, dataset_dir, tmp_path)

@@ -62,6 +62,12 @@ def written(bundle, tmp_path_factory):
     evaluate = {"dataset_dir": str(data), "samples_dir": str(out / "samples"), "output_dir": str(out / "report")}
     quiet = {"classifier_seeds": [], "replicates": 0, "features": f"phantoms:{images / 'features.pt'}"}
     bundle("evaluating", "evaluate.yaml", **evaluate, **quiet, **common)
+    samples, model = ["--samples", str(out / "samples")], ["--model-file", str(out / "models")]
+    small = ["--membership-images", "0", "--power-images", "0", "--no-pictures"]
+    assert main(["audit", "--dataset-dir", str(data), "--output", str(out / "audit"), *samples, *model, *small]) == 0
+    files = ["--report", str(out / "report" / "report.json"), "--audit", str(out / "audit" / "audit.json")]
+    assert main(["card", str(out / "samples"), *model, *files]) == 0
+    assert "## Closest pairs" not in (out / "samples" / "card.md").read_text()
     return out
 
 

@@ -1,0 +1,31 @@
+"""The verb about samples: ``medfusion card``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from medfusion_monai.cli.arguments import bundle_path, input_path
+
+
+def add_card(subparsers: Any) -> None:
+    """Add ``medfusion card``."""
+    parser = subparsers.add_parser(
+        "card", help="write the card of a folder of samples, with the figures measured on them"
+    )
+    parser.add_argument("samples", type=input_path, metavar="SAMPLES", help="folder that inference wrote")
+    parser.add_argument(
+        "--model-file", type=bundle_path, metavar="FILE", help="their weights, or a folder or bundle that contains them"
+    )
+    parser.add_argument(
+        "--report", type=input_path, metavar="FILE", help="report.json of run evaluating or medfusion compare"
+    )
+    parser.add_argument("--audit", type=input_path, metavar="FILE", help="audit.json of medfusion audit")
+    parser.set_defaults(handler=_card)
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.export.samples_folder import write_card
+
+    print(write_card(arguments.samples, arguments.model_file, arguments.report, arguments.audit))
+    return 0
