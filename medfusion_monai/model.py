@@ -60,6 +60,9 @@ def load(path: str | Path, device: torch.device | str | None = None, network: Me
     return _loaded(find_weights(path), device, network)
 
 
+GUIDANCE = ("guidance_scale", "negative_label", "guidance_interval")
+"""Settings of a sampler that do not depend on the way in which it takes its steps."""
+
 NEEDED = {"class_names", "image_size", "image_channels", "prediction_type"}
 """What a config has to give, besides ``network_def``, for weights without a description."""
 
@@ -269,7 +272,8 @@ class Model:
 def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any) -> LatentDiffusionSampler:
     """Return the sampler that a model's weights define, with all choices that are not None in place of theirs.
 
-    If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults.
+    If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults. If
+    ``guidance_scale`` 1 is chosen, a negative label or an interval of the weights is left out with the guidance.
 
     Args:
         model: with schedule, class names and image size.
@@ -285,7 +289,9 @@ def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any)
         chosen["negative_label"] = parse_negative_label(chosen["negative_label"], model.class_names)
     known = dict(model.info.get("sampler", {}))
     if chosen.get("sampler", known.get("sampler")) != known.get("sampler"):
-        known = {name: value for name, value in known.items() if name in ("guidance_scale", "negative_label")}
+        known = {name: value for name, value in known.items() if name in GUIDANCE}
+    if chosen.get("guidance_scale") == 1.0:
+        known = {name: value for name, value in known.items() if name not in GUIDANCE}
     autoencoder = (model.network if network is None else network).autoencoder
     check_image_size(model.image_size, autoencoder.downsampling_factor)
     shape = autoencoder.latent_shape(model.image_size)

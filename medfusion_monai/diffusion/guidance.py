@@ -1,15 +1,21 @@
-"""Classifier-free guidance (Ho and Salimans 2022): dropped labels in training, two predictions in sampling."""
+"""Classifier-free guidance (Ho and Salimans 2022): dropped labels in training, two predictions in sampling.
+
+Either at all noise levels, or on an interval of them (Kynkäänniemi et al. 2024).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medfusion_monai.diffusion.denoiser import Denoiser
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.runtime.values import is_number
 
 
 def drop_labels(
@@ -67,3 +73,46 @@ def guided_denoiser(
         return negative_prediction + guidance_scale * (positive_prediction - negative_prediction)
 
     return plain if guidance_scale == 1.0 else guided
+
+
+def checked_interval(interval: Any) -> list[float] | None:
+    """Return an interval of noise levels as two floats, or None for all noise levels.
+
+    Raises:
+        ValueError: for anything but two finite numbers, the first not negative and smaller than the second.
+    """
+    if interval is None:
+        return None
+    numbers = list(interval) if isinstance(interval, list | tuple) else []
+    if len(numbers) != 2 or not all(map(is_number, numbers)) or not 0 <= numbers[0] < numbers[1]:
+        raise ValueError(
+            "guidance_interval must be two noise levels (sigma / signal), 0 <= low < high, e.g. [0.3, 3], or null for "
+            f"all noise levels, received {interval!r}"
+        )
+    return [float(number) for number in numbers]
+
+
+def within_interval(
+    guided: Denoiser, plain: Denoiser, schedule: NoiseSchedule, interval: Sequence[float] | None
+) -> Denoiser:
+    """Guide only at noise levels above ``low`` and up to ``high`` (Kynkäänniemi et al. 2024).
+
+    They found guidance harmful at high noise levels and largely unnecessary at low ones. Outside the interval only the
+    plain prediction is computed.
+
+    Args:
+        guided: used in the interval.
+        plain: used outside.
+        schedule: of the timesteps.
+        interval: ``low`` and ``high`` as sigma / signal, see ``NoiseSchedule.noise_to_signal``; None for ``guided``
+            everywhere.
+    """
+    if interval is None:
+        return guided
+    low, high = interval
+
+    def chosen(latents: Tensor, timesteps: Tensor) -> Tensor:
+        level = schedule.noise_to_signal(int(timesteps[0]))  # samplers use the same timestep for the whole batch
+        return (guided if low < level <= high else plain)(latents, timesteps)
+
+    return chosen

@@ -69,6 +69,7 @@ def test_images_have_their_shape_and_range_and_are_not_all_clipped(network):
         {},
         {"eta": 0.0},
         {"guidance_scale": 2.0},
+        {"guidance_scale": 2.0, "guidance_interval": [0.3, 3.0]},
         {"sampler": "dpm_solver"},
         {"sampler": "unipc", "guidance_scale": 2.0, "decode_batch_size": 1},
     ],
@@ -114,6 +115,81 @@ def test_each_setting_changes_the_image(network, settings):
 def test_negative_label_changes_guided_images(network):
     plain, negative = sampler(guidance_scale=3.0), sampler(guidance_scale=3.0, negative_label=0)
     assert not torch.allclose(plain(LABELS, network, SEEDS), negative(LABELS, network, SEEDS), atol=1e-3)
+
+
+def test_interval_changes_guided_images_unless_it_contains_all_noise_levels(network):
+    guided = sampler(guidance_scale=3.0)(LABELS, network, SEEDS)
+    inside = sampler(guidance_scale=3.0, guidance_interval=[0.3, 3])(LABELS, network, SEEDS)
+    assert not torch.allclose(inside, guided, atol=1e-3)
+    everywhere = sampler(guidance_scale=3.0, guidance_interval=[0, 1e6])(LABELS, network, SEEDS)
+    assert torch.equal(everywhere, guided)
+
+
+def test_interval_without_a_timestep_is_no_guidance(network):
+    nowhere = sampler(guidance_scale=3.0, guidance_interval=[1e6, 1e7])(LABELS, network, SEEDS)
+    assert torch.equal(nowhere, sampler()(LABELS, network, SEEDS))
+
+
+class TwoGaussians:
+    """The exact denoiser of latents around 1 with label 0 and around -1 without, of standard deviation 0.5."""
+
+    autoencoder = None
+
+    def __init__(self, schedule):
+        self.schedule, self.calls = schedule, []
+
+    def unet(self, x, timesteps, class_labels):
+        self.calls.append(len(x))
+        timestep = int(timesteps[0])
+        mean = torch.where(class_labels == 0, 1.0, -1.0)[:, None, None, None].to(x.dtype)
+        variance = self.schedule.noise_to_signal(timestep) ** 2
+        return (0.25 * x / self.schedule.exact_signal[timestep] + variance * mean) / (0.25 + variance)
+
+
+@pytest.mark.parametrize(
+    ("interval", "means"),
+    [
+        (None, [(0.0, 3.0)]),
+        ([0.5, 4.0], [(4.0, 1.0), (0.5, 3.0), (0.0, 1.0)]),
+        ([1.0, 1e6], [(1.0, 3.0), (0.0, 1.0)]),
+        ([1e6, 1e7], [(0.0, 1.0)]),
+    ],
+)
+def test_guided_gaussian_follows_the_exact_solution(interval, means):
+    # Guidance 2 moves the mean from 1 to -1 + 2 * 2 = 3. Where the mean is m, (y - m) / sqrt(0.25 + level^2) is
+    # constant along the probability flow, with y the noisy latents over the signal.
+    schedule = NoiseSchedule(prediction_type="sample")
+    settings = {"num_inference_steps": 1000, "eta": 0.0, "guidance_scale": 2.0, "guidance_interval": interval}
+    inferer, gaussians = LatentDiffusionSampler(schedule, (1, 2, 2), **settings), TwoGaussians(schedule)
+    latents = inferer.sample_latents(torch.zeros(2, dtype=torch.long), gaussians, [5, 6])
+    level = schedule.noise_to_signal(999)
+    exact = randn((1, 2, 2), generators([5, 6])) / schedule.exact_signal[999]
+    for end, mean in means:
+        exact, level = mean + (exact - mean) * ((0.25 + end**2) / (0.25 + level**2)) ** 0.5, end
+    torch.testing.assert_close(latents, exact, rtol=0, atol=0.03)
+
+
+def test_outside_the_interval_only_the_conditional_network_runs():
+    schedule = NoiseSchedule(prediction_type="sample")
+    settings = {"num_inference_steps": 30, "spacing": "logsnr", "guidance_scale": 2.0, "guidance_interval": [0.3, 3]}
+    inferer, gaussians = LatentDiffusionSampler(schedule, (1, 2, 2), **settings), TwoGaussians(schedule)
+    inferer.sample_latents(torch.zeros(2, dtype=torch.long), gaussians, [5, 6])
+    levels = [schedule.noise_to_signal(timestep) for timestep in inferer.timesteps]
+    assert gaussians.calls == [4 if 0.3 < level <= 3 else 2 for level in levels]
+    assert gaussians.calls.count(4) == 8
+
+
+def test_memory_is_measured_with_guidance_also_where_the_first_step_has_none(network, monkeypatch):
+    forward = network.unet.forward
+
+    def at_most_four(x, **keywords):
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(x, **keywords)
+
+    monkeypatch.setattr(network.unet, "forward", at_most_four)
+    with pytest.raises(BatchTooLargeError, match="sample with --batch_size 2 "):
+        sampler(guidance_scale=2.0, guidance_interval=[0.3, 3])(LABELS, network, SEEDS)
 
 
 def test_without_seeds_the_global_random_state_decides(network):
@@ -250,6 +326,8 @@ def test_no_gradient_is_kept(network):
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number"),
         ({"negative_label": 0}, "negative_label has no effect at guidance_scale 1"),
         ({"negative_label": 0, "guidance_scale": 1}, "negative_label has no effect"),
+        ({"guidance_interval": [0.3, 3]}, "guidance_interval has no effect at guidance_scale 1"),
+        ({"guidance_interval": [3, 0.3], "guidance_scale": 2}, r"guidance_interval must be .*received \[3, 0.3\]"),
         ({"sampler": "euler"}, "sampler must be one of .*'ddim', 'dpm_solver', 'unipc'.*received 'euler'"),
         ({"sampler": "dpm_solver", "eta": 1.0}, r"eta 1 requires fresh noise.*'dpm_solver'.*--eta null"),
         ({"spacing": "even"}, "spacing must be one of .*'even'"),
