@@ -1,6 +1,7 @@
 """Classifier-free guidance (Ho and Salimans 2022): dropped labels in training, two predictions in sampling.
 
-Either at all noise levels, or on an interval of them (Kynkäänniemi et al. 2024).
+Also guidance by a worse version of the network (Karras et al. 2024), and either on an interval of noise levels
+(Kynkäänniemi et al. 2024).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medfusion_monai.diffusion.denoiser import Denoiser
 from medfusion_monai.diffusion.schedule import NoiseSchedule
@@ -73,6 +74,43 @@ def guided_denoiser(
         return negative_prediction + guidance_scale * (positive_prediction - negative_prediction)
 
     return plain if guidance_scale == 1.0 else guided
+
+
+class Guide(nn.Module):
+    """A UNet that guides another one, which is better trained or larger.
+
+    Args:
+        unet: called as the UNet that it guides, on the same latents.
+        sha256: of its weights file, for manifests.
+    """
+
+    def __init__(self, unet: nn.Module, sha256: str) -> None:
+        super().__init__()
+        self.unet, self.sha256 = unet, sha256
+
+
+def autoguided_denoiser(
+    unet: Callable[..., Tensor], worse: Callable[..., Tensor], class_labels: Tensor, guidance_scale: float
+) -> Denoiser:
+    """Guide a UNet by a worse version of itself with the same labels (Karras et al. 2024).
+
+    The prediction is ``worse + guidance_scale * (better - worse)``: away from the errors that the worse one makes more
+    of, not towards the label, so that samples stay diverse. Computed in the latents' dtype.
+
+    Args:
+        unet: called as ``unet(x, timesteps=..., class_labels=...)``.
+        worse: called likewise.
+        class_labels: (B,) integers.
+        guidance_scale: 1 for the UNet alone.
+    """
+    better = guided_denoiser(unet, class_labels)
+    weaker = guided_denoiser(worse, class_labels)
+
+    def guided(latents: Tensor, timesteps: Tensor) -> Tensor:
+        start = weaker(latents, timesteps)
+        return start + guidance_scale * (better(latents, timesteps) - start)
+
+    return guided
 
 
 def checked_interval(interval: Any) -> list[float] | None:

@@ -11,7 +11,13 @@ from monai.inferers.inferer import Inferer
 from torch import Tensor
 
 from medfusion_monai.diffusion.denoiser import Denoiser
-from medfusion_monai.diffusion.guidance import checked_interval, guided_denoiser, within_interval
+from medfusion_monai.diffusion.guidance import (
+    Guide,
+    autoguided_denoiser,
+    checked_interval,
+    guided_denoiser,
+    within_interval,
+)
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
@@ -58,10 +64,12 @@ class LatentDiffusionSampler(Inferer):
         decode_batch_size: latents decoded at a time, to limit memory; None for all.
         guidance_interval: noise levels, ``[low, high]`` as sigma / signal, between which guidance is used (see
             ``within_interval``); None for all.
+        guide: a worse version of the UNet, whose prediction takes the place of the unconditional one (see
+            ``autoguided_denoiser``); moved to the device of the labels.
 
     Raises:
-        ValueError: for a setting out of range, an eta that the sampler does not support, or a negative label or an
-            interval without guidance.
+        ValueError: for a setting out of range, an eta that the sampler does not support, a negative label, an interval
+            or a guide without guidance, or both a negative label and a guide.
     """
 
     def __init__(
@@ -78,11 +86,14 @@ class LatentDiffusionSampler(Inferer):
         dtype: torch.dtype = torch.float32,
         decode_batch_size: int | None = None,
         guidance_interval: Sequence[float] | None = None,
+        guide: Guide | None = None,
     ) -> None:
         super().__init__()
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {tuple(SAMPLERS)}, received {sampler!r}")
-        _check_guidance(guidance_scale, negative_label=negative_label, guidance_interval=guidance_interval)
+        _check_guidance(
+            guidance_scale, negative_label=negative_label, guidance_interval=guidance_interval, guidance_model=guide
+        )
         if dtype not in DTYPES.values():
             raise ValueError(f"dtype must be one of {tuple(DTYPES.values())}, received {dtype!r}")
         if decode_batch_size is not None and (not is_whole(decode_batch_size) or decode_batch_size < 1):
@@ -98,6 +109,7 @@ class LatentDiffusionSampler(Inferer):
         self.eta = _checked_eta(eta, sampler, schedule)
         self.negative_label = negative_label
         self.guidance_interval = checked_interval(guidance_interval)
+        self.guide = guide
         self.null_label = null_label
         self.dtype = dtype
         self.decode_batch_size = decode_batch_size
@@ -184,8 +196,12 @@ class LatentDiffusionSampler(Inferer):
             return sampler.sample(denoiser, draw_noise(), *settings, spacing=self.spacing, **fresh)
 
     def _denoiser(self, network: Medfusion, labels: Tensor) -> Denoiser:
-        guided = guided_denoiser(network.unet, labels, self.guidance_scale, self.negative_label, self.null_label)
-        return within_interval(guided, guided_denoiser(network.unet, labels), self.schedule, self.guidance_interval)
+        unet, scale = network.unet, self.guidance_scale
+        if self.guide is None:
+            guided = guided_denoiser(unet, labels, scale, self.negative_label, self.null_label)
+        else:
+            guided = autoguided_denoiser(unet, self.guide.to(labels.device).unet, labels, scale)
+        return within_interval(guided, guided_denoiser(unet, labels), self.schedule, self.guidance_interval)
 
 
 def _check_guidance(scale: Any, **options: Any) -> None:
@@ -194,6 +210,8 @@ def _check_guidance(scale: Any, **options: Any) -> None:
     for name, value in options.items():
         if value is not None and scale == 1.0:
             raise ValueError(f"{name} has no effect at guidance_scale 1: raise guidance_scale or drop {name}")
+    if options["guidance_model"] is not None and options["negative_label"] is not None:
+        raise ValueError("negative_label and guidance_model are two ways of guidance: drop one of them")
 
 
 def _refuse_images(inputs: Tensor) -> None:

@@ -60,6 +60,7 @@ def sweep_identity(
     """
     return {
         **{name: getattr(sampler, name) for name in IDENTIFYING},
+        "guide": None if sampler.guide is None else sampler.guide.sha256,
         "schedule": [sampler.schedule.prediction_type, sampler.schedule.exact_signal, sampler.schedule.exact_sigma],
         "precision": precision_name(sampler.dtype),
         "network": str(network),  # the groups of a norm, for example, are in no weight
