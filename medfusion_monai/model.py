@@ -14,6 +14,7 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from medfusion_monai.data.reading.transforms import read_and_resize
+from medfusion_monai.diffusion.guidance import Guide
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import Autoencoder
@@ -24,6 +25,7 @@ from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.seeds import derive_seed
 from medfusion_monai.runtime.values import check_counts, check_image_size
 from medfusion_monai.sampling.plan import parse_labels, parse_negative_label
+from medfusion_monai.weights.guidance_model import load_guide
 from medfusion_monai.weights.model_info import (
     PLACES,
     describe_model,
@@ -35,7 +37,7 @@ from medfusion_monai.weights.model_info import (
     write_model_info,
 )
 from medfusion_monai.weights.places import find_weights, missing_weights, unpack_weights
-from medfusion_monai.weights.state_dict import load_weights, save_weights
+from medfusion_monai.weights.state_dict import load_weights, read_state, save_weights
 
 
 def load(path: str | Path, device: torch.device | str | None = None, network: Medfusion | None = None) -> Model:
@@ -59,6 +61,9 @@ def load(path: str | Path, device: torch.device | str | None = None, network: Me
             return _loaded(unpack_weights(Path(path), Path(folder)), device, network)
     return _loaded(find_weights(path), device, network)
 
+
+GUIDANCE = ("guidance_scale", "negative_label", "guidance_interval")
+"""Settings of a sampler that do not depend on the way in which it takes its steps."""
 
 NEEDED = {"class_names", "image_size", "image_channels", "prediction_type"}
 """What a config has to give, besides ``network_def``, for weights without a description."""
@@ -92,6 +97,7 @@ class Model:
         unknown = self.given.keys() - PLACES.keys()
         if unknown:
             raise ValueError(f"given has unknown names {sorted(unknown)}: use those of {', '.join(PLACES)}")
+        self.is_filled = False
         self.info = self._read(without_weights)
         size = self.given.get("image_size", [8, 8])
         if not isinstance(size, list | tuple) or len(size) != 2:
@@ -198,7 +204,23 @@ class Model:
                 f"weights {self.path} do not fit this network: {error}. Leave out network_def: the weights describe it"
             ) from error
         load_weights(filled, self.path)
+        self.is_filled = self.is_filled or filled is self.__dict__.get("network")
         return filled.eval()
+
+    def load_guide(self, path: str | Path) -> Guide:
+        """Load the UNet of other weights to guide this model, see ``autoguided_denoiser``.
+
+        Raises:
+            WeightsError: if the weights are missing, damaged, or do not fit this model.
+        """
+        if not isinstance(path, str | Path):
+            raise ValueError(f"guidance_model must be the path of weights, received {path!r}")
+        if not self.path.is_file() and not self.is_filled:  # those of a zip are gone once they are loaded
+            raise WeightsError(missing_weights(self.path))
+        state = self.network.state_dict() if self.is_filled else read_state(self.path)
+        prefix = "autoencoder."
+        own = {name.removeprefix(prefix): value.cpu() for name, value in state.items() if name.startswith(prefix)}
+        return load_guide(path, self.path, self.info, own)
 
     @torch.no_grad()
     def sample(
@@ -269,23 +291,29 @@ class Model:
 def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any) -> LatentDiffusionSampler:
     """Return the sampler that a model's weights define, with all choices that are not None in place of theirs.
 
-    If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults.
+    If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults. If
+    ``guidance_scale`` 1 is chosen, a negative label or an interval of the weights is left out with the guidance.
 
     Args:
         model: with schedule, class names and image size.
         network: to sample; None for the model's.
         choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
-            one class per label.
+            one class per label. ``guidance_model``, the path of other weights, is read as the ``guide``.
 
     Raises:
-        ValueError: for a setting out of range.
+        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit.
     """
     chosen = {name: value for name, value in choices.items() if value is not None}
     if chosen.get("negative_label") is not None:
         chosen["negative_label"] = parse_negative_label(chosen["negative_label"], model.class_names)
     known = dict(model.info.get("sampler", {}))
     if chosen.get("sampler", known.get("sampler")) != known.get("sampler"):
-        known = {name: value for name, value in known.items() if name in ("guidance_scale", "negative_label")}
+        known = {name: value for name, value in known.items() if name in GUIDANCE}
+    if "guidance_model" in chosen:
+        chosen["guide"] = model.load_guide(chosen.pop("guidance_model"))
+        known.pop("negative_label", None)
+    if chosen.get("guidance_scale") == 1.0:
+        known = {name: value for name, value in known.items() if name not in GUIDANCE}
     autoencoder = (model.network if network is None else network).autoencoder
     check_image_size(model.image_size, autoencoder.downsampling_factor)
     shape = autoencoder.latent_shape(model.image_size)

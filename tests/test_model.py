@@ -16,7 +16,7 @@ import medfusion_monai as mf
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.model import save_model
+from medfusion_monai.model import make_sampler, save_model
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 
@@ -114,6 +114,22 @@ def test_choices_change_the_sample(model):
     usual = model.sample(1, n=1)
     assert not torch.equal(usual, model.sample(1, n=1, num_inference_steps=5))
     assert model.sample(1, n=1, sampler="unipc", num_inference_steps=4).shape == usual.shape
+
+
+def test_interval_of_the_guidance_is_a_choice(model):
+    guided, part = model.sample(1, n=2), model.sample(1, n=2, guidance_interval=[0.3, 3])
+    assert not torch.equal(part, guided)
+    assert torch.equal(model.sample(1, n=2, guidance_interval=[0, 1e6]), guided)
+
+
+def test_interval_of_the_weights_belongs_to_their_guidance(model, tmp_path):
+    sampler = LatentDiffusionSampler(model.schedule, None, 2, 2.0, 0.0, 1, guidance_interval=[0.3, 3])
+    save_model(model.network, tmp_path / "model.pt", sampler)
+    saved = mf.load(tmp_path / "model.pt", device="cpu")
+    assert saved.sampler.settings() == sampler.settings()
+    assert make_sampler(saved, sampler="unipc").guidance_interval == [0.3, 3.0]
+    plain = make_sampler(saved, guidance_scale=1.0)
+    assert (plain.guidance_scale, plain.guidance_interval, plain.negative_label) == (1.0, None, None)
 
 
 def test_bundle_folder_and_zip_load_as_well_as_a_file(model, models, tmp_path):

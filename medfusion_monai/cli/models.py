@@ -1,4 +1,4 @@
-"""The verbs about trained models: ``medfusion demo`` and ``export``."""
+"""The verbs about trained models: ``medfusion demo``, ``average`` and ``export``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ def add_demo(subparsers: Any) -> None:
     )
     parser.add_argument("--seed", type=seed, default=0, help="seed (0)")
     parser.set_defaults(handler=_demo)
+
+
+def add_average(subparsers: Any) -> None:
+    """Add ``medfusion average``."""
+    parser = subparsers.add_parser(
+        "average", help="write a model whose weights are averaged over another length, or end at an earlier step"
+    )
+    parser.add_argument(
+        "--snapshots", type=bundle_path, required=True, help="folder averages of a training with average_snapshots"
+    )
+    parser.add_argument(
+        "--length", type=float, required=True, help="standard deviation of the average, as a share of the steps so far"
+    )
+    parser.add_argument("--step", type=int, help="step of a snapshot, after which the average ends (the last one)")
+    parser.add_argument("--output", type=bundle_path, required=True, help="folder for model.pt and model.json")
+    parser.set_defaults(handler=_average)
 
 
 def add_export(subparsers: Any) -> None:
@@ -57,6 +73,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     from medfusion_monai.demo.run_demo import run_demo
 
     run_demo(arguments.bundle, arguments.output, arguments.seed)
+    return 0
+
+
+def _average(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.weights.power_average import write_average
+
+    path, error = write_average(arguments.snapshots, arguments.output, arguments.length, arguments.step)
+    print(f"{path}  profile met to within {error:.1%}")
     return 0
 
 

@@ -1,15 +1,22 @@
-"""Classifier-free guidance (Ho and Salimans 2022): dropped labels in training, two predictions in sampling."""
+"""Classifier-free guidance (Ho and Salimans 2022): dropped labels in training, two predictions in sampling.
+
+Also guidance by a worse version of the network (Karras et al. 2024), and either on an interval of noise levels
+(Kynkäänniemi et al. 2024).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medfusion_monai.diffusion.denoiser import Denoiser
+from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.runtime.values import is_number
 
 
 def drop_labels(
@@ -67,3 +74,83 @@ def guided_denoiser(
         return negative_prediction + guidance_scale * (positive_prediction - negative_prediction)
 
     return plain if guidance_scale == 1.0 else guided
+
+
+class Guide(nn.Module):
+    """A UNet that guides another one, which is better trained or larger.
+
+    Args:
+        unet: called as the UNet that it guides, on the same latents.
+        sha256: of its weights file, for manifests.
+    """
+
+    def __init__(self, unet: nn.Module, sha256: str) -> None:
+        super().__init__()
+        self.unet, self.sha256 = unet, sha256
+
+
+def autoguided_denoiser(
+    unet: Callable[..., Tensor], worse: Callable[..., Tensor], class_labels: Tensor, guidance_scale: float
+) -> Denoiser:
+    """Guide a UNet by a worse version of itself with the same labels (Karras et al. 2024).
+
+    The prediction is ``worse + guidance_scale * (better - worse)``: away from the errors that the worse one makes more
+    of, not towards the label, so that samples stay diverse. Computed in the latents' dtype.
+
+    Args:
+        unet: called as ``unet(x, timesteps=..., class_labels=...)``.
+        worse: called likewise.
+        class_labels: (B,) integers.
+        guidance_scale: 1 for the UNet alone.
+    """
+    better = guided_denoiser(unet, class_labels)
+    weaker = guided_denoiser(worse, class_labels)
+
+    def guided(latents: Tensor, timesteps: Tensor) -> Tensor:
+        start = weaker(latents, timesteps)
+        return start + guidance_scale * (better(latents, timesteps) - start)
+
+    return guided
+
+
+def checked_interval(interval: Any) -> list[float] | None:
+    """Return an interval of noise levels as two floats, or None for all noise levels.
+
+    Raises:
+        ValueError: for anything but two finite numbers, the first not negative and smaller than the second.
+    """
+    if interval is None:
+        return None
+    numbers = list(interval) if isinstance(interval, list | tuple) else []
+    if len(numbers) != 2 or not all(map(is_number, numbers)) or not 0 <= numbers[0] < numbers[1]:
+        raise ValueError(
+            "guidance_interval must be two noise levels (sigma / signal), 0 <= low < high, e.g. [0.3, 3], or null for "
+            f"all noise levels, received {interval!r}"
+        )
+    return [float(number) for number in numbers]
+
+
+def within_interval(
+    guided: Denoiser, plain: Denoiser, schedule: NoiseSchedule, interval: Sequence[float] | None
+) -> Denoiser:
+    """Guide only at noise levels above ``low`` and up to ``high`` (Kynkäänniemi et al. 2024).
+
+    They found guidance harmful at high noise levels and largely unnecessary at low ones. Outside the interval only the
+    plain prediction is computed.
+
+    Args:
+        guided: used in the interval.
+        plain: used outside.
+        schedule: of the timesteps.
+        interval: ``low`` and ``high`` as sigma / signal, see ``NoiseSchedule.noise_to_signal``; None for ``guided``
+            everywhere.
+    """
+    if interval is None:
+        return guided
+    low, high = interval
+
+    def chosen(latents: Tensor, timesteps: Tensor) -> Tensor:
+        level = schedule.noise_to_signal(int(timesteps[0]))  # samplers use the same timestep for the whole batch
+        return (guided if low < level <= high else plain)(latents, timesteps)
+
+    return chosen

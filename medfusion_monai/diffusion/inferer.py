@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,14 @@ import torch
 from monai.inferers.inferer import Inferer
 from torch import Tensor
 
-from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.denoiser import Denoiser
+from medfusion_monai.diffusion.guidance import (
+    Guide,
+    autoguided_denoiser,
+    checked_interval,
+    guided_denoiser,
+    within_interval,
+)
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
@@ -21,7 +27,18 @@ from medfusion_monai.runtime.dtype import DTYPES, autocast
 from medfusion_monai.runtime.errors import is_out_of_memory
 from medfusion_monai.runtime.out_of_memory import BatchTooLargeError, largest_that_fits
 from medfusion_monai.runtime.seeds import generators, randn
-from medfusion_monai.runtime.values import is_whole
+from medfusion_monai.runtime.values import is_number, is_whole
+
+SETTINGS = (
+    "sampler",
+    "num_inference_steps",
+    "spacing",
+    "guidance_scale",
+    "eta",
+    "negative_label",
+    "guidance_interval",
+)
+"""Settings of a sampler that are stored with weights and listed in manifests."""
 
 
 class LatentDiffusionSampler(Inferer):
@@ -45,10 +62,14 @@ class LatentDiffusionSampler(Inferer):
             and ``logsnr`` with the others.
         dtype: of the networks' convolutions and matrix products, by autocast: float32, bfloat16 or float16.
         decode_batch_size: latents decoded at a time, to limit memory; None for all.
+        guidance_interval: noise levels, ``[low, high]`` as sigma / signal, between which guidance is used (see
+            ``within_interval``); None for all.
+        guide: a worse version of the UNet, whose prediction takes the place of the unconditional one (see
+            ``autoguided_denoiser``); moved to the device of the labels.
 
     Raises:
-        ValueError: for a setting out of range, an eta that the sampler does not support, or a negative label
-            without guidance.
+        ValueError: for a setting out of range, an eta that the sampler does not support, a negative label, an interval
+            or a guide without guidance, or both a negative label and a guide.
     """
 
     def __init__(
@@ -64,14 +85,15 @@ class LatentDiffusionSampler(Inferer):
         spacing: Spacing | None = None,
         dtype: torch.dtype = torch.float32,
         decode_batch_size: int | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        guide: Guide | None = None,
     ) -> None:
         super().__init__()
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {tuple(SAMPLERS)}, received {sampler!r}")
-        if not _is_number(guidance_scale):
-            raise ValueError(f"guidance_scale must be a number, 1 for no guidance, received {guidance_scale!r}")
-        if negative_label is not None and guidance_scale == 1.0:
-            raise ValueError("negative_label has no effect at guidance_scale 1: raise guidance_scale or drop it")
+        _check_guidance(
+            guidance_scale, negative_label=negative_label, guidance_interval=guidance_interval, guidance_model=guide
+        )
         if dtype not in DTYPES.values():
             raise ValueError(f"dtype must be one of {tuple(DTYPES.values())}, received {dtype!r}")
         if decode_batch_size is not None and (not is_whole(decode_batch_size) or decode_batch_size < 1):
@@ -86,6 +108,8 @@ class LatentDiffusionSampler(Inferer):
         self.guidance_scale = float(guidance_scale)
         self.eta = _checked_eta(eta, sampler, schedule)
         self.negative_label = negative_label
+        self.guidance_interval = checked_interval(guidance_interval)
+        self.guide = guide
         self.null_label = null_label
         self.dtype = dtype
         self.decode_batch_size = decode_batch_size
@@ -98,8 +122,7 @@ class LatentDiffusionSampler(Inferer):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that a sample depends on besides weights, label, seed and schedule, as plain data."""
-        names = ("sampler", "num_inference_steps", "spacing", "guidance_scale", "eta", "negative_label")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in SETTINGS}
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -141,6 +164,7 @@ class LatentDiffusionSampler(Inferer):
     def _too_large(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int], reason: str) -> BatchTooLargeError:
         short = copy.copy(self)  # one step needs as much memory as all of them
         short.sampler, short.eta, short.num_inference_steps = "ddim", 0.0, 1
+        short.guidance_interval = None  # the only step must be a guided one
         fits = largest_that_fits(lambda count: short._sample(inputs[:count], network, seeds[:count]), len(inputs))
         advice = (
             f"{fits} were measured to fit: sample with --batch_size {fits}"
@@ -164,12 +188,30 @@ class LatentDiffusionSampler(Inferer):
         def draw_noise() -> Tensor:
             return randn(shape, sources, inputs.device)
 
-        denoiser = guided_denoiser(network.unet, inputs, self.guidance_scale, self.negative_label, self.null_label)
+        denoiser = self._denoiser(network, inputs)
         sampler = SAMPLERS[self.sampler]
         fresh: dict[str, Any] = {"eta": self.eta, "draw_noise": draw_noise} if sampler.fresh_noise else {}
         settings = (self.schedule, self.num_inference_steps)
         with autocast(inputs.device, self.dtype):  # around all steps, so that weights are converted once
             return sampler.sample(denoiser, draw_noise(), *settings, spacing=self.spacing, **fresh)
+
+    def _denoiser(self, network: Medfusion, labels: Tensor) -> Denoiser:
+        unet, scale = network.unet, self.guidance_scale
+        if self.guide is None:
+            guided = guided_denoiser(unet, labels, scale, self.negative_label, self.null_label)
+        else:
+            guided = autoguided_denoiser(unet, self.guide.to(labels.device).unet, labels, scale)
+        return within_interval(guided, guided_denoiser(unet, labels), self.schedule, self.guidance_interval)
+
+
+def _check_guidance(scale: Any, **options: Any) -> None:
+    if not is_number(scale):
+        raise ValueError(f"guidance_scale must be a number, 1 for no guidance, received {scale!r}")
+    for name, value in options.items():
+        if value is not None and scale == 1.0:
+            raise ValueError(f"{name} has no effect at guidance_scale 1: raise guidance_scale or drop {name}")
+    if options["guidance_model"] is not None and options["negative_label"] is not None:
+        raise ValueError("negative_label and guidance_model are two ways of guidance: drop one of them")
 
 
 def _refuse_images(inputs: Tensor) -> None:
@@ -183,7 +225,7 @@ def _refuse_images(inputs: Tensor) -> None:
 def _checked_eta(eta: float | None, sampler: str, schedule: NoiseSchedule) -> float:
     if eta is None:
         return 1.0 if SAMPLERS[sampler].fresh_noise and schedule.variance_preserving else 0.0
-    if not _is_number(eta) or not 0.0 <= eta <= 1.0:
+    if not is_number(eta) or not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must be between 0 and 1, received {eta!r}")
     if eta > 0.0 and not SAMPLERS[sampler].fresh_noise:
         raise ValueError(
@@ -195,7 +237,3 @@ def _checked_eta(eta: float | None, sampler: str, schedule: NoiseSchedule) -> fl
             f"eta must be 0, or left out, with schedule 'flow', which allows no fresh noise, received {eta:g}"
         )
     return float(eta)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

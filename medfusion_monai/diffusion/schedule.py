@@ -85,6 +85,14 @@ class NoiseSchedule(Described, nn.Module):
         for name, values in buffers.items():
             self.register_buffer(name, values.float(), persistent=False)
 
+    def noise_to_signal(self, timestep: int) -> float:
+        """Return sigma / signal, the noise level of the variance-exploding form; infinite where no signal is left.
+
+        It does not depend on how a schedule scales its latents, so that one value means the same in all schedules.
+        """
+        signal, sigma = self.exact_signal[timestep], self.exact_sigma[timestep]
+        return sigma / signal if signal > 0.0 else math.inf
+
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Diffuse latents (B, C, h, w) to timesteps (B,) (Ho et al. 2020, equation 4)."""
         signal, sigma = self._scales_at(timesteps)

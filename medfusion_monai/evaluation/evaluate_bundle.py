@@ -33,7 +33,7 @@ from medfusion_monai.evaluation.reconstructions import (
 )
 from medfusion_monai.evaluation.report_parts import add_fidelity, add_neighbours, add_real_baseline, add_steering
 from medfusion_monai.evaluation.settings import RESERVED, check_kinds
-from medfusion_monai.evaluation.step_sweep import sweep_identity, sweep_rows
+from medfusion_monai.evaluation.step_sweep import guidance_words, sweep_identity, sweep_rows
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.report.builder import Draft
@@ -291,7 +291,7 @@ class Evaluation:
             "name": OURS,
             "note": f"{num_samples} images per class and number of steps, with the same seeds each time, against "
             f"{len(reference)} reference images; sampler {sampler.sampler}, spacing "
-            f"{sampler.spacing}, eta {sampler.eta:g}, guidance {sampler.guidance_scale:g}.",
+            f"{sampler.spacing}, eta {sampler.eta:g}, guidance {guidance_words(sampler)}.",
             "rows": sweep_rows(network, sampler, plan, steps, reference, self.extraction, *options),
         }
 

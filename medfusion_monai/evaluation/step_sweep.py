@@ -25,8 +25,26 @@ from medfusion_monai.runtime.distributed import from_first
 from medfusion_monai.runtime.dtype import precision_name
 from medfusion_monai.runtime.files import file_sha256
 
-IDENTIFYING = ("sampler", "spacing", "guidance_scale", "eta", "negative_label", "null_label", "latent_shape")
+IDENTIFYING = (
+    "sampler",
+    "spacing",
+    "guidance_scale",
+    "guidance_interval",
+    "eta",
+    "negative_label",
+    "null_label",
+    "latent_shape",
+)
 """Settings of the sampler that its images depend on, besides the number of steps."""
+
+
+def guidance_words(sampler: LatentDiffusionSampler) -> str:
+    """Return scale and interval of a sampler's guidance in words."""
+    words = f"{sampler.guidance_scale:g}"
+    if sampler.guidance_interval is None:
+        return words
+    low, high = sampler.guidance_interval
+    return f"{words} at noise levels from {low:g} to {high:g}"
 
 
 def sweep_identity(
@@ -42,6 +60,7 @@ def sweep_identity(
     """
     return {
         **{name: getattr(sampler, name) for name in IDENTIFYING},
+        "guide": None if sampler.guide is None else sampler.guide.sha256,
         "schedule": [sampler.schedule.prediction_type, sampler.schedule.exact_signal, sampler.schedule.exact_sigma],
         "precision": precision_name(sampler.dtype),
         "network": str(network),  # the groups of a norm, for example, are in no weight

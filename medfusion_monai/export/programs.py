@@ -86,6 +86,7 @@ def sampling_facts(sampler: LatentDiffusionSampler) -> dict[str, Any]:
         "sigma": [schedule.exact_sigma[timestep] for timestep in timesteps],
         "guidance_scale": sampler.guidance_scale,
         "negative_label": sampler.negative_label,
+        "guidance_interval": sampler.guidance_interval,
         "eta": sampler.eta,
     }
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medfusion_monai.diffusion.inferer import SETTINGS
 from medfusion_monai.model import Model, load
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.weights.model_info import describe_model
 from medfusion_monai.weights.places import find_weights
 
 IMAGE = ("resize_mode", "dicom_modalities")
-SAMPLER = ("sampler", "num_inference_steps", "spacing", "eta", "guidance_scale", "negative_label")
-TRAINING = ("images", "image_count", "steps", "images_per_step")
+TRAINING = ("images", "image_count", "steps", "images_per_step", "average")
 
 
 def open_model(model_file: str | Path) -> Model:
@@ -53,7 +53,7 @@ def public_info(model: Model) -> dict[str, Any]:
         **describe_model(
             model.network,
             model.schedule,
-            sampler=known(found.get("sampler"), SAMPLER),
+            sampler=known(found.get("sampler"), SETTINGS),
             image=known(found.get("image"), IMAGE),
             training=known(found.get("training"), TRAINING),
             class_shares=model.class_shares,

@@ -63,21 +63,23 @@ def lay_out_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def make_ready(
-    network: nn.Module,
+    network: nn.Module | None,
     device: torch.device | str,
     dtype: torch.dtype,
     channels_last: bool | str = "auto",
     compiled: bool = False,
 ) -> None:
-    """Move a ``Medfusion`` to a device and prepare it for sampling.
+    """Move a ``Medfusion``, or the ``Guide`` of one, to a device and prepare it for sampling.
 
     Args:
-        network: changed in place.
+        network: changed in place; None for nothing to do.
         device: target device.
         dtype: type in which it will run.
         channels_last: as for ``choose_channels_last``.
         compiled: whether to compile its UNet.
     """
+    if network is None:
+        return
     unet: Any = network.unet
     lay_out(network.to(device), choose_channels_last(channels_last, device, dtype, widths(unet)))
     compile_network(unet, compiled, device)

@@ -14,6 +14,11 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number; True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_bool(**values: Any) -> None:
     """Raise a ValueError unless the values of these keys are true or false."""
     for name, value in values.items():
@@ -24,8 +29,7 @@ def check_bool(**values: Any) -> None:
 def check_numbers(least: float = 0.0, above: bool = False, **values: Any) -> None:
     """Raise a ValueError unless the values of these keys are finite numbers of at least (or above) ``least``."""
     for name, value in values.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or value < least or (above and value == least):
+        if not is_number(value) or value < least or (above and value == least):
             bound = f"above {least:g}" if above else f"of at least {least:g}"
             raise ValueError(f"{name} must be a finite number {bound}, received {value!r}")
 

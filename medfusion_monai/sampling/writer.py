@@ -56,6 +56,7 @@ def sample_settings(
     return {
         "copy_guard": guard_sha256,
         **inferer.settings(),
+        "guidance_model": "none" if inferer.guide is None else inferer.guide.sha256,
         "prediction_type": inferer.schedule.prediction_type,
         "networks": description_digest(network.autoencoder, network.unet, inferer.schedule),
         "precision": precision_name(inferer.dtype),

@@ -30,7 +30,9 @@ from medfusion_monai.runtime.distributed import data_parallel, world_size
 from medfusion_monai.runtime.dtype import MixedPrecisionInferer
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.memory_format import choose_channels_last, compile_network, lay_out, widths
+from medfusion_monai.runtime.values import check_optional_counts
 from medfusion_monai.training.diffusion_step import DiffusionStep
+from medfusion_monai.training.handlers.average_snapshots import AverageSnapshots
 from medfusion_monai.training.handlers.checkpoint import BestWeights
 from medfusion_monai.training.handlers.ema import AveragedWeights
 from medfusion_monai.training.handlers.image_grid import sample_rows
@@ -74,6 +76,8 @@ class DiffusionTraining(SupervisedTrainer):
         batch_size: images per step and process.
         micro_batch_size: images that pass through the UNet at a time; None for all.
         label_dropout: probability of dropping the label of a sample.
+        average_snapshots: the most snapshots of two averages to store in the checkpoints' folder, from which averages
+            of other lengths and earlier steps are rebuilt, see ``AverageSnapshots``; None for none.
         train_handlers: further handlers of the trainer, attached before its checkpoints.
         val_handlers: further handlers of the evaluator.
     """
@@ -98,6 +102,7 @@ class DiffusionTraining(SupervisedTrainer):
         batch_size: int,
         micro_batch_size: int | None = None,
         label_dropout: float = 0.5,
+        average_snapshots: int | None = None,
         train_handlers: Sequence[Any] = (),
         val_handlers: Sequence[Any] = (),
     ) -> None:
@@ -110,6 +115,11 @@ class DiffusionTraining(SupervisedTrainer):
         self.step = DiffusionStep(micro_batch_size, run.dtype)
         self.ema = AveragedWeights(self.unet)
         self.averaged_model = Medfusion(self.autoencoder, self.ema.module, network.class_names, network.image_size)
+        check_optional_counts(2, average_snapshots=average_snapshots)
+        self.snapshots: AverageSnapshots | None = None
+        if average_snapshots is not None:
+            folder = run.ckpt_dir / "averages"
+            self.snapshots = AverageSnapshots(self.unet, folder, average_snapshots, self.autoencoder, self.describe)
         self.best = BestWeights(run.model_file, self.averaged_model, "diffusion_val_loss", info=self.describe)
         built, self.lr_scheduler = optimizer.build(self.unet.parameters(), steps)
         self.label_dropout = label_dropout
@@ -188,7 +198,8 @@ class DiffusionTraining(SupervisedTrainer):
         """Move everything that a step needs to the device."""
         device, unet = self.training_run.device, self.unet
         channels_last = choose_channels_last(self.training_run.channels_last, device, self.step.dtype, widths(unet))
-        for network in (unet, self.ema.module):
+        averages = self.snapshots.modules.values() if self.snapshots is not None else ()
+        for network in (unet, self.ema.module, *averages):
             lay_out(network.to(device), channels_last)
         parts: tuple[Any, ...] = (self.autoencoder, self.schedule, self.loss_function)
         for part in parts:
@@ -197,6 +208,8 @@ class DiffusionTraining(SupervisedTrainer):
     def _attach_handlers(self) -> StopOnSignal:
         if self._stop is None:
             self.ema.attach(self)
+            if self.snapshots is not None:
+                self.snapshots.attach(self)
             self._stop = self._attach_shared_handlers()
         return self._stop
 
@@ -217,6 +230,7 @@ class DiffusionTraining(SupervisedTrainer):
                     "ema": self.ema,
                     "best": self.best,
                     "step": self.step,
+                    **({} if self.snapshots is None else {"snapshots": self.snapshots}),
                 },
                 settings=self._settings(),
                 changeable=self._changeable(),
@@ -286,6 +300,8 @@ class DiffusionTraining(SupervisedTrainer):
             "label_dropout": self.label_dropout,
             # Or phase one could continue, and the UNet would be trained partly on other latents.
             "autoencoder": file_sha256(self.training_run.autoencoder_file),
+            # These averages begin with the training.
+            **({} if self.snapshots is None else {"average_snapshots": True}),
         }
 
     def _changeable(self) -> dict[str, Any]:

@@ -117,6 +117,34 @@ def test_folder_of_another_run_is_refused(changed, infer):
     assert contents(folder) == before
 
 
+def test_interval_of_the_guidance_is_listed_and_part_of_the_run(infer):
+    folder = infer(label=1, num_samples=1, guidance_scale=2.0, guidance_interval=[0.3, 3])
+    assert manifest(folder)[0]["guidance_interval"] == "[0.3, 3.0]"
+    assert contents(infer(label=1, num_samples=1, guidance_scale=2.0, guidance_interval=[0.3, 3.0])) == contents(folder)
+    with pytest.raises(RuntimeError) as caught:
+        infer(label=1, num_samples=1, guidance_scale=2.0)
+    assert "guidance_interval [0.3, 3.0], this run has None" in str(first_cause(caught.value))
+
+
+def test_guide_is_listed_by_its_checksum_and_part_of_the_run(infer, lively, trained):
+    earlier = trained / "models"  # the same autoencoder is needed
+    state = torch.load(lively / "model.pt", weights_only=True)
+    own = torch.load(earlier / "model.pt", weights_only=True)
+    file = lively.parent / "earlier" / "model.pt"
+    file.parent.mkdir(exist_ok=True)
+    torch.save({name: state[name] if name.startswith("autoencoder.") else own[name] for name in own}, file)
+    shutil.copy(lively / "model.json", file.parent)
+    settings = {"label": 1, "num_samples": 1, "guidance_scale": 2.0}
+    folder = infer(**settings, guidance_model=str(file))
+    assert manifest(folder)[0]["guidance_model"] == file_sha256(file)
+    plain = infer("plain", **settings)
+    assert manifest(plain)[0]["guidance_model"] == "none"
+    assert contents(plain)["1_cardiomegaly_000000.png"] != contents(folder)["1_cardiomegaly_000000.png"]
+    with pytest.raises(RuntimeError) as caught:
+        infer(**settings)
+    assert "this run has none" in str(first_cause(caught.value))
+
+
 def test_rerun_may_spell_its_settings_in_another_way(infer):
     settings = {"label": 1, "num_samples": 1, "guidance_scale": 2.0, "eta": 0.0, "negative_label": 0}
     whole = contents(infer(**settings))
@@ -176,6 +204,10 @@ def test_size_is_a_multiple_of_what_this_autoencoder_divides_by(bundle, dataset_
         ({"negative_label": "none"}, ["negative_label", "'none'", "no_cardiomegaly"]),
         ({"negative_label": [1], "guidance_scale": 2.0}, ["negative_label", "[1]", "a list of 2"]),
         ({"negative_label": 1, "guidance_scale": 1.0}, ["negative_label", "guidance_scale"]),
+        ({"guidance_interval": [0.3, 3]}, ["guidance_interval", "guidance_scale 1"]),
+        ({"guidance_interval": [3, 0.3], "guidance_scale": 2.0}, ["guidance_interval", "low < high", "[3, 0.3]"]),
+        ({"guidance_model": "nowhere.pt", "guidance_scale": 2.0}, ["guidance_model", "nowhere.pt", "does not exist"]),
+        ({"guidance_interval": 3, "guidance_scale": 2.0}, ["guidance_interval", "two noise levels", "3"]),
         ({"output_format": "jpeg"}, ["jpeg", "png16"]),
         ({"image_channels": 3}, ["model.pt", "image_channels 1, this run has 3"]),
         ({"batch_size": 0}, ["batch_size"]),

@@ -14,6 +14,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from PIL import Image
 
+import medfusion_monai as mf
+from medfusion_monai.cli import main
 from medfusion_monai.runtime.errors import first_cause
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
@@ -550,3 +552,58 @@ def test_class_that_loses_all_its_files_is_named(refused, rare_data):
         if item["label"] == 1:
             (rare_data / item["image"]).write_bytes(b"no image at all")
     assert "['cardiomegaly']" in refused(dataset_dir=str(rare_data), unreadable="skip")
+
+
+@pytest.fixture(scope="module")
+def with_snapshots(bundle, trained, dataset_dir, tmp_path_factory):
+    """A folder with a second training of phase two, which stored snapshots of its averages."""
+    folder = tmp_path_factory.mktemp("snapshots")
+    shutil.copytree(trained / "models", folder / "models", ignore=lambda *_: ["model.pt", "model.json"])
+    bundle("train_diffusion", dataset_dir=str(dataset_dir), average_snapshots=4, **folders(folder))
+    return folder
+
+
+def test_snapshots_of_averages_change_nothing_else(with_snapshots, trained):
+    for name in ("model.pt", "model.json"):
+        assert (with_snapshots / "models" / name).read_bytes() == (trained / "models" / name).read_bytes()
+    assert not (trained / "runs" / "checkpoints" / "averages").exists()
+
+
+def test_average_of_an_earlier_step_is_written_and_guides_the_model(with_snapshots, bundle, tmp_path, capsys):
+    snapshots, output = with_snapshots / "runs" / "checkpoints" / "averages", tmp_path / "earlier"
+    assert sorted(path.name for path in snapshots.iterdir()) == ["2.pt", "4.pt"]
+    arguments = ["--snapshots", str(snapshots), "--length", "0.08", "--step", "2", "--output", str(output)]
+    assert main(["average", *arguments]) == 0
+    assert str(output / "model.pt") in capsys.readouterr().out
+    model = mf.load(output, "cpu")
+    assert (model.info["training"]["steps"], model.info["training"]["average"]) == (2, 0.08)
+    assert model.sample(0, num_inference_steps=2).isfinite().all()
+    places = {"model_dir": str(with_snapshots / "models"), "output_dir": str(tmp_path / "samples")}
+    bundle("inference", "inference.yaml", num_samples=1, guidance_scale=2.0, guidance_model=str(output), **places)
+    assert len(list((tmp_path / "samples").glob("*.png"))) == 2
+
+
+def test_training_with_snapshots_resumes_as_if_it_had_not_stopped(with_snapshots, bundle, dataset_dir, tmp_path):
+    shutil.copytree(with_snapshots / "models", tmp_path / "models", ignore=lambda *_: ["model.pt", "model.json"])
+    settings = {"dataset_dir": str(dataset_dir), "average_snapshots": 4, **folders(tmp_path)}
+    for steps in (2, 4):
+        bundle("train_diffusion", **settings, diffusion_steps=steps, diffusion_lr_decay="constant")
+    unbroken = folders(tmp_path) | {"output_dir": str(tmp_path / "unbroken")}
+    bundle("train_diffusion", **settings | unbroken, diffusion_lr_decay="constant")
+    places = [tmp_path / run / "checkpoints" / "averages" / "4.pt" for run in ("runs", "unbroken")]
+    ours, theirs = (load(place)["averages"] for place in places)
+    assert all(same_weights(ours[length], theirs[length]) for length in ours)
+
+
+def test_snapshots_cannot_begin_in_the_middle_of_a_training(bundle, trained, dataset_dir, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    with pytest.raises(RuntimeError) as caught:
+        bundle("train_diffusion", dataset_dir=str(dataset_dir), average_snapshots=4, **folders(tmp_path / "copy"))
+    assert "average_snapshots was not set, now it is true" in str(first_cause(caught.value))
+
+
+@pytest.mark.parametrize("count", [1, 2.5, True, "all"])
+def test_number_of_snapshots_that_makes_no_sense_is_refused(count, bundle, dataset_dir, tmp_path):
+    with pytest.raises(RuntimeError) as caught:
+        bundle("train_diffusion", dataset_dir=str(dataset_dir), average_snapshots=count, **folders(tmp_path))
+    assert "average_snapshots must be a whole number of at least 2" in str(first_cause(caught.value))

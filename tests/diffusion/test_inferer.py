@@ -1,10 +1,12 @@
+import copy
+
 import pytest
 import torch
 from monai.inferers import Inferer
 from torch import nn
 
 from medfusion_monai.diffusion.ddim import ddim_sample
-from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.guidance import Guide, autoguided_denoiser, guided_denoiser
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.multistep import dpm_solver_sample, unipc_sample
 from medfusion_monai.diffusion.schedule import NoiseSchedule
@@ -69,6 +71,7 @@ def test_images_have_their_shape_and_range_and_are_not_all_clipped(network):
         {},
         {"eta": 0.0},
         {"guidance_scale": 2.0},
+        {"guidance_scale": 2.0, "guidance_interval": [0.3, 3.0]},
         {"sampler": "dpm_solver"},
         {"sampler": "unipc", "guidance_scale": 2.0, "decode_batch_size": 1},
     ],
@@ -114,6 +117,170 @@ def test_each_setting_changes_the_image(network, settings):
 def test_negative_label_changes_guided_images(network):
     plain, negative = sampler(guidance_scale=3.0), sampler(guidance_scale=3.0, negative_label=0)
     assert not torch.allclose(plain(LABELS, network, SEEDS), negative(LABELS, network, SEEDS), atol=1e-3)
+
+
+def test_interval_changes_guided_images_unless_it_contains_all_noise_levels(network):
+    guided = sampler(guidance_scale=3.0)(LABELS, network, SEEDS)
+    inside = sampler(guidance_scale=3.0, guidance_interval=[0.3, 3])(LABELS, network, SEEDS)
+    assert not torch.allclose(inside, guided, atol=1e-3)
+    everywhere = sampler(guidance_scale=3.0, guidance_interval=[0, 1e6])(LABELS, network, SEEDS)
+    assert torch.equal(everywhere, guided)
+
+
+def test_interval_without_a_timestep_is_no_guidance(network):
+    nowhere = sampler(guidance_scale=3.0, guidance_interval=[1e6, 1e7])(LABELS, network, SEEDS)
+    assert torch.equal(nowhere, sampler()(LABELS, network, SEEDS))
+
+
+class TwoGaussians:
+    """The exact denoiser of latents around 1 with label 0 and around -1 without, of standard deviation 0.5."""
+
+    autoencoder = None
+
+    def __init__(self, schedule):
+        self.schedule, self.calls = schedule, []
+
+    def unet(self, x, timesteps, class_labels):
+        self.calls.append(len(x))
+        timestep = int(timesteps[0])
+        mean = torch.where(class_labels == 0, 1.0, -1.0)[:, None, None, None].to(x.dtype)
+        variance = self.schedule.noise_to_signal(timestep) ** 2
+        return (0.25 * x / self.schedule.exact_signal[timestep] + variance * mean) / (0.25 + variance)
+
+
+@pytest.mark.parametrize(
+    ("interval", "means"),
+    [
+        (None, [(0.0, 3.0)]),
+        ([0.5, 4.0], [(4.0, 1.0), (0.5, 3.0), (0.0, 1.0)]),
+        ([1.0, 1e6], [(1.0, 3.0), (0.0, 1.0)]),
+        ([1e6, 1e7], [(0.0, 1.0)]),
+    ],
+)
+def test_guided_gaussian_follows_the_exact_solution(interval, means):
+    # Guidance 2 moves the mean from 1 to -1 + 2 * 2 = 3. Where the mean is m, (y - m) / sqrt(0.25 + level^2) is
+    # constant along the probability flow, with y the noisy latents over the signal.
+    schedule = NoiseSchedule(prediction_type="sample")
+    settings = {"num_inference_steps": 1000, "eta": 0.0, "guidance_scale": 2.0, "guidance_interval": interval}
+    inferer, gaussians = LatentDiffusionSampler(schedule, (1, 2, 2), **settings), TwoGaussians(schedule)
+    latents = inferer.sample_latents(torch.zeros(2, dtype=torch.long), gaussians, [5, 6])
+    level = schedule.noise_to_signal(999)
+    exact = randn((1, 2, 2), generators([5, 6])) / schedule.exact_signal[999]
+    for end, mean in means:
+        exact, level = mean + (exact - mean) * ((0.25 + end**2) / (0.25 + level**2)) ** 0.5, end
+    torch.testing.assert_close(latents, exact, rtol=0, atol=0.03)
+
+
+def test_outside_the_interval_only_the_conditional_network_runs():
+    schedule = NoiseSchedule(prediction_type="sample")
+    settings = {"num_inference_steps": 30, "spacing": "logsnr", "guidance_scale": 2.0, "guidance_interval": [0.3, 3]}
+    inferer, gaussians = LatentDiffusionSampler(schedule, (1, 2, 2), **settings), TwoGaussians(schedule)
+    inferer.sample_latents(torch.zeros(2, dtype=torch.long), gaussians, [5, 6])
+    levels = [schedule.noise_to_signal(timestep) for timestep in inferer.timesteps]
+    assert gaussians.calls == [4 if 0.3 < level <= 3 else 2 for level in levels]
+    assert gaussians.calls.count(4) == 8
+
+
+def test_memory_is_measured_with_guidance_also_where_the_first_step_has_none(network, monkeypatch):
+    forward = network.unet.forward
+
+    def at_most_four(x, **keywords):
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(x, **keywords)
+
+    monkeypatch.setattr(network.unet, "forward", at_most_four)
+    with pytest.raises(BatchTooLargeError, match="sample with --batch_size 2 "):
+        sampler(guidance_scale=2.0, guidance_interval=[0.3, 3])(LABELS, network, SEEDS)
+
+
+@pytest.fixture(scope="module")
+def worse(network):
+    """The UNet with disturbed weights."""
+    unet = copy.deepcopy(network.unet)
+    generator = torch.Generator().manual_seed(1)
+    for weight in unet.parameters():
+        weight.data += 0.03 * torch.randn(weight.shape, generator=generator)
+    return Guide(unet, "ab" * 32)
+
+
+@pytest.mark.parametrize("name", ["ddim", "unipc"])
+def test_guide_of_the_same_weights_is_no_guidance(name, network):
+    same = sampler(sampler=name, guidance_scale=3.0, guide=Guide(network.unet, "ab" * 32))
+    assert torch.equal(same(LABELS, network, SEEDS), sampler(sampler=name)(LABELS, network, SEEDS))
+
+
+def test_guide_changes_the_image_only_in_the_interval(network, worse):
+    plain = sampler()(LABELS, network, SEEDS)
+    guided = sampler(guidance_scale=3.0, guide=worse)(LABELS, network, SEEDS)
+    assert not torch.allclose(guided, plain, atol=1e-3)
+    inside = sampler(guidance_scale=3.0, guide=worse, guidance_interval=[0.3, 3])(LABELS, network, SEEDS)
+    assert not torch.allclose(inside, guided, atol=1e-3)
+    assert not torch.allclose(inside, plain, atol=1e-3)
+    nowhere = sampler(guidance_scale=3.0, guide=worse, guidance_interval=[1e6, 1e7])(LABELS, network, SEEDS)
+    assert torch.equal(nowhere, plain)
+
+
+def test_guided_latents_are_those_of_the_formula_of_two_networks(network, worse):
+    schedule, noise = NoiseSchedule(prediction_type="v_prediction"), randn((4, 3, 2), generators(SEEDS))
+
+    def denoiser(latents, timesteps):
+        one, other = (unet(latents, timesteps=timesteps, class_labels=LABELS) for unet in (network.unet, worse.unet))
+        return 2.5 * one - 1.5 * other
+
+    with torch.no_grad():
+        expected = ddim_sample(denoiser, noise, schedule, 6, 0.0)
+        same = ddim_sample(autoguided_denoiser(network.unet, worse.unet, LABELS, 2.5), noise, schedule, 6, 0.0)
+    latents = sampler(guidance_scale=2.5, guide=worse, eta=0.0).sample_latents(LABELS, network, SEEDS)
+    assert torch.equal(latents, same)
+    torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_guide_of_a_wider_gaussian_narrows_the_samples():
+    # Both predict latents around 1, of standard deviation 0.5 and 1. At scale 2 the guided prediction is linear in the
+    # noisy latents as well, so that samples stay Gaussian around 1.
+    schedule = NoiseSchedule(prediction_type="sample")
+
+    class Around:
+        autoencoder = None
+
+        def __init__(self, variance):
+            self.variance = variance
+
+        def unet(self, x, timesteps, class_labels):
+            noise = schedule.noise_to_signal(int(timesteps[0])) ** 2
+            return (self.variance * x / schedule.exact_signal[int(timesteps[0])] + noise) / (self.variance + noise)
+
+    class Wide(Guide):
+        def __init__(self):
+            nn.Module.__init__(self)
+            self.unet = Around(1.0).unet
+
+    settings = {"num_inference_steps": 1000, "eta": 0.0, "guidance_scale": 2.0, "guide": Wide()}
+    latents = LatentDiffusionSampler(schedule, (1, 2, 2), **settings).sample_latents(
+        torch.zeros(2, dtype=torch.long), Around(0.25), [5, 6]
+    )
+    # dy / dlevel = level * (2 (y - 1) / (0.25 + level^2) - (y - 1) / (1 + level^2)), whose solution scales y - 1 by
+    # (0.25 + level^2) / sqrt(1 + level^2).
+    level = schedule.noise_to_signal(999)
+    start = randn((1, 2, 2), generators([5, 6])) / schedule.exact_signal[999]
+    exact = 1.0 + (start - 1.0) * 0.25 / ((0.25 + level**2) / (1.0 + level**2) ** 0.5)
+    torch.testing.assert_close(latents, exact, rtol=0, atol=0.03)
+
+
+def test_guided_image_is_the_same_alone_and_in_any_batch(network, worse):
+    sample = sampler(guidance_scale=2.0, guide=worse)
+    together = sample(LABELS, network, SEEDS)
+    for index in range(4):
+        alone = sample(LABELS[index : index + 1], network, SEEDS[index : index + 1])
+        torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-5)
+
+
+def test_guide_and_negative_label_exclude_each_other(worse):
+    with pytest.raises(ValueError, match="negative_label and guidance_model are two ways of guidance"):
+        sampler(guidance_scale=2.0, guide=worse, negative_label=0)
+    with pytest.raises(ValueError, match="guidance_model has no effect at guidance_scale 1"):
+        sampler(guide=worse)
 
 
 def test_without_seeds_the_global_random_state_decides(network):
@@ -250,6 +417,8 @@ def test_no_gradient_is_kept(network):
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number"),
         ({"negative_label": 0}, "negative_label has no effect at guidance_scale 1"),
         ({"negative_label": 0, "guidance_scale": 1}, "negative_label has no effect"),
+        ({"guidance_interval": [0.3, 3]}, "guidance_interval has no effect at guidance_scale 1"),
+        ({"guidance_interval": [3, 0.3], "guidance_scale": 2}, r"guidance_interval must be .*received \[3, 0.3\]"),
         ({"sampler": "euler"}, "sampler must be one of .*'ddim', 'dpm_solver', 'unipc'.*received 'euler'"),
         ({"sampler": "dpm_solver", "eta": 1.0}, r"eta 1 requires fresh noise.*'dpm_solver'.*--eta null"),
         ({"spacing": "even"}, "spacing must be one of .*'even'"),

@@ -44,7 +44,9 @@ def sample_without_pytorch(folder, facts, label, seed):
             timesteps=np.array([timestep, timestep]),
             class_labels=np.array([label, negative]),
         )
-        prediction = both[1:] + facts["guidance_scale"] * (both[:1] - both[1:])
+        low, high = facts["guidance_interval"] or (0.0, math.inf)
+        scale = facts["guidance_scale"] if low < sigma / max(signal, 1e-300) <= high else 1.0
+        prediction = both[1:] + scale * (both[:1] - both[1:])
         clean = clean_from(prediction, latents, signal, sigma, facts["prediction_type"])
         if following is None:
             return run("decoder", latents=clean.astype(np.float32))
@@ -98,6 +100,7 @@ SCHEDULES = {
     "no signal at first": {"prediction_type": "v_prediction", "zero_terminal_snr": True},
     "flow": {"prediction_type": "velocity", "schedule": "flow"},
 }
+INTERVALS = {"sample": [0.5, 20.0], "no signal at first": [0.3, 1e6]}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -108,6 +111,7 @@ def test_onnx_files_and_facts_sample_the_bundle_s_images_without_pytorch(schedul
         (8, 8, 12),
         num_inference_steps=5,
         guidance_scale=2.0,
+        guidance_interval=INTERVALS.get(schedule),
         eta=0.0,
         sampler=sampler,
     )

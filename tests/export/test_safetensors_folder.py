@@ -11,9 +11,8 @@ from monai.bundle import run
 from safetensors import safe_open
 
 from medfusion_monai.cli import main
-from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.inferer import SETTINGS, LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.export.public import SAMPLER
 from medfusion_monai.export.safetensors_folder import export_weights
 from medfusion_monai.model import load
 from medfusion_monai.runtime.errors import WeightsError
@@ -122,7 +121,7 @@ def test_only_known_keys_of_the_description_are_kept(written, model_file):
 
 
 def test_all_settings_of_the_sampler_are_kept():
-    assert set(SAMPLER) == set(LatentDiffusionSampler(NoiseSchedule()).settings())
+    assert set(SETTINGS) == set(LatentDiffusionSampler(NoiseSchedule()).settings())
 
 
 def test_weights_that_were_changed_afterwards_are_refused(written, network, tmp_path):

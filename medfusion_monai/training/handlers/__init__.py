@@ -1,5 +1,6 @@
 """Handlers that attach to the trainers."""
 
+from medfusion_monai.training.handlers.average_snapshots import AverageSnapshots
 from medfusion_monai.training.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from medfusion_monai.training.handlers.ema import AveragedWeights
 from medfusion_monai.training.handlers.image_grid import (
@@ -14,6 +15,7 @@ from medfusion_monai.training.handlers.progress import ProgressBar
 from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal, StoppedBySignal, leave_on_signals
 
 __all__ = [
+    "AverageSnapshots",
     "AveragedWeights",
     "BestWeights",
     "ImageGrid",

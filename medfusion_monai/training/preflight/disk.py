@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from medfusion_monai.runtime.files import in_words, nearest_existing
+from medfusion_monai.weights.power_average import LENGTHS
 
 COPIES = 3  # of a checkpoint: the newest, the previous, and the one being written
 ADAM = 2  # values that Adam keeps per weight
@@ -63,6 +64,20 @@ def check_disk(
 def num_bytes(network: nn.Module) -> int:
     """Return the bytes of a network's parameters and buffers."""
     return sum(value.numel() * value.element_size() for value in network.state_dict().values())
+
+
+def snapshots_bytes(folder: str | Path, count: int, autoencoder: nn.Module, unet: nn.Module) -> int:
+    """Return the bytes that ``AverageSnapshots`` still has to write, in its folder and in checkpoints.
+
+    Args:
+        folder: of the snapshots; existing files are subtracted.
+        count: the most snapshots to keep; one more is being written.
+        autoencoder: stored as it is.
+        unet: stored for each length in half precision, and in checkpoints as it is.
+    """
+    averages = len(LENGTHS) * num_bytes(unet)
+    written = sum(path.stat().st_size for path in Path(folder).glob("*.pt"))
+    return COPIES * averages + max(0, (count + 1) * (averages // 2 + num_bytes(autoencoder)) - written)
 
 
 def pictures_bytes(image_size: Sequence[int], rows: int, epochs: int, per_row: int = 8) -> int:

@@ -18,7 +18,7 @@ from medfusion_monai.runtime.values import (
     check_optional_counts,
     check_steps,
 )
-from medfusion_monai.training.preflight.disk import check_disk, latents_bytes, pictures_bytes
+from medfusion_monai.training.preflight.disk import check_disk, latents_bytes, pictures_bytes, snapshots_bytes
 from medfusion_monai.training.preflight.image_sample import check_sample
 from medfusion_monai.training.preflight.machine import check_device, check_versions
 from medfusion_monai.training.preflight.run_checks import Check, check_all, contact_sheet, is_rehearsal
@@ -140,6 +140,9 @@ class TrainingChecks:
         counts = (len(images.training), len(images.validation))
         for folder, count in zip(diffusion.latent_folders, counts, strict=False):  # no folders without a cache
             other[str(folder)] = latents_bytes(folder, count, channels, sides, 1 + len(diffusion.dataset.flips))
+        if diffusion.snapshots is not None:
+            folder, count = diffusion.snapshots.folder, diffusion.snapshots.count
+            other[str(folder)] = snapshots_bytes(folder, count, network.autoencoder, network.unet)
         return check_disk(
             run.ckpt_dir, run.model_dir, network.autoencoder, network.unet, autoencoder.adversarial, other
         )

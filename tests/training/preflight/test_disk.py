@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from medfusion_monai.training.preflight import disk
-from medfusion_monai.training.preflight.disk import check_disk, latents_bytes, pictures_bytes
+from medfusion_monai.training.preflight.disk import check_disk, latents_bytes, pictures_bytes, snapshots_bytes
 
 
 def networks(kib):
@@ -59,6 +59,13 @@ def test_each_disk_is_compared_on_its_own(check, monkeypatch):
 
 def test_pictures_are_counted_twice_as_file_and_in_tensorboard():
     assert pictures_bytes([10, 20], rows=3, epochs=5, per_row=8) == 2 * 5 * 3 * 8 * 10 * 20 * 3
+
+
+def test_snapshots_take_two_halves_of_the_unet_each_and_their_averages_are_in_checkpoints(tmp_path):
+    needed = 3 * 2 * 2 + (16 + 1) * (2 * 2 // 2 + 1)
+    assert snapshots_bytes(tmp_path, 16, networks(1), networks(2)) == needed * 1024
+    (tmp_path / "200.pt").write_bytes(bytes(3 * 1024))
+    assert snapshots_bytes(tmp_path, 16, networks(1), networks(2)) == (needed - 3) * 1024
 
 
 def test_latents_take_two_values_of_two_bytes_less_existing_files(tmp_path):
