@@ -14,6 +14,10 @@ INSTALL, WEIGHTS = "Install", "Weights"
 """Sections of a bundle's README that are replaced in the shared copy."""
 
 REQUIREMENTS = "requirements.txt"
+NO_WEIGHTS = (
+    "None are distributed with this copy. Training writes models/autoencoder.pt after phase one and models/model.pt "
+    "after phase two, plain state dicts, and models/model.json, which describes them."
+)
 TO_COMPLETE = (
     "To be completed before sharing, in the section on training data: whose images these weights were trained on, and "
     "with whose permission. No file records this."
@@ -24,13 +28,14 @@ def shipped_readme(text: str, name: str, facts: CardFacts | None, fetched: Seque
     """Return the README of a bundle that contains the package, and weights if there are facts about them.
 
     Args:
-        text: the bundle's own; its sections ``Install`` and, where there are weights, ``Weights`` are replaced.
+        text: the bundle's own; its sections ``Install`` and ``Weights`` are replaced.
         name: of the bundle's folder.
         facts: about the weights; None without weights.
         fetched: weights files that are not in the bundle and have to be fetched first.
     """
     text = _replace(text, Section(INSTALL, _install(name)))
-    return text if facts is None else _replace(text, Section(WEIGHTS, _weights(name, facts, fetched)))
+    weights: list[Block] = [NO_WEIGHTS] if facts is None else _weights(name, facts, fetched)
+    return _replace(text, Section(WEIGHTS, weights))
 
 
 def has_section(text: str, title: str) -> bool:
