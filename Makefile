@@ -1,3 +1,4 @@
+# make install   set up .venv
 # make demo   train a bundle on generated images before your eyes (BUNDLE=cxr)
 # make test   run the tests;  make check   tests, linter, types
 # make test-generative   run the tests with monai-generative, in .venv-generative
@@ -9,7 +10,9 @@ BUNDLE ?= cxr
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-generative test-oldest lint check bundles clean
+.PHONY: install demo test test-slow test-generative test-oldest lint check bundles clean
+
+install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	rm -rf runs/demo/$(BUNDLE)

@@ -40,7 +40,7 @@ from medfusion_monai.evaluation.metrics.label_steering import steering_figures
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
 SHARES = (0.5, 0.9, 0.98)
 AREAS = (0.6, 0.8, 0.95, 0.99)
-CLASS_COUNTS = ((10, 10), (25, 25), (10, 90), (100, 100))
+CLASS_COUNTS = ((10, 10), (25, 25), (10, 90), (15, 485), (100, 100))
 RANGE = (90.0, 98.0)  # percent of intervals that contain their target
 NEAR_BOUND = 0.05
 MODES = 4.0  # half the distance of the mixture's two modes

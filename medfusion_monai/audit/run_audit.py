@@ -110,7 +110,7 @@ class Audit:
         self.extractor = self._make_extractor(settings.features)
         self.draft = Draft(
             "Memorisation audit",
-            settings={"flips": settings.flips, "features": self.extractor.name if self.extractor else "none"},
+            settings={"flips": settings.flips, "features": self.extractor.name},
             seeds={"seed": settings.seed},
         )
 
@@ -133,7 +133,7 @@ class Audit:
         results["sets"] = [_describe(each) for each in self.sets.values()]
         results["audit"] = {
             **describe_copies(copies, flips),
-            "features": self.extractor.describe() if self.extractor else None,
+            "features": self.extractor.describe(),
             "rows": copy_rows(copies, len(training.images.items), generated, self.class_names),
             "repeats": repeats_in(training),
             "leaks": self._leaks(copies, equal),

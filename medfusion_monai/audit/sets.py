@@ -117,7 +117,7 @@ def take_prints(
         load: reads an image.
         axes: orientations whose features are computed.
         form: a description of ``load``, by which cached features are found.
-        extraction: how features are computed and where they are kept; without an extractor there are no features.
+        extraction: how features are computed and where they are kept.
     """
     paths, extractor = images.paths, extraction.extractor
 
@@ -126,11 +126,9 @@ def take_prints(
 
     title, batch_size, device = f"read {images.name}", extraction.batch_size, extraction.device
     fine = measure_images(measure, len(paths), batch_size, [SIDE, SIDE], device, title, dtype=torch.half)
-    features = None
-    if extractor is not None and paths:
+    features = torch.empty(0, len(axes), extractor.dimensions)
+    if paths:
         features = torch.stack([_features(paths, load, turn, form, extraction) for turn in axes], dim=1)
-    elif extractor is not None:
-        features = torch.empty(0, len(axes), extractor.dimensions)
     return Prints(fine, features, patients)
 
 

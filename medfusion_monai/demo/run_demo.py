@@ -29,7 +29,7 @@ SWEEP = {"sweep_steps": [5, 10, 25, 50], "sweep_samples": 32}
 
 
 def run_demo(bundle: str | Path, output: str | Path, seed: int = 0, num_images: int = 2000) -> dict[str, Any]:
-    """Train a bundle on phantoms with its own commands and evaluate it; seven to nine minutes on two free cores.
+    """Train a bundle on phantoms with its own commands and evaluate it; five to nine minutes on two free cores.
 
     Args:
         bundle: folder of the bundle.

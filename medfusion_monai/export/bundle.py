@@ -79,7 +79,7 @@ def parts_of(bundle: str | Path, with_weights: bool = True) -> Parts:
     weights = [path for path in (bundle / "models" / name for name in names) if path.is_file()]
     models = [path for path in weights if path.name in NAMES]
     starters = [path for path in (bundle / "models" / STARTER / name for name in NAMES) if path.is_file()]
-    if with_weights and starters and not models:
+    if with_weights and starters and not weights:
         weights = models = starters[:1]
     if not models:
         weights = [path for path in weights if path.name == PHASE_ONE]

@@ -31,7 +31,7 @@ TITLES = {"networks": "networks and schedule (digest)", "version": "medfusion_mo
 
 ABOUT = (
     "A generative model made these images. Figures on this card were measured on exactly these images and labels, "
-    "compared by the checksum of their pixels; what is lacking was not measured. The card has the parts of the "
+    "compared by the checksum of their pixels; what is missing was not measured. The card has the parts of the "
     "scorecard of Zamzmi et al. (arXiv 2406.11143)."
 )
 NOT_AUDITED = "Not audited for copies of training images: treat these images as patient data until they are."

@@ -80,14 +80,15 @@ def write_card(
         ValueError: for a folder without samples, missing images, other weights, and files that cannot be read or
             written.
     """
-    images = _open(folder)
     folder = Path(folder)
+    if folder.is_dir():
+        take_folders([folder])
+    images = _open(folder)
     rows = read_manifest(folder / MANIFEST)
     weights = _weights_sha256(rows, folder)
     model = None if model_file is None else _model(model_file, weights)
     evaluated = None if report is None else read_measured(report, weights)
     audited = None if audit is None else read_audit(audit, weights)
-    take_folders([folder])
     channels = len(read_image(images.paths[0])) if model is None else model.image_channels
     facts = _facts(folder, rows, channels, None if model is None else model_facts(model))
     if report or audit:
@@ -105,7 +106,11 @@ def model_facts(model: Model) -> dict[str, Any]:
     Args:
         model: its weights need not be loaded.
     """
-    metadata = metadata_beside(model.path) or {}
+    try:
+        metadata = metadata_beside(model.path) or {}
+    except ValueError as error:  # the images are written: the card can do without the bundle's name
+        logger.warning("the card does not name the bundle: %s", error)
+        metadata = {}
     size = (model.info.get("image") or {}).get("size", model.image_size)
     return {
         "bundle": " ".join(str(metadata[key]) for key in ("name", "version") if metadata.get(key)),

@@ -75,7 +75,7 @@ def load_perceptual_loss(path: str | Path) -> nn.Module:
     if not path.is_file():
         raise ValueError(
             f"perceptual_weights_file {path} does not exist. Give torchvision's {VGG16_FILE}, or leave the option "
-            f"empty to train without it. {how_to_get('vgg16')}"
+            f"empty to compare by EfficientNet-Lite0. {how_to_get('vgg16')}"
         )
     try:
         return build_lpips("vgg", path, calibrated=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,8 @@ from medfusion_monai.networks.autoencoder import AutoencoderOutput
 from medfusion_monai.networks.described import Described, describable
 from medfusion_monai.runtime.values import check_counts, check_numbers
 from medfusion_monai.weights import efficientnet_lite
+
+logger = logging.getLogger(__name__)
 
 
 @describable
@@ -75,6 +78,7 @@ class ReconstructionLoss(Described, nn.Module):
             vgg = perceptual_weights_file
             self.perceptual = StageDistance() if vgg is None else load_perceptual_loss(vgg)
             self.perceptual_network = efficientnet_lite.NAME if vgg is None else "vgg16"
+            logger.info("perceptual term of phase one: %s", self.perceptual_network)
 
     def forward(self, output: AutoencoderOutput, image: Tensor) -> dict[str, Tensor]:
         """Compare the autoencoder's output with images (B, C, H, W) in [-1, 1].

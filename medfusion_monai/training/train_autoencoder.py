@@ -257,7 +257,9 @@ def check_validated(path: Path) -> None:
 
 
 def _first_sharp_epoch(adversarial: AdversarialLoss, epoch_length: int) -> int | None:
-    return None if adversarial.start_step is None else adversarial.start_step // epoch_length + 1
+    if adversarial.start_step is None or not adversarial.weight:
+        return None
+    return adversarial.start_step // epoch_length + 1
 
 
 def _pred_and_image(out: dict[str, Any]) -> tuple[Any, Tensor]:

@@ -41,7 +41,7 @@ def load_guide(
     if not file.is_file():
         raise WeightsError(f"guidance_model {file} does not exist. {CHOOSE}")
     if model_file.is_file() and file.samefile(model_file):
-        raise WeightsError(f"guidance_model {file} is the model itself, which guides nowhere. {CHOOSE}")
+        raise WeightsError(f"guidance_model {file} is the model itself, which cannot guide itself. {CHOOSE}")
     own = require_model_info(file)
     if not info:
         raise WeightsError(f"guidance_model needs a model with a description: {model_info_path(model_file)} is missing")
@@ -50,7 +50,10 @@ def load_guide(
         raise WeightsError(f"guidance_model {file} does not fit {model_file}: {'; '.join(changes)}. {CHOOSE}")
     network = _network(file, own)
     if any(not torch.equal(value, autoencoder[name]) for name, value in network.autoencoder.state_dict().items()):
-        raise WeightsError(f"guidance_model {file} has other weights of the autoencoder than {model_file}. {CHOOSE}")
+        raise WeightsError(
+            f"guidance_model {file} has other weights of the autoencoder than {model_file} (weights stored in float16 "
+            f"differ from those in float32). {CHOOSE}"
+        )
     return Guide(network.unet, file_sha256(file)).eval()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 NAMES = ("model.pt", "model.safetensors")
-"""Weights in a bundle's folder ``models``, by precedence: those of a training, then those that were brought there."""
+"""Weights in a bundle's folder ``models``, by precedence: those of a training, then those that were copied there."""
 STARTER = "starter"
 """Folder in ``models`` of the weights that the project ships; a training writes beside it, never into it."""
 
@@ -17,8 +17,8 @@ STARTER = "starter"
 def find_weights(path: str | Path) -> Path:
     """Return the weights at a path: the file itself, or those of a folder of weights or of a bundle.
 
-    Weights that a user trained or brought precede the starter weights of the bundle; the log says if these are taken.
-    If there are none, return the path where they would be.
+    Weights that a user trained or copied there precede the starter weights of the bundle; the log says if these are
+    taken. If there are none, return the path where they would be.
     """
     path = Path(path)
     if not path.is_dir():

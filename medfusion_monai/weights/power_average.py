@@ -31,7 +31,7 @@ LARGEST_ERROR = 0.1
 
 
 class Profile(NamedTuple):
-    """Which weights a power average is of."""
+    """The weights that a power average covers."""
 
     step: int
     length: float
@@ -64,8 +64,8 @@ def coefficients(stored: Sequence[Profile], wanted: Profile) -> tuple[list[float
         wanted: of the average to rebuild.
 
     Returns:
-        A factor per stored average, in sum 1, and the norm of the difference of the profiles over that of the wanted
-        one.
+        A factor per stored average, which sum to 1, and the norm of the difference of the profiles over that of the
+        wanted one.
     """
     products = np.array([[inner_product(one, other) for other in stored] for one in stored])
     aims = np.array([inner_product(one, wanted) for one in stored])
@@ -105,7 +105,7 @@ def rebuild_average(folder: str | Path, length: float, step: int | None = None) 
 
     Args:
         folder: of the snapshots of one training.
-        length: from above 0 to ``LONGEST``; short ones are noisy, long ones are behind.
+        length: from above 0 to ``LONGEST``; short ones are noisy, long ones lag behind.
         step: of a snapshot; None for the last one.
 
     Returns:

@@ -182,7 +182,7 @@ def steering_figures(
     count = fewest * probabilities[0].shape[1]
     return (
         share_figure(accuracy, count, accuracies, trainings_note),
-        share_figure(auc, len(labels), areas, trainings_note),
+        share_figure(auc, count, areas, trainings_note),
     )
 
 

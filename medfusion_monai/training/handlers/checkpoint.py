@@ -250,7 +250,7 @@ class TrainingCheckpoint:
 
 
 class BestWeights:
-    """Saves a network's weights whenever the validation is the best so far.
+    """Saves a network's weights whenever the validation is the best so far, or the latest from ``latest_from`` on.
 
     Attach it to the evaluator, and give it to ``TrainingCheckpoint`` as well, so that a restart remembers the best.
     Of several processes the first writes.
