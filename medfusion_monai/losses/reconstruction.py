@@ -42,7 +42,8 @@ class ReconstructionLoss(Described, nn.Module):
         reduction: ``mean`` or ``sum``, see above.
 
     Raises:
-        ValueError: for an unknown pixel loss or reduction, or a weights file that is missing or does not fit.
+        ValueError: for an unknown pixel loss or reduction, or a weights file that is missing, does not fit or is not
+            used.
     """
 
     not_described = ("perceptual_weights_file",)  # its place does not matter: another file is refused
@@ -74,6 +75,11 @@ class ReconstructionLoss(Described, nn.Module):
         self.perceptual: nn.Module | None = None
         self.perceptual_network: str | None = None
         """Of the perceptual term, for the description of a training."""
+        if perceptual_weights_file is not None and not perceptual_weight:
+            raise ValueError(
+                f"perceptual_weights_file is {perceptual_weights_file}, but perceptual_weight is 0 (as in demo.yaml): "
+                "set it to 1.0, or leave the file out"
+            )
         if perceptual_weight:
             vgg = perceptual_weights_file
             self.perceptual = StageDistance() if vgg is None else load_perceptual_loss(vgg)

@@ -265,7 +265,8 @@ def test_folder_that_cannot_be_written_is_refused(refused, tmp_path):
 
 
 def test_missing_perceptual_weights_are_named(refused):
-    assert "vgg16-397923af.pth" in refused(perceptual_weights_file="/nowhere/vgg16.pth")
+    assert "vgg16-397923af.pth" in refused(perceptual_weights_file="/nowhere/vgg16.pth", perceptual_weight=1.0)
+    assert "perceptual_weight is 0" in refused(perceptual_weights_file="/nowhere/vgg16.pth")  # in demo.yaml
 
 
 def test_last_line_of_a_failed_command_states_what_to_do(tmp_path):

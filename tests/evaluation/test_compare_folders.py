@@ -73,6 +73,7 @@ def test_generators_are_compared_in_one_report(compare, features, tmp_path, caps
     assert [row["name"] for row in results["published"]["rows"]] == [
         "ProGAN (paper, CheXpert)",
         "Medfusion (paper, CheXpert)",
+        "StyleGAN-3 (journal version, CheXpert)",
     ]
     html = (tmp_path / "report" / "report.html").read_text()
     assert "not Inception" in html
