@@ -24,14 +24,13 @@ def find_weights(path: str | Path) -> Path:
     if not path.is_dir():
         return path if path.suffix or path.is_file() else path / NAMES[0]
     folders = (path, path / "models")
-    own = [folder / name for folder in folders for name in NAMES if (folder / name).is_file()]
-    if own:
-        return own[0]
-    starters = [file for folder in folders for name in NAMES if (file := folder / STARTER / name).is_file()]
-    if starters:
-        logger.info("no weights of a training in %s: the starter weights %s are used", path, starters[0])
-        return starters[0]
-    return (path if path.name == "models" or not (path / "models").is_dir() else path / "models") / NAMES[0]
+    places = [folder / inner / name for inner in ("", STARTER) for folder in folders for name in NAMES]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        return (path if path.name == "models" or not (path / "models").is_dir() else path / "models") / NAMES[0]
+    if found.parent.name == STARTER and found.parent != path:
+        logger.info("no weights of a training in %s: the starter weights %s are used", path, found)
+    return found
 
 
 def missing_weights(path: Path) -> str:

@@ -117,14 +117,7 @@ def rebuild_average(folder: str | Path, length: float, step: int | None = None) 
     """
     if not is_number(length) or not 0.0 < length <= LONGEST:
         raise ValueError(f"length must be above 0 and at most {LONGEST}, received {length!r}")
-    files = snapshot_files(folder)
-    if not files:
-        raise WeightsError(f"{folder} has no snapshots of averages: train with --average_snapshots 16")
-    step = max(files) if step is None else step
-    if step not in files:
-        raise ValueError(
-            f"step must be that of a snapshot in {folder}, {', '.join(map(str, files))}; received {step!r}"
-        )
+    files, step = _snapshots_and_step(folder, step)
     used = [number for number in files if number <= step]
     factors, error = coefficients([Profile(number, own) for number in used for own in LENGTHS], Profile(step, length))
     if error > LARGEST_ERROR:
@@ -160,8 +153,7 @@ def write_average(folder: str | Path, output: str | Path, length: float, step: i
     if place.exists():
         raise WeightsError(f"{place} exists: choose another folder")
     unet, error = rebuild_average(folder, length, step)
-    files = snapshot_files(folder)
-    step = max(files) if step is None else step
+    files, step = _snapshots_and_step(folder, step)
     snapshot = read_snapshot(files[step])
     info = json.loads(snapshot["info"])
     info["training"] |= {"steps": step, "average": length}
@@ -169,6 +161,19 @@ def write_average(folder: str | Path, output: str | Path, length: float, step: i
     save_atomically({f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}, place)
     write_model_info(place, info)
     return place, error
+
+
+def _snapshots_and_step(folder: str | Path, step: int | None) -> tuple[dict[int, Path], int]:
+    """Return the snapshots of a folder, and the step that was chosen among theirs; the last one for None."""
+    files = snapshot_files(folder)
+    if not files:
+        raise WeightsError(f"{folder} has no snapshots of averages: train with --average_snapshots 16")
+    step = max(files) if step is None else step
+    if step not in files:
+        raise ValueError(
+            f"step must be that of a snapshot in {folder}, {', '.join(map(str, files))}; received {step!r}"
+        )
+    return files, step
 
 
 def _add(total: dict[str, Tensor], average: Mapping[str, Tensor], factor: float) -> None:
