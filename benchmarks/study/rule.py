@@ -108,12 +108,10 @@ def figures(records: Sequence[Record], arm: str, length: float) -> dict[int, dic
         arm: its name.
         length: share of the steps.
     """
-    real = next(
-        (record["fid"] for record in records if record["kind"] == "baseline" and record["name"] == "real"), None
-    )
+    real = [record["fid"] for record in records if record["kind"] == "baseline" and record["name"] == "real"]
     found: dict[int, dict[str, float]] = {}
     for record in records:
-        if record.get("arm") != arm or record.get("length") != length or real is None:
+        if record.get("arm") != arm or record.get("length") != length or not real:
             continue
         own = found.setdefault(record["seed"], {})
         if record["kind"] == "training":
