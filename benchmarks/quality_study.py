@@ -87,7 +87,11 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="processor seconds of one thread for each training (120 or 600)")
     parser.add_argument("--seeds", type=int, nargs="+", help="one training of each arm each (two or four)")
     parser.add_argument("--arms", nargs="+", help=f"of {', '.join(arm.name for arm in ARMS)}; the overlay's by default")
-    parser.add_argument("--samples", type=int, help=f"images of each sample (as held-out ones, at most {MOST_SAMPLES})")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        help=f"images of each sample ({MOST_SAMPLES}; small.yaml: at most as many as held-out ones)",
+    )
     parser.add_argument("--unet-channels", type=int, nargs="+", help="widths of the UNet; the overlay's by default")
     parser.add_argument("--autoencoder", type=Path, help="weights, or a folder with them, in place of phase one")
     parser.add_argument("--equivariant-autoencoder", type=Path, help="weights for the arm 'equivariant'")
@@ -161,9 +165,11 @@ class Setup:
         """Images of each sample.
 
         Raises:
-            ValueError: for more than there are held-out images, whose distance is the scale.
+            ValueError: for more than there are held-out images, if their distance is the scale.
         """
         held_out, wanted = len(self.items["held_out"]), self.arguments.samples
+        if self.protocol.with_checks:  # whose distances are not ratios
+            return wanted or MOST_SAMPLES
         if wanted is not None and wanted > held_out:
             raise ValueError(
                 f"--samples {wanted}: there are {held_out} held-out images to compare with, and distances depend on "

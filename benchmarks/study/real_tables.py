@@ -29,7 +29,8 @@ def real_tables(datasets: Mapping[str, Sequence[Record]], rule: Mapping[str, Any
     for name, records in datasets.items():
         for length in rule["lengths"]:
             parts += [f"{name}, after {length:.0%} of the steps:", "", *length_table(records, length, rule), ""]
-        parts += [*_baselines(records), "", f"{name}: {winner(records, rule)[1]}.", ""]
+        failures = [f"Failed: {record['error']}." for record in records if record["kind"] == "failure"]
+        parts += [*_baselines(records), "", *failures, f"{name}: {winner(records, rule)[1]}.", ""]
     return "\n".join([*parts, joint_verdict(datasets, rule)])
 
 

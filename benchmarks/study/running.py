@@ -77,9 +77,18 @@ class Study:
                 self.store.write(name, {"kind": "baseline", "name": name, **record})
 
     def run_arm(self, arm: Arm, seed: int, steps: int) -> None:
-        """Train and measure an arm at each length; the published recipe with raw weights too."""
+        """Train and measure an arm at each length; the published recipe with raw weights too.
+
+        A training whose loss is not finite is a result of its own, and the study goes on without it.
+        """
         for length in self.protocol.lengths:
-            weights = self.weights(arm, seed, steps, length)
+            try:
+                weights = self.weights(arm, seed, steps, length)
+            except FloatingPointError as error:
+                failure = {"kind": "failure", "arm": arm.name, "seed": seed, "length": length, "error": str(error)}
+                self.store.write(f"{arm.name}.seed{seed}.failure", failure)
+                say(str(error))
+                return
             for kind in weights:
                 self.evaluate(arm, seed, kind, weights, self.protocol.sampler, length=length)
 

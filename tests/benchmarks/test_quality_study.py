@@ -467,6 +467,23 @@ def test_each_length_is_one_stretch_of_the_same_training_and_measured_by_itself(
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+def test_a_training_whose_loss_is_not_finite_is_kept_as_a_failure_and_the_others_go_on(tmp_path, tiny, monkeypatch):
+    step = training.Training.step
+
+    def diverging(self):
+        if self.arm.name == "v" and self.done == 7:
+            raise FloatingPointError("v, seed 0, step 7: the loss is nan")
+        return step(self)
+
+    monkeypatch.setattr(training.Training, "step", diverging)
+    run_study(tmp_path, tiny, StoppedJudge(), monkeypatch, ("v", "l2"), False, (0.6, 1.0), [0])
+    kept = store.Store(tmp_path)
+    failure = kept.read("v.seed0.failure")
+    assert (failure["length"], failure["error"]) == (1.0, "v, seed 0, step 7: the loss is nan")
+    assert kept.read("v.seed0.training") is None
+    assert kept.read("l2.seed0.averaged.unipc_20.guidance1") is not None
+
+
 def test_what_another_process_is_doing_is_done_last(tmp_path, tiny, monkeypatch):
     kept, done = store.Store(tmp_path), []
     study = running.Study(kept, GivenLibrary(tiny), None, 0.0, protocol.PROTOCOLS["demo.yaml"])

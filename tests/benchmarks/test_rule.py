@@ -145,6 +145,18 @@ def test_tables_show_each_arm_at_each_length_with_paired_differences():
     assert "| real | 9 | 2.0 | 1.00 | 0.60 | 0.700 | 0.900 |" in text
 
 
+def test_trainings_that_failed_are_shown():
+    failure = {
+        "kind": "failure",
+        "arm": "flow",
+        "seed": 1,
+        "length": 1.0,
+        "error": "flow, seed 1, step 9: the loss is nan",
+    }
+    text = real_tables.real_tables({"chest": [*REFERENCE, failure]})
+    assert "Failed: flow, seed 1, step 9: the loss is nan.\n" in text
+
+
 def test_a_default_of_all_bundles_needs_the_same_winner_on_all_data_sets():
     flow, dropout = ([*REFERENCE, *records_of(name, BETTER)] for name in ("flow", "dropout"))
     assert real_tables.joint_verdict({"a": flow, "b": flow}) == "flow wins on all data sets."
