@@ -146,13 +146,13 @@ def test_a_trained_arm_tells_its_steps_and_the_average_lags_behind_the_raw_weigh
 
 @pytest.mark.parametrize("name", ["baseline", "dropout", "contrastive", "aligned"])
 def test_a_training_that_is_stopped_and_goes_on_equals_an_uninterrupted_one(tiny, tmp_path, name):
-    whole = training.train(arm(name), tiny, 0, 12)
-    early = training.train(arm(name), tiny, 0, 12, 7)
-    stopped = [training.train(arm(name), tiny, 0, 12, until, tmp_path / "checkpoint.pt") for until in (3, 7, 12)]
+    whole = training.train(arm(name), tiny, 0, 6)
+    early = training.train(arm(name), tiny, 0, 6, 4)
+    stopped = [training.train(arm(name), tiny, 0, 6, until, tmp_path / "checkpoint.pt") for until in (2, 4, 6)]
     for one, other in ((early, stopped[1]), (whole, stopped[2])):
         assert all(torch.equal(value, other.averaged[key]) for key, value in one.averaged.items())
         assert all(torch.equal(value, other.raw[key]) for key, value in one.raw.items())
-    assert [each.record["steps"] for each in stopped] == [3, 7, 12]
+    assert [each.record["steps"] for each in stopped] == [2, 4, 6]
     assert stopped[2].record["last_loss"] == whole.record["last_loss"]
 
 
@@ -426,6 +426,7 @@ def run_study(folder, tiny, judge, monkeypatch, names=("v",), with_checks=True, 
         return training.train(arm, given, seed, steps, until, checkpoint)
 
     monkeypatch.setattr(running, "train", train)
+    monkeypatch.setattr(running, "LEAST_STEPS", 5)
     monkeypatch.setattr(running, "measure_steps", lambda arms, *_: {arm.name: 1.0 for arm in arms})
     how = protocol.PROTOCOLS["demo.yaml"]._replace(with_checks=with_checks, lengths=lengths)
     study = running.Study(store.Store(folder), GivenLibrary(tiny), judge, 0.0, how)
@@ -440,7 +441,7 @@ def test_a_study_that_was_stopped_goes_on_and_does_nothing_twice(tmp_path, tiny,
         run_study(tmp_path / "stopped", tiny, first, monkeypatch)
     trained = run_study(tmp_path / "stopped", tiny, second, monkeypatch)
     assert first.calls + second.calls == whole.calls
-    assert trained == [("v", 1, 10)]  # the three before were finished
+    assert trained == [("v", 1, 5)]  # the three before were finished
 
 
 def test_a_study_samples_raw_weights_and_guidance_beside_its_arms(tmp_path, tiny, monkeypatch):
@@ -456,7 +457,7 @@ def test_a_study_samples_raw_weights_and_guidance_beside_its_arms(tmp_path, tiny
 def test_each_length_is_one_stretch_of_the_same_training_and_measured_by_itself(tmp_path, tiny, monkeypatch):
     judge = StoppedJudge()
     trained = run_study(tmp_path, tiny, judge, monkeypatch, (), False, (0.6, 1.0), [0])
-    assert trained == [("baseline", 0, 6), ("baseline", 0, 10)]
+    assert trained == [("baseline", 0, 3), ("baseline", 0, 5)]
     kept = store.Store(tmp_path)
     records = [kept.read(f"baseline.seed0{part}.training") for part in (".at0.6", "")]
     assert [(record["length"], record["steps"], record["of_steps"]) for record in records] == [
@@ -471,15 +472,15 @@ def test_a_training_whose_loss_is_not_finite_is_kept_as_a_failure_and_the_others
     step = training.Training.step
 
     def diverging(self):
-        if self.arm.name == "v" and self.done == 7:
-            raise FloatingPointError("v, seed 0, step 7: the loss is nan")
+        if self.arm.name == "v" and self.done == 4:
+            raise FloatingPointError("v, seed 0, step 4: the loss is nan")
         return step(self)
 
     monkeypatch.setattr(training.Training, "step", diverging)
     run_study(tmp_path, tiny, StoppedJudge(), monkeypatch, ("v", "l2"), False, (0.6, 1.0), [0])
     kept = store.Store(tmp_path)
     failure = kept.read("v.seed0.failure")
-    assert (failure["length"], failure["error"]) == (1.0, "v, seed 0, step 7: the loss is nan")
+    assert (failure["length"], failure["error"]) == (1.0, "v, seed 0, step 4: the loss is nan")
     assert kept.read("v.seed0.training") is None
     assert kept.read("l2.seed0.averaged.unipc_20.guidance1") is not None
 
