@@ -24,6 +24,8 @@ An arm passes at a length if
     4. an arm that learns from the features that judge it (``aligned``) has no larger error of the clean latents of
        held-out images either: the mean difference of the logarithm of that error is at most 0.
 
+    An arm does not pass if one of its trainings ended in a loss that is not finite.
+
 The winner
     of a data set is the arm that passes at both lengths and has the lowest mean ratio at both, among the arms that
     pass at both. If another arm is lowest at each length, there is no winner. A default of ``small.yaml``, which is the
@@ -89,7 +91,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         ratio: mean over seeds.
-        differences: of ``ratio``, ``recall``, ``auc`` and ``clean_error`` (its logarithm).
+        differences: of ``ratio``, ``recall``, ``auc`` and ``clean_error`` (its logarithm); empty after a failure.
         passes: whether it passes; None while seeds are missing.
         why: the conditions that it fails, or what is missing.
     """
@@ -124,7 +126,9 @@ def figures(records: Sequence[Record], arm: str, length: float) -> dict[int, dic
 
 
 def judge_arm(records: Sequence[Record], arm: str, length: float, rule: Mapping[str, Any] = RULE) -> Verdict | None:
-    """Apply the four conditions to an arm at a length; None if it was not run with a seed of the reference."""
+    """Apply the conditions to an arm at a length; None if it was not run with a seed of the reference."""
+    if any(record["kind"] == "failure" and record["arm"] == arm for record in records):
+        return Verdict(math.inf, {}, False, "a training failed")
     own, reference = (figures(records, name, length) for name in (arm, rule["reference"]))
     seeds = [seed for seed in own if seed in reference]
     if not seeds:

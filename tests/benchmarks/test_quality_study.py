@@ -461,8 +461,8 @@ def test_each_length_is_one_stretch_of_the_same_training_and_measured_by_itself(
     kept = store.Store(tmp_path)
     records = [kept.read(f"baseline.seed0{part}.training") for part in (".at0.6", "")]
     assert [(record["length"], record["steps"], record["of_steps"]) for record in records] == [
-        (0.6, 6, 10),
-        (1, 10, 10),
+        (0.6, 3, 5),
+        (1, 5, 5),
     ]
     assert kept.read("baseline.seed0.at0.6.averaged.unipc_20.guidance1")["length"] == 0.6
     assert not list((tmp_path / "checkpoints").iterdir())

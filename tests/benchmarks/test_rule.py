@@ -145,16 +145,15 @@ def test_tables_show_each_arm_at_each_length_with_paired_differences():
     assert "| real | 9 | 2.0 | 1.00 | 0.60 | 0.700 | 0.900 |" in text
 
 
-def test_trainings_that_failed_are_shown():
-    failure = {
-        "kind": "failure",
-        "arm": "flow",
-        "seed": 1,
-        "length": 1.0,
-        "error": "flow, seed 1, step 9: the loss is nan",
-    }
-    text = real_tables.real_tables({"chest": [*REFERENCE, failure]})
-    assert "Failed: flow, seed 1, step 9: the loss is nan.\n" in text
+def test_an_arm_of_which_a_training_failed_is_shown_does_not_pass_and_holds_up_no_other():
+    failure = {"kind": "failure", "arm": "v", "seed": 1, "length": 1.0, "error": "v, seed 1, step 9: the loss is nan"}
+    one = records_of("v", [each[:1] for each in BETTER])
+    records = [*REFERENCE, *one, failure, *records_of("flow", BETTER)]
+    text = real_tables.real_tables({"chest": records})
+    assert "Failed: v, seed 1, step 9: the loss is nan.\n" in text
+    row = next(line for line in text.splitlines() if line.startswith("| v prediction, L1 | 1 | 100 |"))
+    assert row.endswith("| no: a training failed |")
+    assert rule.winner(records)[0] == "flow"
 
 
 def test_a_default_of_all_bundles_needs_the_same_winner_on_all_data_sets():
