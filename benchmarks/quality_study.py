@@ -253,7 +253,11 @@ class Setup:
         costs = measure_costs(self.arms, self.recipe, networks, extractor, (counts["training"], self.samples), known)
         flips = self.recipe["latent_flips"]
         text = plan_text(costs, self.arms, self.seeds, self.seconds, counts, self.protocol, self.skipped, flips)
-        return text if self.arguments.autoencoder else f"{text}\nPhase one is trained first, and not counted here"
+        done = [
+            each for each in of_kind(self.store.records(), "training") if each["length"] == self.protocol.lengths[-1]
+        ]
+        text += f"\n{len(done)} of {len(self.arms) * len(self.seeds)} trainings are finished, and counted above"
+        return text if self.arguments.autoencoder else f"{text}\nPhase one is trained first, and not counted"
 
 
 def report(store: Store, arguments: argparse.Namespace, protocol: Protocol) -> None:
