@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from medfusion_monai.evaluation.metrics.classifier import LabelledImages, train_classifier
 from medfusion_monai.evaluation.metrics.fidelity import measure_fidelity
 from medfusion_monai.networks.autoencoder import LatentAutoencoder
 from study.arms import Arm
@@ -21,8 +23,7 @@ from study.variants import variants_of
 
 ROUNDS, WARM = 5, 1
 IMAGES = 8
-CLASSIFIER_SECONDS = 15.0
-"""Of one core, measured once on an AMD EPYC; three are trained at each start."""
+CLASSIFIER_STEPS: int = inspect.signature(train_classifier).parameters["steps"].default
 
 
 class Costs(NamedTuple):
@@ -35,6 +36,7 @@ class Costs(NamedTuple):
         decode: of an image.
         features: of an image.
         figures: of comparing a sample with the training images.
+        classifier: of training one.
     """
 
     step: Mapping[str, float]
@@ -43,6 +45,7 @@ class Costs(NamedTuple):
     decode: float
     features: float
     figures: float
+    classifier: float
 
 
 def measure_costs(
@@ -76,7 +79,10 @@ def measure_costs(
     unet, shape = make_unet(arms[0], material).eval(), (IMAGES, *material.latent_shape)
     latents, times, labels = torch.randn(shape), torch.zeros(IMAGES), torch.zeros(IMAGES, dtype=torch.long)
     images = torch.rand(IMAGES, recipe["image_channels"], *recipe["image_size"])
+    labelled = LabelledImages(images, torch.arange(IMAGES) % len(recipe["class_names"]))
     real, fake = (torch.rand(count, extractor.dimensions) for count in counts)
+    classes = len(recipe["class_names"])
+    classifier = seconds_of(lambda: train_classifier(labelled, classes, steps=ROUNDS)) * CLASSIFIER_STEPS / ROUNDS
     with torch.no_grad():
         return Costs(
             step,
@@ -85,6 +91,7 @@ def measure_costs(
             seconds_of(lambda: decode(material.autoencoder, latents)) / IMAGES,
             seconds_of(lambda: extractor(images)) / IMAGES,
             seconds_of(lambda: measure_fidelity(real, fake, replicates=0), 0),
+            classifier,
         )
 
 
@@ -162,7 +169,7 @@ def parts(
     encoded = {(arm.autoencoder, name) for arm in arms for name in variants_of(arm.augmentation, flips)}
     mapped = {name for arm in arms if arm.alignment for name in variants_of(arm.augmentation, flips)}
     images = len(encoded) * training + len({arm.autoencoder for arm in arms}) * counts["held_out"]
-    classifiers = len(CLASSIFIER_SEEDS) * CLASSIFIER_SECONDS
+    classifiers = len(CLASSIFIER_SEEDS) * costs.classifier
     clean = len(LOG_SNR) * min(MOST_CLEAN, counts["held_out"]) * costs.call
     calls = protocol.unet_calls(arms, seeds)
     sampled = samples * (costs.call * sum(calls) + (costs.decode + costs.features) * len(calls))

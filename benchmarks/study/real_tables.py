@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from study.arms import ARMS
-from study.rule import RULE, Difference, figures, judge_arm, winner
+from study.rule import RULE, Difference, figures, judge_arm, known, winner
 from study.summary import spread
 
 Record = Mapping[str, Any]
@@ -79,7 +79,7 @@ def _baselines(records: Sequence[Record]) -> list[str]:
     lines = ["| held-out images | number | Fréchet distance | ratio | precision | recall | AUC |", "|" + "---|" * 7]
     for name, record in found.items():
         ratio = record["fid"] / found["real"]["fid"]
-        cells = [name, str(record["count"]), f"{record['fid']:.1f}", f"{ratio:.2f}", f"{record['precision']:.2f}"]
-        cells += [f"{record['recall']:.3f}", f"{record['auc']:.3f}"]
+        cells = [name, str(record["count"]), f"{record['fid']:.1f}", f"{ratio:.2f}"]
+        cells += [f"{known(record, 'precision'):.2f}", *(f"{known(record, each):.3f}" for each in ("recall", "auc"))]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -102,6 +102,11 @@ class Verdict(NamedTuple):
     why: str
 
 
+def known(record: Record, figure: str) -> float:
+    """Return a figure of a record: 0 where there is none, as of the recall of images that are all the same."""
+    return record[figure] or 0.0
+
+
 def figures(records: Sequence[Record], arm: str, length: float) -> dict[int, dict[str, float]]:
     """Return the figures of an arm at a length by seed.
 
@@ -120,7 +125,7 @@ def figures(records: Sequence[Record], arm: str, length: float) -> dict[int, dic
             own["clean_error"] = math.log(record["clean_error"]["averaged"]["geometric_mean"])
             own["steps"] = record["steps"]
         elif record["kind"] == "evaluation":
-            own |= {name: record[name] for name in ("fid", "precision", "recall", "auc")}
+            own |= {name: known(record, name) for name in ("precision", "recall", "auc")}
             own["ratio"] = record["fid"] / real[0]
     return {seed: own for seed, own in sorted(found.items()) if "ratio" in own and "steps" in own}
 

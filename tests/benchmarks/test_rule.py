@@ -102,6 +102,16 @@ def test_a_recall_and_auc_within_their_margins_pass():
     assert rule.winner([*REFERENCE, *records_of("flow", BETTER, recall=0.291, auc=0.781)])[0] == "flow"
 
 
+def test_a_recall_that_is_not_defined_counts_as_zero():
+    records = [*REFERENCE, *records_of("flow", BETTER, recall=None)]
+    verdict = rule.judge_arm(records, "flow", 1.0)
+    assert (verdict.differences["recall"].mean, verdict.why) == (-0.3, "recall")
+    reconstructed = {**REAL, "name": "reconstructed", "precision": None, "recall": None}
+    assert "| reconstructed | 9 | 2.0 | 1.00 | 0.00 | 0.000 |" in real_tables.real_tables(
+        {"a": [*records, reconstructed]}
+    )
+
+
 def test_an_arm_that_learns_from_the_judge_must_not_denoise_worse():
     assert rule.winner([*REFERENCE, *records_of("aligned", BETTER, error=0.09)])[0] == "aligned"
     verdict = rule.judge_arm([*REFERENCE, *records_of("aligned", BETTER, error=0.11)], "aligned", 1.0)
