@@ -39,6 +39,8 @@ def joint_verdict(datasets: Mapping[str, Sequence[Record]], rule: Mapping[str, A
     winners = {name: winner(records, rule)[0] for name, records in datasets.items()}
     if len(datasets) < 2:
         return "A default of all bundles needs the same winner on a second data set (--also)."
+    if any(winner(records, rule)[1].startswith("no winner yet") for records in datasets.values()):
+        return "No verdict over all data sets yet."
     first, *others = winners.values()
     if first is not None and all(other == first for other in others):
         return f"{first} wins on all data sets."

@@ -170,6 +170,7 @@ def test_a_default_of_all_bundles_needs_the_same_winner_on_all_data_sets():
     flow, dropout = ([*REFERENCE, *records_of(name, BETTER)] for name in ("flow", "dropout"))
     assert real_tables.joint_verdict({"a": flow, "b": flow}) == "flow wins on all data sets."
     assert real_tables.joint_verdict({"a": flow, "b": dropout}).startswith("No arm wins on all data sets")
+    assert real_tables.joint_verdict({"a": flow, "b": [REAL]}) == "No verdict over all data sets yet."
     assert real_tables.joint_verdict({"a": flow}).startswith("A default of all bundles needs")
 
 
