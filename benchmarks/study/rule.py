@@ -30,7 +30,7 @@ The winner
     of a data set is the arm that passes at both lengths and has the lowest mean ratio at both, among the arms that
     pass at both. If another arm is lowest at each length, there is no winner. A default of ``small.yaml``, which is the
     same file in all bundles, changes if the same arm wins on chest X-rays and on histology; what belongs to a modality
-    (``latent_flips``) if it wins on its own. Otherwise defaults stay as they are.
+    (``shifts``, ``no_flips``) if it wins on its own data set. Otherwise defaults stay as they are.
 
 An arm without effect meets condition 1 at one length by chance about once in a hundred times
 (``tests/benchmarks/test_rule.py``: normal differences, four seeds).
