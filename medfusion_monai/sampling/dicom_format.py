@@ -25,6 +25,7 @@ Note = Mapping[str, Any]
 MAKER = "medfusion_monai"
 OF_AN_IMAGE = ("file", "label", "class_name", "seed", "synthetic", "generator")
 """Entries of a note that differ between the images of a run; the others identify its study."""
+SYNTHETIC_DATA = 0x0008001C
 SAMPLER = ("sampler", "num_inference_steps", "guidance_scale")
 """Entries of a note that Image Comments repeat."""
 IMPLEMENTATION = "2.25.237415604105913480290126283093425613312"
@@ -107,11 +108,14 @@ class DicomKind(NamedTuple):
 
     def __call__(self, image: np.ndarray, note: Note) -> bytes:
         """Encode an image (C, H, W) in [0, 1], gray or RGB, with 8 bits; a note says how it was made."""
-        from pydicom import Dataset, FileMetaDataset, dcmwrite  # on first use: other formats do not need it
+        import pydicom  # on first use: other formats do not need it
+        from pydicom.dataset import FileMetaDataset
         from pydicom.uid import UID, ExplicitVRLittleEndian
 
+        from medfusion_monai.data.reading.dicom_decoding import IS_PYDICOM_2
+
         run = {name: value for name, value in note.items() if name not in OF_AN_IMAGE}
-        file = Dataset()
+        file = pydicom.Dataset()
         file.SOPClassUID, file.SOPInstanceUID = self.sop_class, _uid("image", _text(note))
         _add_origin(file, note, run)
         _add_pixels(file, image)
@@ -122,7 +126,11 @@ class DicomKind(NamedTuple):
         meta.ImplementationClassUID, meta.ImplementationVersionName = UID(IMPLEMENTATION), "MEDFUSION_MONAI"
         file.file_meta = meta
         content = io.BytesIO()
-        dcmwrite(content, file, enforce_file_format=True)
+        if IS_PYDICOM_2:
+            file.is_little_endian, file.is_implicit_VR = True, False
+            file.save_as(content, write_like_original=False)
+        else:
+            file.save_as(content, enforce_file_format=True)
         return content.getvalue()
 
 
@@ -155,7 +163,8 @@ def _add_origin(file: Dataset, note: Note, run: Note) -> None:
     sampler = ", ".join(f"{key} {note[key]}" for key in SAMPLER if key in note)
     weights = str(note.get("weights_sha256", "unknown"))
     file.SpecificCharacterSet = "ISO_IR 192"
-    file.SyntheticData, file.ImageType, file.BurnedInAnnotation = "YES", ["DERIVED", "SECONDARY"], "NO"
+    file.add_new(SYNTHETIC_DATA, "CS", "YES")  # pydicom 2 does not know its name
+    file.ImageType, file.BurnedInAnnotation = ["DERIVED", "SECONDARY"], "NO"
     file.PatientName, file.PatientID = "SYNTHETIC^NO REAL PATIENT", f"SYNTHETIC-{_digest(study)[:12].upper()}"
     file.IssuerOfPatientID, file.PatientBirthDate, file.PatientSex = MAKER, "", ""
     file.PatientComments = "Synthetic: made by a generative model, shows no real patient"

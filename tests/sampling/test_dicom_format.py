@@ -44,7 +44,7 @@ def header(*args, **changes):
 @pytest.mark.parametrize("name", KINDS)
 def test_file_says_that_it_is_synthetic_and_how_it_was_made(name):
     file = header(name)
-    assert file.SyntheticData == "YES"
+    assert file[0x0008001C].value == "YES"
     assert list(file.ImageType[:1]) == ["DERIVED"]
     assert file.BurnedInAnnotation == "NO"
     (maker,) = file.ContributingEquipmentSequence

@@ -10,6 +10,7 @@ from pathlib import Path
 from medfusion_monai.data.reading.dicom import looks_like_dicom
 from medfusion_monai.data.reading.nifti import GZIP, looks_like_nifti
 
+SYNTHETIC_DATA = 0x0008001C
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_ENTRY, NIFTI_START = "Synthetic", b"SYNTHETIC"
 """Text entry of a PNG, and beginning of the description in a NIfTI header, that mark a synthetic image."""
@@ -44,8 +45,8 @@ def _is_marked(path: Path) -> bool:
 def _dicom_is_marked(path: Path) -> bool:
     from pydicom import dcmread
 
-    header = dcmread(path, stop_before_pixels=True, specific_tags=["SyntheticData"], force=True)
-    return str(header.get("SyntheticData", "")).upper() == "YES"
+    header = dcmread(path, stop_before_pixels=True, specific_tags=[SYNTHETIC_DATA], force=True)
+    return SYNTHETIC_DATA in header and str(header[SYNTHETIC_DATA].value).upper() == "YES"
 
 
 def _nifti_is_marked(path: Path, head: bytes) -> bool:

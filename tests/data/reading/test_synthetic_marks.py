@@ -6,7 +6,7 @@ from PIL import Image
 
 from medfusion_monai.cli import main
 from medfusion_monai.data.datalist import read_datalist
-from medfusion_monai.data.reading.synthetic_marks import marked_synthetic
+from medfusion_monai.data.reading.synthetic_marks import SYNTHETIC_DATA, marked_synthetic
 from medfusion_monai.sampling.image_formats import FORMATS
 
 NOTE = {"file": "0_a/00001", "label": 0, "class_name": "a", "seed": 3, "weights_sha256": "ab" * 32}
@@ -35,11 +35,11 @@ def test_other_files_are_not_marked(tmp_path):
 
     header = dcmread(write(tmp_path, "dicom"))
     for value in (None, "NO"):
-        del header.SyntheticData
+        del header[SYNTHETIC_DATA]
         if value is not None:
-            header.SyntheticData = value
+            header.add_new(SYNTHETIC_DATA, "CS", value)
         header.save_as(tmp_path / f"real_{value}.dcm")
-        header.SyntheticData = "YES"
+        header.add_new(SYNTHETIC_DATA, "CS", "YES")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 400)
     (tmp_path / "empty.dcm").write_bytes(b"")
     paths = [path for path in tmp_path.iterdir() if path.name != "dicom_0.dcm"]
