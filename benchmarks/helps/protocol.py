@@ -99,8 +99,8 @@ class Protocol(NamedTuple):
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     fractions: Sequence[float] = (0.25, 0.5, 1.0)
     arms: Sequence[Arm] = ARMS
-    head: Recipe = Recipe(1500, 25, 12, 256, 1e-3, 1e-2)
-    whole: Recipe = Recipe(400, 50, 4, 32, 1e-4, 1e-2)
+    head: Recipe = Recipe(1500, 25, 8, 128, 1e-3, 1e-2)
+    whole: Recipe = Recipe(300, 50, 3, 32, 3e-4, 1e-2)
     replicates: int = 1000
 
     def describe(self) -> dict[str, Any]:
