@@ -14,13 +14,14 @@ within larger ones. All draws are by patient and class; a patient counts for the
 Arms, at each share: real images only; synthetic ones only, 200, 500 and 1000% of the real ones; real ones and 100 or
 500% synthetic; a network pre-trained on 500% synthetic and then trained on the real ones. Each class has that multiple
 of its own real images: were synthetic images more frequent in one class, their look would tell the label. Each arm with
-samples also without those that a judge calls the other class; the judge is the classifier of the same real images. An
-arm whose samples do not suffice, or whose judge is near chance, is refused and reported as such.
+samples also without those that a judge calls the other class; the judge is the classifier of the same real images, so
+these arms know them too. An arm whose samples do not suffice, or whose judge is near chance, is refused and reported as
+such.
 
 The classifier is a small head on features of EfficientNet-Lite0 (weights of ImageNet), without augmentation. With
 --fine-tune the whole network is trained too, at 100% of the patients: real, mixed (100%), and pre-trained. Both classes
-are drawn equally often. The AUC on the tuning patients ends a training and chooses its weights; a pre-trained network
-has two trainings.
+are drawn equally often. The AUC on the tuning patients, real ones for every arm, ends a training and chooses its
+weights; a pre-trained network has two trainings.
 
 Figures are the AUC on the test patients, the mean over splits, and its paired difference to real images only. Intervals
 are over test patients, resampled within their class and the same for all splits and arms, and over trainings (see
@@ -43,7 +44,7 @@ from typing import Any
 
 import torch
 from helps.classifier import ImageFiles
-from helps.draws import Pool, counts_of, draw_part, needed, refuse_small_sets
+from helps.draws import Pool, counts_of, draw_part, refuse_small_sets
 from helps.material import Material, read_material
 from helps.protocol import HEAD, PRETRAINED, WHOLE, WHOLE_ARMS, Arm, Protocol
 from helps.runs import Study
@@ -102,7 +103,7 @@ def parse() -> argparse.Namespace:
 
 def plan_text(material: Material, pool: Pool, whole: tuple[Arm, ...], samples_dir: Path) -> str:
     """Say what the study consists of, what it costs, and which samples it lacks."""
-    parts, trainings = PROTOCOL.parts(), len(PROTOCOL.arms) * len(PROTOCOL.parts())
+    trainings = len(PROTOCOL.arms) * len(PROTOCOL.parts())
     stages = sum(1 + (arm.kind == PRETRAINED) for arm in whole) * len(PROTOCOL.seeds)
     seconds = FEATURE_SECONDS * len(pool.labels) + HEAD_SECONDS * trainings
     seconds += WHOLE_STEP_SECONDS * PROTOCOL.whole.steps * stages
@@ -115,18 +116,19 @@ def plan_text(material: Material, pool: Pool, whole: tuple[Arm, ...], samples_di
         f"features of {len(pool.labels)} images, {trainings} trainings of a head, {stages} of the whole network; about "
         f"{seconds / 60:.0f} min on one core at most"
     )
-    found = counts_of(pool.labels[pool.samples])
-    most = [0, 0]
-    lacking: dict[str, None] = {}
-    for seed, fraction in parts:
-        for arm in (*PROTOCOL.arms, *(whole if fraction == max(PROTOCOL.fractions) else ())):
-            counts = needed(pool, arm, draw_part(pool, seed, fraction))
-            most = [max(pair) for pair in zip(most, counts, strict=True)]
-            if any(there < count for there, count in zip(found, counts, strict=True)):
-                lacking[f"{arm.words} at {fraction:.0%}"] = None
-    if lacking:
-        command = material.inference(most, samples_dir)
-        lines.append(f"too few samples for: {'; '.join(lacking)}. For all arms, first run\n  {command}")
+    ratios = sorted({arm.ratio for arm in (*PROTOCOL.arms, *whole) if arm.ratio})
+    lines.append("negative and positive samples that arms need, by the share of the real patients:")
+    largest = [0, 0]
+    for fraction in PROTOCOL.fractions:
+        drawn = [counts_of(pool.labels[draw_part(pool, seed, fraction).real]) for seed in PROTOCOL.seeds]
+        most = [max(counts) for counts in zip(*drawn, strict=True)]
+        needs = "; ".join(f"{100 * ratio}% {ratio * most[0]} and {ratio * most[1]}" for ratio in ratios)
+        lines.append(f"  at {fraction:.0%}: {needs}")
+        largest = [max(pair) for pair in zip(largest, [max(ratios, default=0) * count for count in most], strict=True)]
+    if any(there < count for there, count in zip(counts_of(pool.labels[pool.samples]), largest, strict=True)):
+        lines.append(
+            f"too few for some, which will be refused. For all, first run\n  {material.inference(largest, samples_dir)}"
+        )
     return "\n".join(lines)
 
 

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helps.draws import Pool, counts_of
-from helps.protocol import Recipe
+from helps.protocol import DROPOUT, HIDDEN, Recipe
 from medfusion_monai.evaluation.metrics.label_steering import areas_under_curve
 from medfusion_monai.runtime.seeds import derive_seed
 from medfusion_monai.weights import efficientnet_lite
 
-HIDDEN, DROPOUT = 64, 0.5
 CHUNK = 256
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 MARGIN = 0.01
 JUDGE_LEAST = 0.6
 TUNING = 0.2
+HIDDEN, DROPOUT = 64, 0.5
+"""Of a head: width of its hidden layer, and share of it that is dropped in training."""
 FEWEST = 10
 """Images of each class that every set needs: with fewer, chance decides."""
 
@@ -112,6 +114,8 @@ class Protocol(NamedTuple):
             "head": self.head._asdict(),
             "whole": self.whole._asdict(),
             "tuning": TUNING,
+            "hidden": HIDDEN,
+            "dropout": DROPOUT,
         }
 
     def parts(self) -> list[tuple[int, float]]:

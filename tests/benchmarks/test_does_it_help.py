@@ -523,7 +523,7 @@ def command(made, tmp_path, monkeypatch, capsys):
 
 def test_a_plan_names_the_samples_that_lack_and_does_nothing(command, tmp_path):
     text = command("--plan")
-    assert "too few samples for: synthetic only, 200% at 50%; synthetic only, 500% at 50%" in text
+    assert "  at 50%: 200% 96 and 96; 500% 240 and 240\n" in text
     assert "--label \"['no_cardiomegaly', 'cardiomegaly']\" --num_samples \"[240, 240]\"" in text
     assert not (tmp_path / "study").exists()
 
