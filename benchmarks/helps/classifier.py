@@ -21,7 +21,7 @@ CHUNK = 256
 
 
 class Head(nn.Module):
-    """Two layers on features of zero mean and unit variance.
+    """Two layers on features of zero mean and unit variance, both with dropout of their inputs.
 
     Args:
         features: (N, D) of the first images that it is trained on.
@@ -39,7 +39,11 @@ class Head(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("head", seed))
             self.layers = nn.Sequential(
-                nn.Linear(features.shape[1], HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, 2)
+                nn.Dropout(DROPOUT),
+                nn.Linear(features.shape[1], HIDDEN),
+                nn.ReLU(),
+                nn.Dropout(DROPOUT),
+                nn.Linear(HIDDEN, 2),
             )
 
     def forward(self, features: Tensor) -> Tensor:

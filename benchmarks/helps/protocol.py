@@ -9,7 +9,7 @@ MARGIN = 0.01
 JUDGE_LEAST = 0.6
 TUNING = 0.2
 HIDDEN, DROPOUT = 64, 0.5
-"""Of a head: width of its hidden layer, and share of it that is dropped in training."""
+"""Of a head: width of its hidden layer, and share of the inputs of both layers that is dropped in training."""
 FEWEST = 10
 """Images of each class that every set needs: with fewer, chance decides."""
 
@@ -101,7 +101,7 @@ class Protocol(NamedTuple):
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     fractions: Sequence[float] = (0.25, 0.5, 1.0)
     arms: Sequence[Arm] = ARMS
-    head: Recipe = Recipe(1500, 25, 8, 128, 1e-3, 1e-2)
+    head: Recipe = Recipe(1500, 25, 8, 128, 3e-4, 1e-2)
     whole: Recipe = Recipe(300, 50, 3, 32, 3e-4, 1e-2)
     replicates: int = 1000
 
