@@ -82,7 +82,7 @@ class Study:
         record = {"arm": arm.name, "fraction": fraction, "seed": seed, **outcome}
         record["seconds"] = round(time.monotonic() - start, 1)
         self.store.write(name, record)
-        self.say(f"{name}: " + (outcome["text"] if "text" in outcome else f"AUC {outcome['auc']:.3f}"))
+        self.say(f"{name}: " + (f"AUC {outcome['auc']:.3f}" if "auc" in outcome else f"refused, {outcome['refused']}"))
         return record
 
     def train_arm(self, arm: Arm, seed: int, fraction: float) -> dict[str, Any]:

@@ -81,21 +81,21 @@ def verdict(difference: Figure) -> str:
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write the rule and the table."""
     head = "| real patients | trained | images of both classes | AUC | difference to real only | verdict |"
-    refusals: list[str] = []
+    refusals: dict[str, list[str]] = {}
     lines = [RULE, "", head, "|" + "---|" * 6]
     for row in rows:
         words = ("whole network, " if row["network"] == WHOLE else "") + row["words"]
         figures = f"{shown(row['auc'])} | {shown(row['difference'], '+')}"
         lines.append(f"| {row['fraction']:.0%} | {words} | {row['images']} | {figures} | {row['verdict']} |")
         if "text" in row:
-            refusals.append(f"Refused: {row['words']} at {row['fraction']:.0%}: {row['text']}")
+            refusals.setdefault(row["text"], []).append(f"{words} at {row['fraction']:.0%}")
     compared = sum(row["difference"] is not None for row in rows)
     by_chance = compared * (1 - LEVEL) / 2
     lines += [
         "",
         f"{compared} comparisons, each with its own 95% interval, uncorrected for their number: if no arm differed, "
         f"about {by_chance:.1f} would lie above 0 by chance.",
-        *refusals,
+        *(f"Refused, {'; '.join(names)}: {text}" for text, names in refusals.items()),
     ]
     return "\n".join(lines)
 

@@ -246,7 +246,9 @@ def test_a_judge_near_chance_filters_nothing_and_the_arm_is_reported_as_such(tmp
     assert rows[filtered.name]["difference"] is None
     assert "0.6 and an interval above 0.5 are needed" in rows[filtered.name]["text"]
     assert rows[SYNTHETIC.name]["auc"] is not None
-    assert "| judge near chance in " in summary.markdown(list(rows.values()))
+    text = summary.markdown(list(rows.values()))
+    assert "| judge near chance in " in text
+    assert "\nRefused, synthetic only, 1000%, filtered at 25%: the judge of split 0" in text
 
 
 @pytest.mark.parametrize(("value", "low", "refused"), [(0.7, 0.51, False), (0.7, 0.5, True), (0.59, 0.55, True)])
