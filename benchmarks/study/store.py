@@ -39,8 +39,8 @@ class Store:
         Raises:
             ValueError: the folder holds a study of something else; with both values.
         """
-        there, wanted = self._read(self.folder / IDENTITY), _flat(json.loads(json.dumps(identity)))
-        if there is None:
+        there, wanted = _flat(self.identity()), _flat(json.loads(json.dumps(identity)))
+        if not there:
             self._write(self.folder / IDENTITY, wanted)
             return
         changed = [

@@ -21,7 +21,7 @@ TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_e
 """Keys added by MONAI's runner and its federated client."""
 
 
-PATHS = ("_dir", "_file", "refuse_copies_of")
+PATHS = ("_dir", "_file", "refuse_copies_of", "pretrained_model", "guidance_model")
 """Endings of keys whose values are paths."""
 PATHS_BY_NAME = ("other_samples", "other_autoencoders")
 

@@ -1,4 +1,4 @@
-"""The verbs about trained models: ``medfusion demo``, ``average`` and ``export``."""
+"""The verbs about trained models: ``medfusion demo``, ``average``, ``assemble`` and ``export``."""
 
 from __future__ import annotations
 
@@ -34,6 +34,23 @@ def add_average(subparsers: Any) -> None:
     parser.add_argument("--step", type=int, help="step of a snapshot, after which the average ends (the last one)")
     parser.add_argument("--output", type=bundle_path, required=True, help="folder for model.pt and model.json")
     parser.set_defaults(handler=_average)
+
+
+def add_assemble(subparsers: Any) -> None:
+    """Add ``medfusion assemble``."""
+    parser = subparsers.add_parser("assemble", help="write a model with the autoencoder of another file")
+    parser.add_argument(
+        "--autoencoder",
+        type=input_path,
+        required=True,
+        metavar="FILE",
+        help="autoencoder.pt of a training with --frozen encoder, which started from the model",
+    )
+    parser.add_argument(
+        "--model-file", type=bundle_path, required=True, help="weights, or a folder or bundle that contains them"
+    )
+    parser.add_argument("--output", type=bundle_path, required=True, help="folder for model.pt and model.json")
+    parser.set_defaults(handler=_assemble)
 
 
 def add_export(subparsers: Any) -> None:
@@ -81,6 +98,13 @@ def _average(arguments: argparse.Namespace) -> int:
 
     path, error = write_average(arguments.snapshots, arguments.output, arguments.length, arguments.step)
     print(f"{path}  profile met to within {error:.1%}")
+    return 0
+
+
+def _assemble(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.weights.assembled import write_assembled
+
+    print(write_assembled(arguments.autoencoder, arguments.model_file, arguments.output))
     return 0
 
 

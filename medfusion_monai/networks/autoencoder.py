@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -96,6 +96,11 @@ class LatentAutoencoder(Described, nn.Module, ABC):
 
     @property
     @abstractmethod
+    def encoder_parts(self) -> list[nn.Module]:
+        """The modules that ``encode`` uses and ``decode`` does not."""
+
+    @property
+    @abstractmethod
     def output_layers(self) -> list[Tensor]:
         """Weights of the convolutions that write the image and, with deep supervision, that of half resolution."""
 
@@ -139,15 +144,24 @@ class LatentAutoencoder(Described, nn.Module, ABC):
         """Encode and decode images (B, C, H, W) in [-1, 1] by the most likely latents, without randomness."""
         return self.decode(self.encode(image).mode())
 
-    def forward(self, image: Tensor, noise: Tensor | None = None) -> AutoencoderOutput:
+    def forward(
+        self,
+        image: Tensor,
+        noise: Tensor | None = None,
+        latent_transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> AutoencoderOutput:
         """Reconstruct images (B, C, H, W) in [-1, 1] from latents drawn from their posterior.
 
         Args:
             image: (B, C, H, W) in [-1, 1].
             noise: standard normal values of the latents' shape to draw them from; fresh ones if None.
+            latent_transform: of the latents before they are decoded; None for none.
         """
         posterior = self.encode(image)
-        return AutoencoderOutput(*self.decode_with_low(posterior.sample(noise)), posterior)
+        latents = posterior.sample(noise)
+        if latent_transform is not None:
+            latents = latent_transform(latents)
+        return AutoencoderOutput(*self.decode_with_low(latents), posterior)
 
 
 @describable
@@ -216,6 +230,11 @@ class Autoencoder(LatentAutoencoder):
                 low = self.conv_out_low(x)
             x = level(x)
         return self.conv_out(x), low
+
+    @property
+    def encoder_parts(self) -> list[nn.Module]:
+        """The modules from the image to the moments of its posterior."""
+        return [self.conv_in, self.encoder, self.to_moments]
 
     @property
     def output_layers(self) -> list[Tensor]:

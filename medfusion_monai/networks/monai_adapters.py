@@ -14,6 +14,8 @@ from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoenc
 from medfusion_monai.networks.described import Described, describable
 
 SMALLEST_STD = 3.1e-7  # exp(-15), the lower limit in AutoencoderKL as well
+DECODING = ("post_quant_conv", "decoder")
+"""Modules of MONAI's autoencoders that ``decode`` uses."""
 
 
 @describable
@@ -63,6 +65,11 @@ class MonaiAutoencoder(LatentAutoencoder):
     def decode(self, latents: Tensor) -> Tensor:
         """Map raw latents (B, latent_channels, h, w) to images (B, C, H, W) in about [-1, 1]."""
         return self.network.decode(latents)
+
+    @property
+    def encoder_parts(self) -> list[nn.Module]:
+        """All modules of the network but those that decode."""
+        return [part for name, part in self.network.named_children() if name not in DECODING]
 
     @property
     def output_layers(self) -> list[Tensor]:

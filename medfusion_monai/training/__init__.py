@@ -14,6 +14,7 @@ from medfusion_monai.training.prepare_batch import (
     ReconstructionPrepareBatch,
     SamplingPrepareBatch,
 )
+from medfusion_monai.training.pretrained_start import PretrainedStart
 from medfusion_monai.training.run import TrainingRun
 from medfusion_monai.training.train_autoencoder import AutoencoderTraining
 from medfusion_monai.training.train_diffusion import DiffusionTraining
@@ -29,6 +30,7 @@ __all__ = [
     "DiffusionStep",
     "DiffusionTraining",
     "LatentDataset",
+    "PretrainedStart",
     "ReconstructionPrepareBatch",
     "SamplingPrepareBatch",
     "TrainingImages",

@@ -23,8 +23,8 @@ ADVERSARIAL = ("adversarial", "adversarial_low")
 class AutoencoderTrainer(SupervisedTrainer):
     """Trains an autoencoder, with discriminators from a given step on; averages gradients over processes.
 
-    ``engine.state.output`` holds ``image``, ``pred`` (the reconstruction), ``loss`` and ``terms`` (the weighted terms
-    of the loss by name).
+    ``engine.state.output`` holds ``image`` (the target), ``pred`` (the reconstruction), ``loss`` and ``terms`` (the
+    weighted terms of the loss by name).
 
     Args:
         adversarial: the adversarial loss, or None to train without.
@@ -56,14 +56,14 @@ class AutoencoderTrainer(SupervisedTrainer):
         self.discriminator_optimizer = discriminator_optimizer
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
-        image, _, _, keywords = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking)
+        inputs, image, _, keywords = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking)
         adversarial = self.adversarial
         if adversarial is not None and not adversarial.active(engine.state.iteration):
             adversarial = None
 
         engine.network.train()
         with self._autocast():
-            output = engine.inferer(image, engine.network, **keywords)
+            output = engine.inferer(inputs, engine.network, **keywords)
         if self.dtype is not torch.float32:
             output = _in_full_precision(output)
         terms: dict[str, Tensor] = engine.loss_function(output, image)

@@ -144,6 +144,7 @@ class LatentDataset(Dataset):
             "image_size": images.image_size,
             "unreadable": images.unreadable,
             **form_of(self.images.transform),
+            **run.pretrained.settings,
         }
 
     def __getstate__(self) -> dict[str, Any]:

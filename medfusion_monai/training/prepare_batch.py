@@ -12,6 +12,7 @@ from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.seeds import generators, randn
+from medfusion_monai.training.equivariance import draw_transform
 
 Batch = dict[str, Any]
 
@@ -21,18 +22,25 @@ class AutoencoderPrepareBatch:
 
     Args:
         autoencoder: the network being trained; defines the shape of the latents.
+        equivariance: probability that the latents of a batch are scaled or turned before they are decoded, see
+            ``LatentTransform``; the targets are then scaled and turned too.
     """
 
-    def __init__(self, autoencoder: LatentAutoencoder) -> None:
+    def __init__(self, autoencoder: LatentAutoencoder, equivariance: float = 0.0) -> None:
         self.channels, self.factor = autoencoder.latent_channels, autoencoder.downsampling_factor
+        self.equivariance = equivariance
 
     def __call__(
         self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Any]]:
         """Turn ``image`` (B, C, H, W) in [0, 1] and ``seed`` into (inputs, targets, (), keywords of the network)."""
-        image = to_network(batch["image"], device, non_blocking)
+        image, sources = to_network(batch["image"], device, non_blocking), generators(batch["seed"])
         shape = (self.channels, image.shape[-2] // self.factor, image.shape[-1] // self.factor)
-        return image, image, (), {"noise": to_device(randn(shape, generators(batch["seed"])), device)}
+        keywords: dict[str, Any] = {"noise": to_device(randn(shape, sources), device)}
+        transform = draw_transform(sources[0], self.equivariance)
+        if transform is None:
+            return image, image, (), keywords
+        return image, transform.of_images(image, self.factor), (), keywords | {"latent_transform": transform}
 
 
 class DiffusionPrepareBatch:

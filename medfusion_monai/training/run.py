@@ -30,6 +30,7 @@ from medfusion_monai.training.handlers.progress import ProgressBar
 from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal
 from medfusion_monai.training.learning_rate import Adam
 from medfusion_monai.training.preflight.run_checks import is_rehearsal
+from medfusion_monai.training.pretrained_start import PretrainedStart
 from medfusion_monai.training.training_images import TrainingImages
 
 
@@ -90,6 +91,7 @@ class TrainingRun:
         val_interval: epochs between validations; an epoch ends after ``val_interval`` steps of its phase.
         checkpoint_interval: steps between checkpoints within epochs; None for none.
         trial_step: whether to try a step of each phase before training.
+        pretrained: the weights that it starts from; None for random ones.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class TrainingRun:
         val_interval: int = 1,
         checkpoint_interval: int | None = None,
         trial_step: bool = True,
+        pretrained: PretrainedStart | None = None,
     ) -> None:
         self.output_dir, self.model_dir = Path(output_dir), Path(model_dir)
         self.ckpt_dir = self.output_dir / "checkpoints" if ckpt_dir is None else Path(ckpt_dir)
@@ -118,6 +121,7 @@ class TrainingRun:
         self.channels_last, self.compile, self.workers = channels_last, compile, num_workers
         self.max_grad_norm, self.log_interval, self.val_interval = max_grad_norm, log_interval, val_interval
         self.checkpoint_interval, self.trial_step = checkpoint_interval, trial_step
+        self.pretrained = PretrainedStart() if pretrained is None else pretrained
         self.rehearsed: set[str] = set()
 
     @property

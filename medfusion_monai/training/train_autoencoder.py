@@ -26,6 +26,7 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.values import check_numbers, epochs
 from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
+from medfusion_monai.training.equivariance import check_equivariance
 from medfusion_monai.training.handlers.checkpoint import BestWeights
 from medfusion_monai.training.handlers.image_grid import reconstruction_rows
 from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal
@@ -34,6 +35,7 @@ from medfusion_monai.training.latent_statistics import measure_latent_statistics
 from medfusion_monai.training.learning_rate import Adam
 from medfusion_monai.training.preflight.run_checks import is_rehearsal
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
+from medfusion_monai.training.pretrained_start import AUTOENCODER
 from medfusion_monai.training.run import Phase, TrainingRun
 from medfusion_monai.training.training_images import TrainingImages
 from medfusion_monai.weights.state_dict import load_weights, save_weights
@@ -59,6 +61,7 @@ class AutoencoderTraining(AutoencoderTrainer):
         val_interval: steps of an epoch, which ends with a validation.
         batch_size: images per step and process.
         discriminator_lr: learning rate of the discriminators.
+        equivariance: share of steps whose latents are scaled or turned before they are decoded.
         train_handlers: further handlers of the trainer, attached before its checkpoints.
     """
 
@@ -78,6 +81,7 @@ class AutoencoderTraining(AutoencoderTrainer):
         val_interval: int,
         batch_size: int,
         discriminator_lr: float = 1.0e-6,
+        equivariance: float = 0.0,
         train_handlers: Sequence[Any] = (),
     ) -> None:
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -85,11 +89,8 @@ class AutoencoderTraining(AutoencoderTrainer):
         self.batch_size = self.at_once = batch_size
         self.autoencoder = network.autoencoder
         check_numbers(discriminator_lr=discriminator_lr)
-        built, self.lr_scheduler = optimizer.build(self.autoencoder.parameters(), steps)
-        reading: dict[str, Any] = {
-            "prepare_batch": AutoencoderPrepareBatch(self.autoencoder),
-            "network": self.autoencoder,
-        }
+        check_equivariance(equivariance, images.image_size, loss.ssim_window)
+        built, self.lr_scheduler = optimizer.build(run.pretrained.trained(self.autoencoder), steps)
         self.best = BestWeights(
             run.ckpt_dir / "autoencoder_best.pt",
             self.autoencoder,
@@ -105,7 +106,8 @@ class AutoencoderTraining(AutoencoderTrainer):
             adversarial=adversarial,
             discriminator_optimizer=torch.optim.Adam(adversarial.parameters(), lr=discriminator_lr),
             dtype=torch.float32 if run.dtype is torch.float16 else run.dtype,  # the step does not scale losses
-            **reading,
+            prepare_batch=AutoencoderPrepareBatch(self.autoencoder, equivariance),
+            network=self.autoencoder,
             **run.engine_options,
         )
         self.evaluator = SupervisedEvaluator(
@@ -113,7 +115,8 @@ class AutoencoderTraining(AutoencoderTrainer):
             key_val_metric={"autoencoder_val_loss": Loss(self._validation_loss, output_transform=_pred_and_image)},
             additional_metrics={"autoencoder_val_ssim": Loss(_mean_ssim, output_transform=_pred_and_image)},
             metric_cmp_fn=operator.lt,
-            **reading,
+            prepare_batch=AutoencoderPrepareBatch(self.autoencoder),
+            network=self.autoencoder,
             **run.engine_options,
         )
         self._stop: StopOnSignal | None = None
@@ -123,10 +126,19 @@ class AutoencoderTraining(AutoencoderTrainer):
         """Whether the phase continues from a checkpoint."""
         return self.training_run.is_begun(self.phase)
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether the autoencoder is trained, not kept as it is."""
+        return self.training_run.pretrained.frozen != AUTOENCODER
+
     def run(self) -> None:  # type: ignore[override]  # as MONAI's trainers
         """Train or resume until the last step, then measure the latents and write ``autoencoder.pt``."""
         if is_rehearsal():
             self.training_run.rehearsed.add(self.phase)
+            return
+        if not self.is_needed:
+            with idist.one_rank_first():
+                self._write()
             return
         stop = self._prepare()
         self.training_run.train(self, stop, super().run)
@@ -190,6 +202,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             "loss": describe(self._arguments["loss"]),
             "perceptual_network": getattr(self.loss_function, "perceptual_network", None),
             "adversarial": describe(self.adversarial) if self.adversarial is not None else None,
+            "equivariance": self._arguments["equivariance"],
         }
 
     def _changeable(self) -> dict[str, Any]:
@@ -205,18 +218,23 @@ class AutoencoderTraining(AutoencoderTrainer):
         Raises:
             WeightsError: if no best weights were saved.
         """
-        path = self.training_run.autoencoder_file
         with idist.one_rank_first():
             check_validated(self.best.path)
             load_weights(self.autoencoder, self.best.path)
-            if path.is_file() and _same_but_statistics(self.autoencoder.state_dict(), path):
-                load_weights(self.autoencoder, path)
-                return
+            self._write()
+
+    def _write(self) -> None:
+        """Write the autoencoder, unless the file has the same weights; with the statistics of its latents."""
+        path = self.training_run.autoencoder_file
+        if path.is_file() and _same_but_statistics(self.autoencoder.state_dict(), path):
+            load_weights(self.autoencoder, path)
+            return
+        if self.training_run.pretrained.frozen is None:  # else those that the UNet of the same weights knows
             once = DataLoader(self.dataset.images, self.batch_size, num_workers=self.training_run.num_workers)
             statistics = measure_latent_statistics(self.autoencoder, once, self.training_run.device)
             self.autoencoder.set_latent_statistics(*statistics)
-            save_weights(self.autoencoder, path)
-            logger.info("phase one is finished: %s; train_diffusion (phase two) continues from it", path)
+        save_weights(self.autoencoder, path)
+        logger.info("phase one is finished: %s; train_diffusion (phase two) continues from it", path)
 
     def twin(self) -> AutoencoderTraining:
         """Return a trainer of the same step with copies of the networks."""

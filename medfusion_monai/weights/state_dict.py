@@ -134,7 +134,15 @@ def load_weights(network: nn.Module, path: str | Path, how_made: str = "train") 
     if not path.is_file():
         raise WeightsError(f"weights {path} do not exist: {how_made} first, or choose another file")
     check_listed(path)
-    state = read_state(path)
+    return fill_weights(network, read_state(path), path)
+
+
+def fill_weights(network: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """Load a complete state dict, read from ``path``, into a network and return the network.
+
+    Raises:
+        WeightsError: with the file and what is missing, surplus, of another shape or type, or out of range.
+    """
     problems = _misfits(network.state_dict(), state)
     if problems:
         raise WeightsError(

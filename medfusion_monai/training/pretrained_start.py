@@ -1,0 +1,126 @@
+"""Weights that a training starts from, and which of them it keeps as they are."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.networks.autoencoder import LatentAutoencoder
+from medfusion_monai.networks.described import DescriptionError, describe, refuse_other_arguments
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.runtime.errors import WeightsError
+from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.runtime.values import differences_of, flat_settings
+from medfusion_monai.weights.model_info import require_model_info
+from medfusion_monai.weights.places import find_weights, missing_weights
+from medfusion_monai.weights.state_dict import check_listed, fill_weights, read_state
+
+logger = logging.getLogger(__name__)
+
+ENCODER, AUTOENCODER = "encoder", "autoencoder"
+LABELS = ".class_embedding."
+
+
+class PretrainedStart:
+    """Weights that a training starts from, in place of random ones.
+
+    Args:
+        path: a weights file, a folder with weights, or a bundle; None for random weights.
+        frozen: what keeps these weights and the statistics of their latents: ``encoder`` (phase one trains the decoder
+            alone, and a UNet that was trained on these latents still fits), ``autoencoder`` (phase one takes no step),
+            or None for nothing.
+
+    Raises:
+        ValueError: for another value of ``frozen``, or one without ``path``.
+    """
+
+    def __init__(self, path: str | Path | None = None, frozen: str | None = None) -> None:
+        if frozen not in (None, ENCODER, AUTOENCODER):
+            raise ValueError(f"frozen must be null, {ENCODER} or {AUTOENCODER}, received {frozen!r}")
+        if frozen is not None and path is None:
+            raise ValueError(f"frozen is {frozen}, but random weights must be trained: set pretrained_model")
+        self.path, self.frozen = None if path is None else find_weights(path), frozen
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What a run must share with the checkpoint it resumes from."""
+        return {
+            "pretrained_model": None if self.path is None else file_sha256(self._file()),
+            "frozen": self.frozen,
+        }
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """What the description of the trained weights says of these: their checksum and what they were trained on."""
+        if self.path is None:
+            return {}
+        file = self._file()
+        training = require_model_info(file).get("training") or {}
+        kept = {name: training[name] for name in ("images", "image_count", "started_from") if name in training}
+        return {"started_from": {"weights_sha256": file_sha256(file), **kept}}
+
+    def fill(self, network: Medfusion, schedule: NoiseSchedule) -> None:
+        """Load the weights into the networks of a training.
+
+        If the classes have other names, the embeddings of labels stay random, which the log says.
+
+        Args:
+            network: to be trained.
+            schedule: of its noise.
+
+        Raises:
+            WeightsError: if the weights are missing or damaged, have no description, or belong to networks with other
+                arguments or to another noise schedule.
+        """
+        if self.path is None:
+            return
+        file = self._file()
+        check_listed(file)
+        info, state = require_model_info(file), read_state(file)
+        same_classes = info["class_names"] == network.class_names
+        self._compare(network, schedule, info, same_classes)
+        if not same_classes:
+            state |= {name: value for name, value in network.state_dict().items() if LABELS in name}
+            logger.info(
+                "%s was trained for the classes %s: the embeddings of %s start from random values",
+                file,
+                ", ".join(info["class_names"]),
+                ", ".join(network.class_names),
+            )
+        fill_weights(network, state, file)
+        logger.info("the training starts from %s", file)
+
+    def trained(self, autoencoder: LatentAutoencoder) -> list[nn.Parameter]:
+        """Return the parameters of an autoencoder that phase one trains, and freeze the others."""
+        if self.frozen == ENCODER:
+            for part in autoencoder.encoder_parts:
+                part.requires_grad_(False)
+        return [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
+
+    def _file(self) -> Path:
+        if self.path is None or not self.path.is_file():
+            raise WeightsError(f"pretrained_model: {missing_weights(Path(self.path or ''))}")
+        return self.path
+
+    def _compare(self, network: Medfusion, schedule: NoiseSchedule, info: dict[str, Any], same_classes: bool) -> None:
+        problems = differences_of(
+            flat_settings({"schedule": info["schedule"]}), flat_settings({"schedule": describe(schedule)})
+        )
+        for name, part in network.named_children():
+            description = dict(info["networks"][name])
+            if not same_classes and "num_classes" in description:
+                description["num_classes"] = len(network.class_names)
+            try:
+                refuse_other_arguments(part, description, name)
+            except DescriptionError as error:
+                problems.append(str(error))
+        if problems:
+            raise WeightsError(
+                f"pretrained_model {self.path} does not fit this training: {'; '.join(problems)}. Use the keys that it "
+                "was trained with (model.json beside it), or other weights"
+            )

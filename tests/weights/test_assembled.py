@@ -1,0 +1,58 @@
+import pytest
+import torch
+from tiny_models import save, tiny
+
+import medfusion_monai as mf
+from medfusion_monai.cli import main
+from medfusion_monai.weights.state_dict import save_weights
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    return save(tiny(), tmp_path / "models" / "model.pt")
+
+
+def autoencoder_file(path, *changed):
+    network = tiny().autoencoder
+    for name, value in network.state_dict().items():
+        if name.startswith(changed):
+            value += 0.1
+    save_weights(network, path)
+    return path
+
+
+def assemble(autoencoder, model_file, output):
+    files = {"--autoencoder": autoencoder, "--model-file": model_file, "--output": output}
+    return main(["assemble", *(str(word) for pair in files.items() for word in pair)])
+
+
+def test_model_has_the_other_decoder_and_samples_the_same_latents(model_file, tmp_path, capsys):
+    sharper = autoencoder_file(tmp_path / "autoencoder.pt", "decoder", "from_latents", "conv_out")
+    assert assemble(sharper, model_file.parent, tmp_path / "new") == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "new" / "model.pt")
+    before, after = mf.load(model_file, "cpu"), mf.load(tmp_path / "new", "cpu")
+    assert torch.equal(before.sample_latents(0, n=2), after.sample_latents(0, n=2))
+    assert not torch.equal(before.sample(0, n=2), after.sample(0, n=2))
+    assert before.info == after.info
+
+
+@pytest.mark.parametrize("changed", ["encoder.0", "conv_in", "to_moments", "latent_mean", "latent_std"])
+def test_other_latents_are_refused(changed, model_file, tmp_path, capsys):
+    other = autoencoder_file(tmp_path / "autoencoder.pt", changed)
+    assert assemble(other, model_file, tmp_path / "new") == 2
+    error = capsys.readouterr().err
+    assert "was trained on other latents" in error
+    assert "--frozen encoder" in error
+    assert changed in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_weights_and_an_existing_model_are_refused(model_file, tmp_path, capsys):
+    own = autoencoder_file(tmp_path / "autoencoder.pt")
+    assert assemble(tmp_path / "none.pt", model_file, tmp_path / "new") == 2
+    assert "none.pt" in capsys.readouterr().err
+    assert assemble(own, tmp_path / "none", tmp_path / "new") == 2
+    assert assemble(own, model_file, model_file.parent) == 2
+    assert "exists: choose another folder" in capsys.readouterr().err
+    assert assemble(model_file, model_file, tmp_path / "new") == 2
+    assert "do not fit this network" in capsys.readouterr().err
