@@ -92,7 +92,7 @@ def microscopy(image: Dataset) -> None:
 
 
 class DicomKind(NamedTuple):
-    """A kind of DICOM image, as an encoder for ``ImageFormat``.
+    """A kind of DICOM image, with its encoder for ``ImageFormat``.
 
     Args:
         sop_class: UID of its storage class.
@@ -106,7 +106,7 @@ class DicomKind(NamedTuple):
     complete: Callable[[Any], None]
     channels: tuple[int, ...] = (1, 3)
 
-    def __call__(self, image: np.ndarray, note: Note) -> bytes:
+    def encode(self, image: np.ndarray, note: Note) -> bytes:
         """Encode an image (C, H, W) in [0, 1], gray or RGB, with 8 bits; a note says how it was made."""
         import pydicom  # on first use: other formats do not need it
         from pydicom.dataset import FileMetaDataset

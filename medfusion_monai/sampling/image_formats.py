@@ -101,7 +101,10 @@ FORMATS = {
     "png": ImageFormat(".png", png_bytes, png_is_whole, title="PNG, 8 bits"),
     "png16": ImageFormat(".png", png16_bytes, png_is_whole, channels=(1,), title="PNG, 16 bits"),
     "nifti": ImageFormat(".nii.gz", nifti_bytes, gzip_is_whole, title="NIfTI, float32"),
-    **{name: ImageFormat(".dcm", kind, dicom_is_whole, kind.channels, kind.title) for name, kind in KINDS.items()},
+    **{
+        name: ImageFormat(".dcm", kind.encode, dicom_is_whole, kind.channels, kind.title)
+        for name, kind in KINDS.items()
+    },
 }
 """By the names that ``output_format`` takes. Add your own here."""
 
