@@ -310,6 +310,13 @@ def test_a_study_may_gain_arms_but_not_change_them(tmp_path):
         kept.claim({"seconds": 60.0, "equivariant autoencoder": "cd"})
 
 
+def test_a_study_whose_settings_were_kept_nested_goes_on(tmp_path):
+    (tmp_path / "study.json").write_text('{"recipe": {"sizes": [1, 2]}}')
+    store.Store(tmp_path).claim({"recipe": {"sizes": (1, 2)}})
+    with pytest.raises(ValueError, match=r"recipe: sizes \[1, 2\], not \[3\]"):
+        store.Store(tmp_path).claim({"recipe": {"sizes": [3]}})
+
+
 # Judging
 
 
