@@ -177,7 +177,7 @@ class DinoFeatures(FeatureExtractor):
         except RuntimeError as error:
             raise _misfit(path, "DINOv2's ViT-B/14", error) from error
         self.network: Any = network.eval().requires_grad_(False)
-        self.dimensions = self.network.num_features
+        self.dimensions = int(self.network.num_features)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
