@@ -168,7 +168,7 @@ class DinoFeatures(FeatureExtractor):
         self.side, mean, std = (518, (0.5307,) * 3, (0.2583,) * 3) if is_rad else (224, IMAGENET_MEAN, IMAGENET_STD)
         self.name = "rad-dino" if is_rad else "dinov2-vitb14"
         self.resize = f"bicubic, antialiased, to {self.side}x{self.side}"
-        network = timm.create_model(
+        network: Any = timm.create_model(
             "vit_base_patch14_dinov2", num_classes=0, dynamic_img_size=True, **self.network_arguments
         )
         state = {name: value for name, value in read_state(path).items() if name != "mask_token"}  # of its training
@@ -176,8 +176,7 @@ class DinoFeatures(FeatureExtractor):
             network.load_state_dict(state)
         except RuntimeError as error:
             raise _misfit(path, "DINOv2's ViT-B/14", error) from error
-        self.network: Any = network.eval().requires_grad_(False)
-        self.dimensions = int(self.network.num_features)
+        self.network, self.dimensions = network.eval().requires_grad_(False), network.num_features
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
