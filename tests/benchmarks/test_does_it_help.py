@@ -190,6 +190,7 @@ def test_images_are_read_at_the_positions_asked_for():
     assert files[torch.tensor([2, 0])][:, 0, 0, 0].tolist() == [8.0, 3.0]
 
 
+@pytest.mark.slow
 def test_arms_of_the_whole_network_are_set_against_its_own_real_images_at_the_largest_share(tmp_path, monkeypatch):
     pool, plan = make_pool(), quick(fractions=(0.25, 0.5))._replace(whole=QUICK)
     images = pool._replace(inputs=-pool.inputs)  # the whole network sees something else than the head
@@ -351,6 +352,7 @@ def test_an_arm_is_in_the_table_when_all_of_its_splits_are_done(helpful):
 # Stopping and going on
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_gives_the_same_figures_and_trains_nothing_twice(helpful, tmp_path, monkeypatch):
     folder, pool, plan = helpful
     trained, own = [], runs.train
@@ -530,6 +532,7 @@ def test_a_plan_names_the_samples_that_lack_and_does_nothing(command, tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_the_command_gives_the_same_table_when_it_is_run_again(command, tmp_path, made):
     (made["samples_dir"] / "manifest.csv").unlink()
     for file in made["samples_dir"].glob("*.png"):
@@ -550,6 +553,7 @@ def test_the_command_gives_the_same_table_when_it_is_run_again(command, tmp_path
     assert "scores" not in result["records"][0]
 
 
+@pytest.mark.slow
 def test_a_study_does_not_go_on_with_other_samples_classes_or_rules(command, made, tmp_path, monkeypatch):
     command()
     with pytest.raises(ValueError, match=r"holds a study with class_names \['no_.*, not \['cardiomegaly', 'no_"):

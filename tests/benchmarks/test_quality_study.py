@@ -128,6 +128,7 @@ def test_another_seed_gives_other_weights_and_another_order(tiny):
     assert one.batch(0)["seed"].tolist() != other.batch(0)["seed"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", arms.ARMS, ids=lambda each: each.name)
 def test_every_arm_learns_the_one_latent_that_there_is(tiny, each):
     moments = tiny.training.moments[:1].repeat(8, 1, 1, 1)
@@ -434,6 +435,7 @@ def run_study(folder, tiny, judge, monkeypatch, names=("v",), with_checks=True, 
     return trained
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_goes_on_and_does_nothing_twice(tmp_path, tiny, monkeypatch):
     whole, first, second = StoppedJudge(), StoppedJudge(stop=4), StoppedJudge()
     run_study(tmp_path / "whole", tiny, whole, monkeypatch)
@@ -444,6 +446,7 @@ def test_a_study_that_was_stopped_goes_on_and_does_nothing_twice(tmp_path, tiny,
     assert trained == [("v", 1, 5)]  # the three before were finished
 
 
+@pytest.mark.slow
 def test_a_study_samples_raw_weights_and_guidance_beside_its_arms(tmp_path, tiny, monkeypatch):
     judge = StoppedJudge()
     run_study(tmp_path, tiny, judge, monkeypatch)
@@ -468,6 +471,7 @@ def test_each_length_is_one_stretch_of_the_same_training_and_measured_by_itself(
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_a_training_whose_loss_is_not_finite_is_kept_as_a_failure_and_the_others_go_on(tmp_path, tiny, monkeypatch):
     step = training.Training.step
 

@@ -364,6 +364,7 @@ def test_the_evaluations_of_the_earlier_protocol_are_counted():
     assert sum(calls) == 2 * (2 * 20 + 20 + 2 * 30 + 6 * 40) + 2 * 50
 
 
+@pytest.mark.slow
 def test_the_costs_of_each_part_are_measured_on_the_shapes_of_the_study():
     recipe = {
         "class_names": ["a", "b"], "image_size": [32, 32], "image_channels": 1, "latent_flips": [],
