@@ -29,6 +29,7 @@ from medfusion_monai.weights.guidance_model import load_guide
 from medfusion_monai.weights.model_info import (
     PLACES,
     describe_model,
+    earlier_trainings,
     found_at,
     model_info_path,
     read_model_info,
@@ -178,12 +179,8 @@ class Model:
 
     @property
     def earlier_trained_on(self) -> list[str | None]:
-        """The ``fingerprint`` of the images of each earlier training that this one started from; None if unknown."""
-        found, training = [], self.info.get("training", {})
-        while training.get("started_from"):
-            training = training["started_from"]
-            found.append(training.get("images"))
-        return found
+        """The ``fingerprint`` of the images of each other training behind these weights; None where it is unknown."""
+        return _fingerprints(earlier_trainings(self.info.get("training")))
 
     @property
     def device(self) -> torch.device:
@@ -386,6 +383,11 @@ def untrained_info(
     schedule = NoiseSchedule(prediction_type="v_prediction")
     settings = LatentDiffusionSampler(schedule, num_inference_steps=30, spacing="logsnr").settings()
     return describe_model(Medfusion(*parts, class_names, image_size), schedule, settings, {}, {})
+
+
+def _fingerprints(trainings: Mapping[str, Any]) -> list[str | None]:
+    found = [[part.get("images"), *_fingerprints(earlier_trainings(part))] for part in trainings.values()]
+    return [fingerprint for part in found for fingerprint in part]
 
 
 def _loaded(path: Path, device: torch.device | str | None, network: Medfusion | None) -> Model:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from tqdm import tqdm
 
 from medfusion_monai.data.reading.synthetic_marks import marked_synthetic
+from medfusion_monai.runtime.csv_cells import original
+from medfusion_monai.sampling.dicom_format import KINDS, dicom_is_whole
 from medfusion_monai.sampling.manifest import RowList
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ COLUMNS = ("file", "to", "sop_instance_uid")
 OWN_TITLE = "MEDFUSION"
 PASSWORD, TOKEN = "MEDFUSION_PACS_PASSWORD", "MEDFUSION_PACS_TOKEN"
 """Environment variables of the password of ``user``, or of a bearer token."""
+LONGEST_TITLE = 16
+"""Characters of an application entity's title."""
 SECONDS = 30.0
 """Without an answer, after which a server counts as gone."""
 Store = Callable[["Dataset"], None]
@@ -46,9 +51,9 @@ def send(folder: str | Path, to: str, user: str | None = None) -> int:
         Number of files that were sent.
 
     Raises:
-        PacsError: for an address of another kind, a folder without DICOM files, files that are not marked as synthetic
-            (nothing is sent then), and a server that is not there, refuses a file or vanishes; what it stored is
-            listed, and the same call sends the rest.
+        PacsError: for an address of another kind, a folder without DICOM files, files that are damaged or not marked
+            as synthetic (nothing is sent then), and a server that is not there, refuses a file or vanishes; what it
+            stored is listed, and the same call sends the rest.
     """
     from pydicom import dcmread
 
@@ -63,16 +68,22 @@ def send(folder: str | Path, to: str, user: str | None = None) -> int:
             f"{len(others)} of {len(paths)} files in {folder} are not marked as synthetic, e.g. {others[0]}: they may "
             "be of patients, and nothing was sent. Move them to another folder"
         )
+    cut_off = [str(path) for path in paths if not dicom_is_whole(path)]
+    if cut_off:
+        raise PacsError(
+            f"{len(cut_off)} of {len(paths)} files in {folder} are damaged, e.g. {cut_off[0]}, and nothing was sent: "
+            "sample them again, by the same command"
+        )
     listed = RowList(folder, SENT)
-    known = listed.read(listed.main)
-    missing = [path for path in paths if known.get(path.name, {}).get("to") != to]
-    stored = 0
+    known, stored = _known(listed.main), 0
+    identifiers = {path: str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths}
+    missing = [path for path, identifier in identifiers.items() if (path.name, to, identifier) not in known]
     try:
         with connected as store:
-            for path in tqdm(missing, f"send to {to}", unit=" images", disable=not missing):
-                file = dcmread(path)
-                store(file)
-                listed.append([{"file": path.name, "to": to, "sop_instance_uid": file.SOPInstanceUID}], COLUMNS)
+            for path in tqdm(missing, "send", unit=" images", disable=not missing):
+                store(dcmread(path))
+                row = {"file": path.name, "to": to, "sop_instance_uid": identifiers[path]}
+                listed.append([row], COLUMNS)
                 stored += 1
     except PacsError as error:
         done = len(paths) - len(missing) + stored
@@ -83,20 +94,44 @@ def send(folder: str | Path, to: str, user: str | None = None) -> int:
     return stored
 
 
+def _known(path: Path) -> set[tuple[str, str, str]]:
+    """Return file, address and identifier of each row of a list; a line that a kill cut off has none."""
+    if not path.is_file():
+        return set()
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [[original(row.get(name) or "") for name in COLUMNS] for row in csv.DictReader(file)]
+    return {(name, to, identifier) for name, to, identifier in rows}
+
+
 def _connection(to: str, user: str | None) -> AbstractContextManager[Store]:
     parts = urlsplit(to)
-    if parts.scheme in ("http", "https") and parts.hostname:
+    is_web = parts.scheme in ("http", "https") and parts.hostname
+    if parts.password is not None or parts.query or parts.fragment or (is_web and parts.username):
+        raise PacsError(
+            "--to must be without user, password and query, which sent.csv would list: name the --user, and set "
+            f"{PASSWORD} or {TOKEN}"
+        )
+    if is_web:
+        _refuse_readable_password(parts)
         return _dicomweb(to, user)
     try:
         port = parts.port
     except ValueError:
         port = None
-    if parts.scheme == "dicom" and parts.hostname and parts.username and port:
-        return _association(parts.username, parts.hostname, port)
+    title = unquote(parts.username or "")
+    if parts.scheme == "dicom" and parts.hostname and 0 < len(title) <= LONGEST_TITLE and port:
+        return _association(title, parts.hostname, port)
     raise PacsError(
-        f"--to must be the root of a DICOMweb service, as https://HOST/dicom-web, or dicom://TITLE@HOST:PORT, received "
-        f"{to!r}"
+        "--to must be the root of a DICOMweb service, as https://HOST/dicom-web, or dicom://TITLE@HOST:PORT with a "
+        f"title of at most {LONGEST_TITLE} characters, received {to!r}"
     )
+
+
+def _refuse_readable_password(parts: SplitResult) -> None:
+    """Refuse to send a password or a token without encryption, except to this machine."""
+    given = [name for name in (PASSWORD, TOKEN) if os.environ.get(name)]
+    if given and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise PacsError(f"{given[0]} would be readable on the way to {parts.hostname}: use https://, or unset it")
 
 
 @contextmanager
@@ -112,7 +147,7 @@ def _dicomweb(url: str, user: str | None) -> Iterator[Store]:
         session.headers["Authorization"] = f"Bearer {token}"
     client = web.DICOMwebClient(url, session=session)
     client.set_http_retry_params(retry=False)
-    session.request = _with_timeout(session.request)
+    session.request, session.max_redirects = _with_timeout(session.request), 0
 
     def store(file: Dataset) -> None:
         try:
@@ -122,10 +157,13 @@ def _dicomweb(url: str, user: str | None) -> Iterator[Store]:
             hint = f" (name a --user, with {PASSWORD}, or set {TOKEN})" if code in (401, 403) else ""
             raise PacsError(f"{file.filename} was refused: HTTP {code} {error.response.reason}{hint}") from error
         except requests.exceptions.RequestException as error:
-            raise PacsError(f"no answer from {url}: {type(error).__name__}") from error
+            raise PacsError(f"no answer of a DICOMweb service from {url}: {type(error).__name__}") from error
         failed = answer.get("FailedSOPSequence") or []
         if failed:
             raise PacsError(f"{file.filename} was refused: failure reason {failed[0].get('FailureReason')}")
+        stored = [item.get("ReferencedSOPInstanceUID") for item in answer.get("ReferencedSOPSequence") or []]
+        if file.SOPInstanceUID not in stored:  # e.g. the page of a login, which also has status 200
+            raise PacsError(f"{url} did not confirm that it stored {file.filename}: it is no DICOMweb service")
 
     with session:
         yield store
@@ -141,8 +179,6 @@ def _with_timeout(request: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def _association(title: str, host: str, port: int) -> Iterator[Store]:
     from pydicom.uid import ExplicitVRLittleEndian
-
-    from medfusion_monai.sampling.dicom_format import KINDS
 
     entity = _imported("pynetdicom").AE(ae_title=OWN_TITLE)
     for kind in KINDS.values():

@@ -8,12 +8,11 @@ from typing import Any
 
 from medfusion_monai.diffusion.inferer import SETTINGS
 from medfusion_monai.model import Model, load
-from medfusion_monai.runtime.errors import WeightsError
-from medfusion_monai.weights.model_info import describe_model
-from medfusion_monai.weights.places import find_weights
+from medfusion_monai.weights.model_info import describe_model, earlier_trainings
+from medfusion_monai.weights.places import weights_at
 
 IMAGE = ("resize_mode", "dicom_modalities")
-TRAINING = ("images", "image_count", "steps", "images_per_step", "average", "started_from")
+TRAINING = ("images", "image_count", "steps", "images_per_step", "average")
 
 
 def open_model(model_file: str | Path) -> Model:
@@ -26,18 +25,6 @@ def open_model(model_file: str | Path) -> Model:
         WeightsError: if there are none, they have no description, or they do not fit it.
     """
     return load(weights_at(model_file), "cpu")
-
-
-def weights_at(model_file: str | Path) -> Path:
-    """Return the weights at a path, see ``find_weights``.
-
-    Raises:
-        WeightsError: for a zip.
-    """
-    path = find_weights(model_file)
-    if path.suffix == ".zip":
-        raise WeightsError(f"{path} is a zip: unzip it, and give the weights in the folder models of the bundle")
-    return path
 
 
 def public_info(model: Model) -> dict[str, Any]:
@@ -55,7 +42,7 @@ def public_info(model: Model) -> dict[str, Any]:
             model.schedule,
             sampler=known(found.get("sampler"), SETTINGS),
             image=known(found.get("image"), IMAGE),
-            training=known(found.get("training"), TRAINING),
+            training=known_training(found.get("training")),
             class_shares=model.class_shares,
         ),
         "version": found.get("version"),
@@ -65,3 +52,8 @@ def public_info(model: Model) -> dict[str, Any]:
 def known(part: Any, names: Sequence[str]) -> dict[str, Any]:
     """Return the named keys of a part of a description; none if it lacks the part."""
     return {name: part[name] for name in names if name in part} if isinstance(part, Mapping) else {}
+
+
+def known_training(training: Any) -> dict[str, Any]:
+    """Return the known keys of what a description says of its training and of those before it."""
+    return known(training, TRAINING) | earlier_trainings(training)

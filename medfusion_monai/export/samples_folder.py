@@ -16,7 +16,7 @@ from medfusion_monai.export.card import readable
 from medfusion_monai.export.data_card import ClassCount, DataFacts, data_card, problems
 from medfusion_monai.export.metadata import metadata_beside
 from medfusion_monai.export.own_figures import Identity, audit_problem, own_figures
-from medfusion_monai.export.public import TRAINING, known, weights_at
+from medfusion_monai.export.public import known_training
 from medfusion_monai.model import Model
 from medfusion_monai.report.read_back import read_audit, read_measured
 from medfusion_monai.runtime.distributed import from_first
@@ -27,7 +27,7 @@ from medfusion_monai.sampling.manifest import RowList, Rows
 from medfusion_monai.sampling.plan import MANIFEST
 from medfusion_monai.sampling.refused_copies import REFUSED
 from medfusion_monai.sampling.writer import ITEM_COLUMNS
-from medfusion_monai.weights.places import missing_weights
+from medfusion_monai.weights.places import missing_weights, weights_at
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def model_facts(model: Model) -> dict[str, Any]:
         "class_names": model.class_names,
         "class_shares": model.class_shares,
         "image": {"size": size, "channels": model.image_channels},
-        "training": known(model.info.get("training"), TRAINING),
+        "training": known_training(model.info.get("training")),
     }
 
 

@@ -164,6 +164,12 @@ class LatentAutoencoder(Described, nn.Module, ABC):
         return AutoencoderOutput(*self.decode_with_low(latents), posterior)
 
 
+def decoder_names(autoencoder: LatentAutoencoder) -> set[str]:
+    """Return the names of the weights that do not change the latents."""
+    encoding = {id(value) for part in autoencoder.encoder_parts for value in part.parameters()}
+    return {name for name, value in autoencoder.named_parameters() if id(value) not in encoding}
+
+
 @describable
 class Autoencoder(LatentAutoencoder):
     """Variational autoencoder of Medfusion (Mueller-Franzes et al. 2022, figure 2); 13.37 M weights as published.

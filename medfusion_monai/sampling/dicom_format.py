@@ -1,8 +1,8 @@
 """Encodes sampled images as DICOM files that say, in every way that DICOM offers, that they are synthetic.
 
-The same class, seed, sampler and weights give the same bytes: identifiers are UUIDs under 2.25 (PS3.5, B.2) from a hash
-of them, and there are no dates. All images of one sampler and weights are one study of one patient who does not exist,
-and those of a class one series.
+The same image gives the same bytes: identifiers are UUIDs under 2.25 (PS3.5, B.2) from a hash of label, seed, weights
+and all settings of the run, and there are no dates. All images of a run are one study of one patient who does
+not exist, and those of a class one series.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import medfusion_monai
+from medfusion_monai.data.reading.synthetic_marks import SYNTHETIC_DATA
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -25,10 +26,9 @@ Note = Mapping[str, Any]
 MAKER = "medfusion_monai"
 OF_AN_IMAGE = ("file", "label", "class_name", "seed", "synthetic", "generator")
 """Entries of a note that differ between the images of a run; the others identify its study."""
-SYNTHETIC_DATA = 0x0008001C
 SAMPLER = ("sampler", "num_inference_steps", "guidance_scale")
 """Entries of a note that Image Comments repeat."""
-IMPLEMENTATION = "2.25.237415604105913480290126283093425613312"
+IMPLEMENTATION = "2.25.195297779664681296205076428652911290975"
 """Of this encoder, a UUID drawn once."""
 
 
@@ -51,7 +51,7 @@ def digital_x_ray(image: Dataset) -> None:
     image.AcquisitionContextSequence = []
     image.PositionerType, image.DetectorType = "", "DIRECT"
     image.ImagerPixelSpacing = [1.0, 1.0]
-    image.PixelIntensityRelationship, image.PixelIntensityRelationshipSign = "LIN", 1
+    image.PixelIntensityRelationship, image.PixelIntensityRelationshipSign = "LIN", -1  # bright where dense
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType = "0", "1", "US"
     image.PresentationLUTShape, image.LossyImageCompression = "IDENTITY", "00"
 
@@ -116,7 +116,10 @@ class DicomKind(NamedTuple):
 
         run = {name: value for name, value in note.items() if name not in OF_AN_IMAGE}
         file = pydicom.Dataset()
-        file.SOPClassUID, file.SOPInstanceUID = self.sop_class, _uid("image", _text(note))
+        file.SOPClassUID, file.SOPInstanceUID = (
+            self.sop_class,
+            _uid("image", _text({name: value for name, value in note.items() if name != "file"})),
+        )
         _add_origin(file, note, run)
         _add_pixels(file, image)
         self.complete(file)
@@ -172,7 +175,7 @@ def _add_origin(file: Dataset, note: Note, run: Note) -> None:
     file.StudyDate, file.StudyTime, file.ReferringPhysicianName = "", "", ""
     file.StudyDescription = "Synthetic images"
     file.SeriesInstanceUID, file.SeriesNumber = _uid("series", study, str(label)), label + 1
-    file.SeriesDescription = f"Synthetic, {name}"[:64]
+    file.SeriesDescription = f"Synthetic, {name}".replace("\\", "/")[:64]  # a backslash separates values
     file.InstanceNumber = _number_of(str(note.get("file", "")))
     file.Manufacturer, file.ManufacturerModelName = MAKER, "Medfusion"
     file.DeviceSerialNumber = weights[:16]

@@ -7,17 +7,16 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from medfusion_monai.sampling.dicom_format import KINDS, dicom_is_whole
+from medfusion_monai.sampling.dicom_format import KINDS, Note, dicom_is_whole
 
-Note = Mapping[str, Any]
 PNG_END = b"IEND\xaeB`\x82"
 
 

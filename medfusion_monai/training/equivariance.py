@@ -44,7 +44,7 @@ class LatentTransform(NamedTuple):
 
     def _sides(self, latents: Tensor) -> tuple[int, int]:
         height, width = latents.shape[-2:]
-        return max(1, round(height * self.scale)), max(1, round(width * self.scale))
+        return _scaled(height, self.scale), _scaled(width, self.scale)
 
     def _change(self, values: Tensor, height: int, width: int) -> Tensor:
         if values.shape[-2:] != (height, width):
@@ -64,12 +64,13 @@ def draw_transform(source: np.random.Generator, probability: float) -> LatentTra
     return LatentTransform(SCALES[source.integers(len(SCALES))], int(source.integers(4)))
 
 
-def check_equivariance(probability: float, image_size: Sequence[int], ssim_window: int) -> None:
+def check_equivariance(probability: float, latent_shape: Sequence[int], downsampling: int, ssim_window: int) -> None:
     """Check that the smallest images, at half resolution, hold the window of SSIM.
 
     Args:
         probability: of a transform.
-        image_size: height and width of the images.
+        latent_shape: channels, height and width.
+        downsampling: ratio of image and latent sides.
         ssim_window: of the loss.
 
     Raises:
@@ -77,11 +78,16 @@ def check_equivariance(probability: float, image_size: Sequence[int], ssim_windo
     """
     if not isinstance(probability, int | float) or not 0.0 <= probability <= 1.0:
         raise ValueError(f"equivariance is a share of steps between 0 and 1, received {probability!r}")
-    smallest = int(min(image_size) * min(SCALES) / 2)
+    side = min(latent_shape[-2:])
+    smallest = _scaled(side, min(SCALES)) * downsampling // 2
     if probability and smallest < ssim_window:
         largest = smallest - 1 + smallest % 2
         raise ValueError(
-            f"equivariance {probability:g} scales images of {min(image_size)} pixels down to {smallest} at half "
+            f"equivariance {probability:g} scales images of {side * downsampling} pixels down to {smallest} at half "
             f"resolution, where ssim_window {ssim_window} does not fit: set ssim_window to {largest} or less, or "
             "equivariance to 0"
         )
+
+
+def _scaled(side: int, scale: float) -> int:
+    return max(1, round(side * scale))

@@ -7,17 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.networks.autoencoder import LatentAutoencoder
+from medfusion_monai.networks.autoencoder import LatentAutoencoder, decoder_names
 from medfusion_monai.networks.described import DescriptionError, describe, refuse_other_arguments
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.values import differences_of, flat_settings
-from medfusion_monai.weights.model_info import require_model_info
-from medfusion_monai.weights.places import find_weights, missing_weights
+from medfusion_monai.weights.model_info import earlier_trainings, require_model_info
+from medfusion_monai.weights.places import missing_weights, weights_at
 from medfusion_monai.weights.state_dict import check_listed, fill_weights, read_state
 
 logger = logging.getLogger(__name__)
@@ -44,25 +45,24 @@ class PretrainedStart:
             raise ValueError(f"frozen must be null, {ENCODER} or {AUTOENCODER}, received {frozen!r}")
         if frozen is not None and path is None:
             raise ValueError(f"frozen is {frozen}, but random weights must be trained: set pretrained_model")
-        self.path, self.frozen = None if path is None else find_weights(path), frozen
+        self.given = None if path is None else Path(path)
+        self.path, self.frozen = None if path is None else weights_at(path), frozen
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What a run must share with the checkpoint it resumes from."""
-        return {
-            "pretrained_model": None if self.path is None else file_sha256(self._file()),
-            "frozen": self.frozen,
-        }
+        if self.path is None:
+            return {}
+        return {"pretrained_model": file_sha256(self._file()), "frozen": self.frozen}
 
     @cached_property
     def origin(self) -> dict[str, Any]:
         """What the description of the trained weights says of these: their checksum and what they were trained on."""
         if self.path is None:
             return {}
-        file = self._file()
-        training = require_model_info(file).get("training") or {}
-        kept = {name: training[name] for name in ("images", "image_count", "started_from") if name in training}
-        return {"started_from": {"weights_sha256": file_sha256(file), **kept}}
+        started_from = {**(require_model_info(self.path).get("training") or {}), **self.settings}
+        started_from["weights_sha256"] = started_from.pop("pretrained_model")
+        return earlier_trainings({"started_from": started_from})
 
     def fill(self, network: Medfusion, schedule: NoiseSchedule) -> None:
         """Load the weights into the networks of a training.
@@ -93,7 +93,40 @@ class PretrainedStart:
                 ", ".join(network.class_names),
             )
         fill_weights(network, state, file)
+        _ = self.origin  # read now: the file may be gone when the training ends
         logger.info("the training starts from %s", file)
+
+    def refuse_own_output(self, model_dir: Path) -> None:
+        """Raise a ValueError if the training writes these weights, or others that would be found in their place."""
+        if self.given is None or self.path is None:
+            return
+        folder, given = model_dir.resolve(), self.given.resolve()
+        if self.path.resolve().parent == folder or given in (folder, folder.parent):
+            raise ValueError(
+                f"pretrained_model {self.given} is {self.path}, but the training writes model.pt to {model_dir}, and "
+                "the same command would then begin from that: name a folder beside it, as models/starter, copy the "
+                "weights to one, or set another model_dir"
+            )
+
+    def refuse_other_latents(self, autoencoder: LatentAutoencoder, file: Path) -> None:
+        """Raise a WeightsError if ``autoencoder.pt`` differs from these weights in what is frozen.
+
+        Args:
+            autoencoder: as this start filled it.
+            file: what phase two is about to load into it.
+        """
+        if self.frozen is None or not file.is_file():
+            return
+        state = read_state(file)
+        kept = autoencoder.state_dict()
+        if self.frozen == ENCODER:
+            kept = {name: value for name, value in kept.items() if name not in decoder_names(autoencoder)}
+        other = [name for name, value in kept.items() if name in state and not torch.equal(value.cpu(), state[name])]
+        if other:
+            raise WeightsError(
+                f"{file} has another {self.frozen} than {self.path}, which frozen should keep ({len(other)} values "
+                f"differ, e.g. {other[0]}): set another model_dir, or leave frozen out"
+            )
 
     def trained(self, autoencoder: LatentAutoencoder) -> list[nn.Parameter]:
         """Return the parameters of an autoencoder that phase one trains, and freeze the others."""

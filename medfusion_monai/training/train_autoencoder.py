@@ -35,9 +35,10 @@ from medfusion_monai.training.latent_statistics import measure_latent_statistics
 from medfusion_monai.training.learning_rate import Adam
 from medfusion_monai.training.preflight.run_checks import is_rehearsal
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch
-from medfusion_monai.training.pretrained_start import AUTOENCODER
+from medfusion_monai.training.pretrained_start import AUTOENCODER, ENCODER
 from medfusion_monai.training.run import Phase, TrainingRun
 from medfusion_monai.training.training_images import TrainingImages
+from medfusion_monai.weights.model_info import write_model_info
 from medfusion_monai.weights.state_dict import load_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,12 @@ class AutoencoderTraining(AutoencoderTrainer):
         self.batch_size = self.at_once = batch_size
         self.autoencoder = network.autoencoder
         check_numbers(discriminator_lr=discriminator_lr)
-        check_equivariance(equivariance, images.image_size, loss.ssim_window)
+        check_equivariance(
+            equivariance,
+            self.autoencoder.latent_shape(images.image_size),
+            self.autoencoder.downsampling_factor,
+            loss.ssim_window,
+        )
         built, self.lr_scheduler = optimizer.build(run.pretrained.trained(self.autoencoder), steps)
         self.best = BestWeights(
             run.ckpt_dir / "autoencoder_best.pt",
@@ -202,7 +208,7 @@ class AutoencoderTraining(AutoencoderTrainer):
             "loss": describe(self._arguments["loss"]),
             "perceptual_network": getattr(self.loss_function, "perceptual_network", None),
             "adversarial": describe(self.adversarial) if self.adversarial is not None else None,
-            "equivariance": self._arguments["equivariance"],
+            **({"equivariance": share} if (share := self._arguments["equivariance"]) else {}),
         }
 
     def _changeable(self) -> dict[str, Any]:
@@ -224,21 +230,27 @@ class AutoencoderTraining(AutoencoderTrainer):
             self._write()
 
     def _write(self) -> None:
-        """Write the autoencoder, unless the file has the same weights; with the statistics of its latents."""
-        path = self.training_run.autoencoder_file
-        if path.is_file() and _same_but_statistics(self.autoencoder.state_dict(), path):
+        """Write the autoencoder with the statistics of its latents, unless the file has the same weights."""
+        path, pretrained = self.training_run.autoencoder_file, self.training_run.pretrained
+        if not self.is_needed:
+            pretrained.refuse_other_latents(self.autoencoder, path)  # of another run, which needs its own
+        if path.is_file() and _same_weights(self.autoencoder.state_dict(), path, pretrained.frozen is not None):
             load_weights(self.autoencoder, path)
             return
-        if self.training_run.pretrained.frozen is None:  # else those that the UNet of the same weights knows
+        if pretrained.frozen is None:  # else those that the UNet of the same weights knows
             once = DataLoader(self.dataset.images, self.batch_size, num_workers=self.training_run.num_workers)
             statistics = measure_latent_statistics(self.autoencoder, once, self.training_run.device)
             self.autoencoder.set_latent_statistics(*statistics)
         save_weights(self.autoencoder, path)
+        if pretrained.frozen == ENCODER:  # for the model that this decoder becomes a part of
+            training = {"images": self.images.fingerprint, "image_count": len(self.dataset.images)}
+            write_model_info(path, {"training": training | pretrained.origin})
         logger.info("phase one is finished: %s; train_diffusion (phase two) continues from it", path)
 
     def twin(self) -> AutoencoderTraining:
         """Return a trainer of the same step with copies of the networks."""
         own = copy.deepcopy({name: self._arguments[name] for name in ("network", "loss", "adversarial")})
+        own["equivariance"] = 0.0  # the steps with whole images are the largest
         twin = AutoencoderTraining(**{**self._arguments, **own})
         twin.to_device()
         twin.state.iteration = (
@@ -288,11 +300,10 @@ def _mean_ssim(pred: Any, image: Tensor) -> Tensor:
     return image_ssim(pred.reconstruction, image).mean()
 
 
-def _same_but_statistics(state: dict[str, Tensor], path: Path) -> bool:
+def _same_weights(state: dict[str, Tensor], path: Path, with_statistics: bool) -> bool:
     try:
         there = torch.load(path, map_location="cpu", weights_only=True)
-        return all(
-            torch.equal(there[name], value.cpu()) for name, value in state.items() if not name.startswith("latent_")
-        )
+        names = [name for name in state if with_statistics or not name.startswith("latent_")]
+        return all(torch.equal(there[name], state[name].cpu()) for name in names)
     except Exception:  # an unreadable file was not written by phase one
         return False

@@ -277,6 +277,7 @@ class DiffusionTraining(SupervisedTrainer):
         return {key: torch.rand(images, *shape), "label": labels, "seed": list(range(images))}
 
     def _load_autoencoder(self) -> None:
+        self.training_run.pretrained.refuse_other_latents(self.autoencoder, self.training_run.autoencoder_file)
         load_weights(
             self.autoencoder,
             self.training_run.autoencoder_file,

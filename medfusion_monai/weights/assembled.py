@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from medfusion_monai.networks.autoencoder import decoder_names
 from medfusion_monai.networks.described import DescriptionError, build
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
-from medfusion_monai.weights.model_info import model_info_path, require_model_info, write_model_info
-from medfusion_monai.weights.places import find_weights
-from medfusion_monai.weights.state_dict import fill_weights, load_weights, read_state, save_weights
+from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.weights.model_info import earlier_trainings, model_info_path, require_model_info, write_model_info
+from medfusion_monai.weights.places import NAMES, weights_at
+from medfusion_monai.weights.state_dict import load_weights, save_weights
 
 
 def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output: str | Path) -> Path:
@@ -30,10 +34,11 @@ def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output
         WeightsError: if a file is missing or damaged, ``output`` has a model, or the UNet was trained on other latents
             than those of the autoencoder.
     """
-    place = Path(output) / "model.pt"
-    if place.exists():
-        raise WeightsError(f"{place} exists: choose another folder")
-    file = find_weights(model_file)
+    place = Path(output) / NAMES[0]
+    there = [name for name in (*NAMES, model_info_path(place).name) if (place.parent / name).exists()]
+    if there:
+        raise WeightsError(f"{place.parent / there[0]} exists: choose another folder")
+    file, decoder_file = weights_at(model_file), Path(autoencoder_file)
     info = require_model_info(file)
     try:
         network = Medfusion(**{name: build(part) for name, part in info["networks"].items()})
@@ -42,9 +47,8 @@ def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output
     load_weights(network, file)
     autoencoder = network.autoencoder
     before = {name: value.clone() for name, value in autoencoder.state_dict().items()}
-    fill_weights(autoencoder, read_state(autoencoder_file), Path(autoencoder_file))
-    encoding = {id(value) for part in autoencoder.encoder_parts for value in part.parameters()}
-    decoding = {name for name, value in autoencoder.named_parameters() if id(value) not in encoding}
+    load_weights(autoencoder, decoder_file)
+    decoding = decoder_names(autoencoder)
     changed = [
         name
         for name, value in autoencoder.state_dict().items()
@@ -56,6 +60,18 @@ def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output
             f"of encoder and statistics differ ({', '.join(changed[:3])}). Take an autoencoder that was trained from "
             "these weights with --frozen encoder"
         )
+    decoder = {**_training_of(decoder_file), "weights_sha256": file_sha256(decoder_file)}
+    started = info.get("training") or {}
+    info["training"] = started | earlier_trainings({**started, "decoder": decoder})
     save_weights(network, place)
     write_model_info(place, info)
     return place
+
+
+def _training_of(file: Path) -> dict[str, Any]:
+    """Return what lies beside a decoder about its training; nothing if nothing does."""
+    path = model_info_path(file)
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["training"]) if path.is_file() else {}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise WeightsError(f"{path} is not a description of a training: fetch it again") from error

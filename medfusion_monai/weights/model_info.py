@@ -86,6 +86,21 @@ def describe_model(
     }
 
 
+EARLIER = ("started_from", "decoder")
+"""Trainings that a description names beside its own: of the weights it started from, and of another decoder."""
+
+
+def earlier_trainings(training: Any) -> dict[str, Any]:
+    """Return what a description of a training says of those before it, with only known keys."""
+    found = {}
+    for name in EARLIER:
+        part = training.get(name) if isinstance(training, Mapping) else None
+        if isinstance(part, Mapping):
+            kept = {key: part[key] for key in ("weights_sha256", "images", "image_count") if key in part}
+            found[name] = kept | earlier_trainings(part)
+    return found
+
+
 def model_info_path(path: str | Path) -> Path:
     """Return the path of the description of the weights at ``path``."""
     return Path(path).with_suffix(".json")

@@ -6,6 +6,8 @@ import logging
 import zipfile
 from pathlib import Path
 
+from medfusion_monai.runtime.errors import WeightsError
+
 logger = logging.getLogger(__name__)
 
 NAMES = ("model.pt", "model.safetensors")
@@ -30,6 +32,18 @@ def find_weights(path: str | Path) -> Path:
         return (path if path.name == "models" or not (path / "models").is_dir() else path / "models") / NAMES[0]
     if found.parent.name == STARTER and found.parent != path:
         logger.info("no weights of a training in %s: the starter weights %s are used", path, found)
+    return found
+
+
+def weights_at(path: str | Path) -> Path:
+    """Return the weights at a path as ``find_weights`` does, for callers that need a file on disk.
+
+    Raises:
+        WeightsError: for a zip.
+    """
+    found = find_weights(path)
+    if found.suffix == ".zip":
+        raise WeightsError(f"{found} is a zip: unzip it, and give the weights in the folder models of the bundle")
     return found
 
 

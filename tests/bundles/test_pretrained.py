@@ -62,6 +62,11 @@ def test_frozen_encoder_keeps_the_latents_and_its_decoder_fits_the_model(trainin
     command = ["assemble", "--autoencoder", str(folder / "autoencoder.pt"), "--model-file", str(start)]
     assert main([*command, "--output", str(new)]) == 0
     assert torch.equal(mf.load(new, "cpu").sample_latents(0), mf.load(start, "cpu").sample_latents(0))
+    decoder = mf.load(new, "cpu").info["training"]["decoder"]
+    assert decoder["weights_sha256"] == file_sha256(folder / "autoencoder.pt")
+    assert decoder["images"] == mf.load(start, "cpu").trained_on
+    assert decoder["started_from"]["weights_sha256"] == file_sha256(start / "model.pt")
+    assert mf.load(new, "cpu").earlier_trained_on == [decoder["images"]] * 2
 
 
 def test_frozen_autoencoder_is_kept_and_the_unet_goes_on(training, start):
@@ -69,6 +74,18 @@ def test_frozen_autoencoder_is_kept_and_the_unet_goes_on(training, start):
     after, before = load(folder / "model.pt"), load(start / "model.pt")
     assert {name.split(".")[0] for name in changed(after, before)} == {"unet"}
     training(start, frozen="autoencoder", diffusion_steps=6)  # resumes
+
+
+def test_autoencoder_of_another_run_is_neither_used_nor_written_over(training, start, tmp_path):
+    (tmp_path / "m").mkdir()
+    other = load(start / "autoencoder.pt")
+    other["conv_in.conv1.weight" if "conv_in.conv1.weight" in other else next(iter(other))] += 1.0
+    torch.save(other, tmp_path / "m" / "autoencoder.pt")
+    before = (tmp_path / "m" / "autoencoder.pt").read_bytes()
+    for run_id in ("training", "train_diffusion"):
+        assert "has another autoencoder than" in refusal(training, start, run_id=run_id, frozen="autoencoder")
+    assert "has another encoder than" in refusal(training, start, run_id="train_diffusion", frozen="encoder")
+    assert (tmp_path / "m" / "autoencoder.pt").read_bytes() == before
 
 
 def test_weights_say_what_they_started_from(training, start, tmp_path):
@@ -99,7 +116,7 @@ def test_checkpoint_of_another_start_is_refused(training, start):
 
 def test_weights_that_the_training_would_write_over_are_refused(training, start):
     message = refusal(training, start, model_dir=str(start))
-    assert "is the file that the training writes" in message
+    assert "the training writes model.pt to" in message
 
 
 @pytest.mark.parametrize(
@@ -135,7 +152,7 @@ def test_training_with_equivariance_resumes_as_if_it_had_not_stopped(bundle, dat
     assert changed(results["whole"], load(tmp_path / "plain" / "autoencoder.pt"))
     with pytest.raises(RuntimeError) as caught:
         bundle("train_autoencoder", **keys, **places)
-    assert "equivariance was 0.0, now it is 0.7" in str(first_cause(caught.value))
+    assert "equivariance was not set, now it is 0.7" in str(first_cause(caught.value))
 
 
 def test_equivariance_that_the_images_are_too_small_for_is_refused(bundle, dataset_dir, tmp_path):

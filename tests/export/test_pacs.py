@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ class Receiver:
 @pytest.fixture
 def web():
     """A DICOMweb server that keeps bodies and answers with a given status after some."""
-    state = {"bodies": [], "status_after": None, "authorization": []}
+    state = {"bodies": [], "status_after": None, "authorization": [], "page": False}
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -84,10 +85,14 @@ def web():
                 self.end_headers()
                 return
             state["bodies"].append((self.path, self.headers["Content-Type"], body))
+            file = dcmread(BytesIO(body[body.index(b"\r\n\r\n") + 4 :]), stop_before_pixels=True)
+            stored = {"00081155": {"vr": "UI", "Value": [file.SOPInstanceUID]}}
+            answer = json.dumps({"00081199": {"vr": "SQ", "Value": [stored]}}).encode()
+            kind = "text/html" if state["page"] else "application/dicom+json"
             self.send_response(200)
-            self.send_header("Content-Type", "application/dicom+json")
+            self.send_header("Content-Type", kind)
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(b"<html>log in</html>" if state["page"] else answer)
 
         def log_message(self, *args):
             pass
@@ -193,11 +198,20 @@ def test_server_that_is_not_there_is_an_error(samples, scheme, capsys):
     assert main(["send", str(samples), "--to", address]) == 2
     error = capsys.readouterr().err
     assert "has 0 of 6 files" in error
-    assert "nothing answers there" in error or "no answer from" in error
+    assert "nothing answers there" in error or "no answer of a DICOMweb service" in error
 
 
 @pytest.mark.parametrize(
-    "address", ["pacs", "ftp://host/x", "dicom://host:104", "dicom://A@host", "https://", "dicom://A@h:x"]
+    "address",
+    [
+        "pacs",
+        "ftp://host/x",
+        "dicom://host:104",
+        "dicom://A@host",
+        "https://",
+        "dicom://A@h:x",
+        f"dicom://{17 * 'A'}@h:1",
+    ],
 )
 def test_addresses_of_another_kind_are_refused(samples, address):
     with pytest.raises(pacs.PacsError, match="--to must be the root of a DICOMweb service"):
@@ -212,6 +226,52 @@ def test_files_that_are_not_marked_as_synthetic_are_never_sent(samples, web):
     with pytest.raises(pacs.PacsError, match="1 of 6 files .* not marked as synthetic.*0_00000.dcm"):
         pacs.send(samples, web["url"])
     assert web["bodies"] == []
+
+
+def test_answer_that_is_not_of_dicomweb_is_no_success(samples, web):
+    web["page"] = True
+    with pytest.raises(pacs.PacsError, match="did not confirm that it stored"):
+        pacs.send(samples, web["url"])
+    assert not (samples / "sent.csv").exists()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_redirections_are_not_followed(samples, web, status):
+    web["status_after"] = (0, status)
+    with pytest.raises(pacs.PacsError):
+        pacs.send(samples, web["url"])
+    assert not (samples / "sent.csv").exists()
+
+
+@pytest.mark.parametrize("part", ["anna:secret@", "anna@"])
+def test_password_in_the_address_is_refused_and_kept_nowhere(samples, web, part):
+    with pytest.raises(pacs.PacsError, match="name the --user") as caught:
+        pacs.send(samples, web["url"].replace("http://", f"http://{part}"))
+    assert "secret" not in str(caught.value)
+    assert not (samples / "sent.csv").exists()
+
+
+def test_password_goes_unencrypted_to_this_machine_alone(samples, monkeypatch):
+    monkeypatch.setenv("MEDFUSION_PACS_PASSWORD", "secret")
+    with pytest.raises(pacs.PacsError, match="use https://"):
+        pacs.send(samples, "http://pacs.example/dicom-web", user="anna")
+
+
+def test_replaced_file_is_sent_and_a_damaged_one_is_not(samples, web):
+    pacs.send(samples, web["url"])
+    path = samples / "0_00000.dcm"
+    note = {"file": "0_0", "label": 0, "class_name": "a", "seed": 99}
+    path.write_bytes(FORMATS["dicom"].encode(np.zeros((1, 16, 24), np.float32), note))
+    assert pacs.send(samples, web["url"]) == 1
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(pacs.PacsError, match="1 of 6 files in .* are damaged, e.g. .*0_00000.dcm"):
+        pacs.send(samples, web["url"])
+
+
+def test_files_that_two_servers_have_are_sent_to_neither_again(samples, web):
+    with Receiver() as receiver:
+        for address, count in ((receiver.address, 6), (web["url"], 6), (receiver.address, 0), (web["url"], 0)):
+            assert pacs.send(samples, address) == count
 
 
 def test_folder_without_dicom_files_is_an_error(tmp_path):

@@ -79,6 +79,9 @@ def test_pixels_are_those_of_the_png(name, channels, tmp_path):
 def test_same_call_gives_the_same_bytes_and_every_difference_another_identifier():
     assert encode() == encode()
     whole = header()
+    assert header(file="0_other/00009.dcm").SOPInstanceUID == whole.SOPInstanceUID, (
+        "its number in a folder does not matter"
+    )
     for change in ({"seed": 1}, {"label": 0}, {"weights_sha256": "cd" * 32}, {"num_inference_steps": "20"}):
         assert header(**change).SOPInstanceUID != whole.SOPInstanceUID, change
 
@@ -112,6 +115,7 @@ def test_class_name_of_any_script_and_length_fits():
     file = header(class_name=name)
     assert len(file.SeriesDescription) <= 64
     assert "心脏肥大" in file.ImageComments
+    assert header(class_name="a\\b").SeriesDescription == "Synthetic, a/b", "a backslash would make two values"
 
 
 def test_own_class_of_an_x_ray_and_of_a_tile():
@@ -121,6 +125,7 @@ def test_own_class_of_an_x_ray_and_of_a_tile():
         "FOR PRESENTATION",
         "MONOCHROME2",
     )
+    assert x_ray.PixelIntensityRelationshipSign == -1, "bright is where the beam was weak"
     assert (tile.Modality, tile.PhotometricInterpretation) == ("GM", "RGB")
     assert tile.SpecimenDescriptionSequence[0].SpecimenIdentifier == "SYNTHETIC"
 

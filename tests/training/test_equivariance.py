@@ -67,12 +67,21 @@ def test_batch_has_changed_targets_and_unchanged_inputs():
 @pytest.mark.parametrize("share", [-0.1, 1.5, "half"])
 def test_shares_outside_the_range_are_refused(share):
     with pytest.raises(ValueError, match="share of steps between 0 and 1"):
-        check_equivariance(share, [128, 128], 11)
+        check_equivariance(share, (8, 16, 16), 8, 11)
 
 
 def test_window_that_the_smallest_images_cannot_hold_is_refused():
-    check_equivariance(0.5, [64, 64], 11)
-    check_equivariance(0.0, [32, 32], 11)
-    with pytest.raises(ValueError, match="down to 8 at half resolution.*ssim_window to 7 or less"):
-        check_equivariance(0.5, [32, 48], 11)
-    check_equivariance(0.5, [32, 48], 7)
+    check_equivariance(0.5, (8, 8, 8), 8, 11)
+    check_equivariance(0.0, (8, 4, 4), 8, 11)
+    with pytest.raises(ValueError, match="of 32 pixels down to 8 at half resolution.*ssim_window to 7 or less"):
+        check_equivariance(0.5, (8, 4, 6), 8, 11)
+    check_equivariance(0.5, (8, 4, 6), 8, 7)
+
+
+@pytest.mark.parametrize("side", range(2, 20))
+def test_check_knows_the_size_that_a_step_has(side):
+    image = torch.rand(1, 1, 8 * side, 8 * side)
+    smallest = LatentTransform(min(SCALES), 0).of_images(image, 8).shape[-1] // 2
+    check_equivariance(1.0, (8, side, side), 8, smallest)
+    with pytest.raises(ValueError, match="does not fit"):
+        check_equivariance(1.0, (8, side, side), 8, smallest + 1)

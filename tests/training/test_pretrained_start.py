@@ -44,7 +44,7 @@ def test_without_a_path_nothing_changes():
     start = PretrainedStart()
     start.fill(network, SCHEDULE)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert start.settings == {"pretrained_model": None, "frozen": None}
+    assert (start.settings, start.origin) == ({}, {})
 
 
 def test_checkpoints_note_the_checksum(weights):
@@ -142,3 +142,32 @@ def test_description_of_a_later_format_is_refused(weights):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
     with pytest.raises(WeightsError, match="format"):
         PretrainedStart(weights).fill(untrained(), SCHEDULE)
+
+
+def test_zip_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "bundle.zip").write_bytes(b"PK")
+    with pytest.raises(WeightsError, match="is a zip: unzip it"):
+        PretrainedStart(tmp_path / "bundle.zip")
+
+
+def test_origin_has_known_keys_alone_and_outlives_the_file(weights):
+    file = weights.with_suffix(".json")
+    info = json.loads(file.read_text())
+    info["training"] |= {"source": "/ward7/ANNA", "started_from": {"images": "cd" * 32, "path": "/ward7"}}
+    file.write_text(json.dumps(info))
+    digest = file_sha256(weights)
+    start = PretrainedStart(weights)
+    start.fill(untrained(), SCHEDULE)
+    weights.unlink()
+    known = {"images": info["training"]["images"], "image_count": 557, "started_from": {"images": "cd" * 32}}
+    assert start.origin == {"started_from": {"weights_sha256": digest, **known}}
+
+
+@pytest.mark.parametrize("given", ["models", ".", "models/model.pt", "models/starter"])
+def test_weights_that_the_training_would_replace_or_shadow_are_refused(weights, given, tmp_path):
+    start = PretrainedStart(tmp_path / given if given != "models/starter" else weights)
+    if given == "models/starter":
+        start.refuse_own_output(tmp_path / "other")
+        return
+    with pytest.raises(ValueError, match="the training writes model.pt"):
+        start.refuse_own_output(tmp_path / "models")

@@ -4,6 +4,7 @@ from tiny_models import save, tiny
 
 import medfusion_monai as mf
 from medfusion_monai.cli import main
+from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.weights.state_dict import save_weights
 
 
@@ -33,7 +34,9 @@ def test_model_has_the_other_decoder_and_samples_the_same_latents(model_file, tm
     before, after = mf.load(model_file, "cpu"), mf.load(tmp_path / "new", "cpu")
     assert torch.equal(before.sample_latents(0, n=2), after.sample_latents(0, n=2))
     assert not torch.equal(before.sample(0, n=2), after.sample(0, n=2))
+    assert after.info["training"].pop("decoder") == {"weights_sha256": file_sha256(sharper)}
     assert before.info == after.info
+    assert mf.load(tmp_path / "new", "cpu").earlier_trained_on == [None], "nothing says what it was trained on"
 
 
 @pytest.mark.parametrize("changed", ["encoder.0", "conv_in", "to_moments", "latent_mean", "latent_std"])
@@ -56,3 +59,13 @@ def test_missing_weights_and_an_existing_model_are_refused(model_file, tmp_path,
     assert "exists: choose another folder" in capsys.readouterr().err
     assert assemble(model_file, model_file, tmp_path / "new") == 2
     assert "do not fit this network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+def test_folder_with_another_model_is_left_alone(name, model_file, tmp_path, capsys):
+    own = autoencoder_file(tmp_path / "autoencoder.pt")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / name).write_text("kept")
+    assert assemble(own, model_file, tmp_path / "new") == 2
+    assert f"{name} exists: choose another folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,17 +121,20 @@ def prepare_folder(
     elif table is None or table.patient_column is None:
         logger.warning(PATIENTS_UNKNOWN)
     plan = _Plan(root, output, table, _assign_labels(records, classes), fractions, seed, copy, rules)
-    counts |= _count_synthetic([record["image"] for record in records], rules.allow_synthetic)
+    synthetic = _find_synthetic([record["image"] for record in records], rules.allow_synthetic)
     plan = plan._replace(described=_describe(table, folders, patients), counts=counts)
     path = output / DATALIST_NAME
     document, _ = plan.datalist(records)  # problems that do not depend on pixels are reported before long decoding
     if not overwrite and not rules.skip_unreadable and not _has_duplicates(path):
         refuse_other_datalist(path, document)
     survey = ImageSurvey([record["image"] for record in records], rules.value_range)
-    document, copies = plan.datalist(*_decode(records, plan.names, rules, survey))
+    kept, skipped, duplicates = _decode(records, plan.names, rules, survey)
+    number = sum(os.fspath(record["image"]) in synthetic for record in kept)
+    plan = plan._replace(counts={**plan.counts, **({"synthetic": number} if number else {})})
+    document, copies = plan.datalist(kept, skipped, duplicates)
     if not overwrite:
         refuse_other_datalist(path, document)
-    _copy_images(copies, rules)
+    _copy_images(copies, rules, synthetic)
     if patients is not None:
         patients.save()
     save_datalist(path, document)
@@ -139,8 +142,8 @@ def prepare_folder(
     return document
 
 
-def _count_synthetic(images: Sequence[Path], allowed: bool) -> dict[str, int]:
-    """Return the number of synthetic images, if there are any; raise a DataError for them unless they are allowed."""
+def _find_synthetic(images: Sequence[Path], allowed: bool) -> set[str]:
+    """Return the images that are marked as synthetic; raise a DataError for them unless they are allowed."""
     found = marked_synthetic(images)
     if found and not allowed:
         raise DataError(
@@ -148,7 +151,7 @@ def _count_synthetic(images: Sequence[Path], allowed: bool) -> dict[str, int]:
             + "\nA model trained on generated images learns their faults, and an evaluation against them says little. "
             "Leave them out, or pass --allow-synthetic."
         )
-    return {"synthetic": len(found)} if found else {}
+    return set(found)
 
 
 class _Plan(NamedTuple):
@@ -286,12 +289,13 @@ def _place_images(
     return copies
 
 
-def _copy_images(copies: Mapping[Path, Path], rules: ImageRules) -> None:
+def _copy_images(copies: Mapping[Path, Path], rules: ImageRules, synthetic: Collection[str]) -> None:
     make_folders({target.parent for target in copies.values()})
     for image, target in copies.items():
         try:
             if rules.value_range is not None:
-                write_scaled(read_image(image, rules.channels, rules.modalities, rules.value_range), target)
+                pixels = read_image(image, rules.channels, rules.modalities, rules.value_range)
+                write_scaled(pixels, target, os.fspath(image) in synthetic)
             elif not (target.exists() and target.samefile(image)):
                 shutil.copyfile(image, target)
         except OSError as error:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.data.reading.dicom import check_modalities, looks_like_dicom, read_dicom
 from medfusion_monai.data.reading.nifti import looks_like_nifti, read_nifti
 from medfusion_monai.data.reading.pillow_files import read_with_pillow, white_of_pillow
+from medfusion_monai.data.reading.synthetic_marks import PNG_ENTRY
 from medfusion_monai.data.reading.value_range import ValueRange, check_range
 
 if TYPE_CHECKING:
@@ -157,11 +158,14 @@ def white_value(path: str | os.PathLike[str]) -> int | None:
     return white_of_pillow(Path(path)) if _reader_for(Path(path)) is read_with_pillow else None
 
 
-def write_scaled(pixels: np.ndarray, path: str | os.PathLike[str]) -> None:
-    """Write an image (C, H, W) in [0, 1] as PNG, gray in 16 bits and RGB in 8."""
+def write_scaled(pixels: np.ndarray, path: str | os.PathLike[str], synthetic: bool = False) -> None:
+    """Write an image (C, H, W) in [0, 1] as PNG, gray in 16 bits and RGB in 8, marked if it is synthetic."""
     kind = np.uint16 if len(pixels) == 1 else np.uint8
     values = np.rint(pixels * np.float64(np.iinfo(kind).max)).astype(kind)
-    Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(path, format="PNG")
+    text = PngImagePlugin.PngInfo()
+    if synthetic:
+        text.add_text(PNG_ENTRY, "true")
+    Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(path, "PNG", pnginfo=text)
 
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ def _is_marked(path: Path) -> bool:
             from PIL import Image
 
             with Image.open(path) as image:  # which reads the texts in front of the pixels
-                return PNG_ENTRY in image.info
+                return str(image.info.get(PNG_ENTRY, "")).startswith("true")
         return looks_like_nifti(head) and _nifti_is_marked(path, head)
     except Exception:  # decoding the image says what is wrong with it
         return False

@@ -165,6 +165,8 @@ class DinoFeatures(FeatureExtractor):
         path = pretrained.find("dinov2") if weights_file is None else Path(weights_file)
         wanted = sha256 or (None if is_rad else pretrained.KNOWN["dinov2"].sha256)
         self.sha256 = pretrained.check_sha256(path, wanted, "" if is_rad else pretrained.how_to_get("dinov2"))
+        if is_rad and self.sha256 == pretrained.KNOWN["dinov2"].sha256:
+            raise WeightsError(f"weights {path} are those of DINOv2, not of RAD-DINO: use dinov2, or another file")
         self.side, mean, std = (518, (0.5307,) * 3, (0.2583,) * 3) if is_rad else (224, IMAGENET_MEAN, IMAGENET_STD)
         self.name = "rad-dino" if is_rad else "dinov2-vitb14"
         self.resize = f"bicubic, antialiased, to {self.side}x{self.side}"

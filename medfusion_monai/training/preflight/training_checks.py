@@ -78,7 +78,7 @@ class TrainingChecks:
                 Check("settings", "seed", lambda: check_counts(0, seed=run.seed)),
                 Check("settings", "counts", self._check_counts),
                 Check("settings", "switches", self._check_switches),
-                Check("settings", "pretrained_model", self._check_pretrained),
+                Check("settings", "pretrained_model", lambda: run.pretrained.refuse_own_output(run.model_dir)),
                 Check("data", "training", lambda: images.training and None),
                 Check("data", "validation", lambda: images.validation and None),
                 Check("data", "sample", self._check_sample),
@@ -120,14 +120,6 @@ class TrainingChecks:
         choose_channels_last(run.channels_last, "cpu", torch.float32, [1])
         switches = {"resume": run.resume, "compile": run.compile, "trial_step": run.trial_step}
         check_bool(**switches, check_files=self.images.check_files)
-
-    def _check_pretrained(self) -> None:
-        path, run = self.run.pretrained.path, self.run
-        if path is not None and path.resolve() == run.model_file.resolve():
-            raise ValueError(
-                f"pretrained_model {path} is the file that the training writes: copy it to another folder, or set "
-                "another model_dir"
-            )
 
     def _check_sample(self) -> str:
         images = self.images

@@ -1,8 +1,10 @@
 """Images that say that they are synthetic are found, in every format that this project writes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from medfusion_monai.cli import main
 from medfusion_monai.data.datalist import read_datalist
@@ -40,10 +42,13 @@ def test_other_files_are_not_marked(tmp_path):
             header.add_new(SYNTHETIC_DATA, "CS", value)
         header.save_as(tmp_path / f"real_{value}.dcm")
         header.add_new(SYNTHETIC_DATA, "CS", "YES")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Synthetic", "false")
+    Image.fromarray(pixels).save(tmp_path / "says_no.png", pnginfo=text)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 400)
     (tmp_path / "empty.dcm").write_bytes(b"")
     paths = [path for path in tmp_path.iterdir() if path.name != "dicom_0.dcm"]
-    assert len(paths) == 7
+    assert len(paths) == 8
     assert marked_synthetic([*paths, tmp_path / "missing.png"]) == []
 
 
@@ -72,3 +77,13 @@ def test_preparing_refuses_synthetic_images_or_counts_them_on_request(root, tmp_
     assert "images that are marked as synthetic: 1" in capsys.readouterr().out
     splits = [read_datalist(tmp_path / "out", split) for split in ("training", "validation", "test")]
     assert sum(map(len, splits)) == 21
+
+
+def test_rescaled_copies_keep_the_mark_and_unreadable_files_are_not_counted(root, tmp_path, capsys):
+    whole = (root / "b" / "dicom_7.dcm").read_bytes()
+    (root / "b" / "broken.dcm").write_bytes(whole[:-30])
+    command = ["prepare", "folder", "--root", str(root), "--output", str(tmp_path / "out"), "--allow-synthetic"]
+    assert main([*command, "--skip-unreadable", "--range", "0", "255"]) == 0
+    assert "images that are marked as synthetic: 1" in capsys.readouterr().out
+    copies = sorted((tmp_path / "out" / "images").rglob("*.png"))
+    assert [Path(path).name for path in marked_synthetic(copies)] == ["dicom_7.dcm.png"]
