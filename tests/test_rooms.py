@@ -16,6 +16,7 @@ ROOMS = [
     "losses",
     "sampling",
     "model",
+    "editing",
     "bundle",
     "training",
     "report",
