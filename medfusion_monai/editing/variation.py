@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from medfusion_monai.diffusion.denoiser import estimate
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.editing.diffusion_classifier import own_labels
 from medfusion_monai.editing.edit_inputs import Labels, batches, checked_images, image_seeds, noise_levels
 from medfusion_monai.editing.inversion import ddim_walk
@@ -47,17 +49,24 @@ def variations(
     """
     checked_images(model, images)
     sampler = make_sampler(model, **choices)
-    timesteps = noise_levels(sampler.timesteps, strength)
-    schedule, highest = model.schedule, timesteps[0]
+    noise_levels(sampler.timesteps, strength)
     seeds = image_seeds("variation", images, seed, n)
     labels = own_labels(model, images, label, batch_size).repeat_interleave(n)
-    repeated, made = images.repeat_interleave(n, 0), []
-    for at in batches(len(seeds), batch_size):
-        latents = model.encode(repeated[at])
-        noise = randn(latents.shape[1:], generators(seeds[at]), latents.device)
-        noisy = schedule.exact_signal[highest] * latents + schedule.exact_sigma[highest] * noise
-        denoiser = sampler.denoiser(model.network, labels[at])
-        with autocast(model.device, sampler.dtype):
-            clean, _ = estimate(denoiser, ddim_walk(denoiser, noisy, schedule, timesteps), schedule, timesteps[-1])
-            made.append(model.decode(clean).cpu())
-    return torch.cat(made)
+    repeated = images.repeat_interleave(n, 0)
+    parts = batches(len(seeds), batch_size)
+    return torch.cat([vary(model, repeated[at], labels[at], seeds[at], sampler, strength).cpu() for at in parts])
+
+
+@torch.no_grad()
+def vary(
+    model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], sampler: LatentDiffusionSampler, strength: float
+) -> Tensor:
+    """Return one variation (B, C, H, W) of each image, from one seed each, under labels (B,)."""
+    schedule, timesteps = model.schedule, noise_levels(sampler.timesteps, strength)
+    latents = model.encode(images)
+    noise = randn(latents.shape[1:], generators(seeds), latents.device)
+    noisy = schedule.exact_signal[timesteps[0]] * latents + schedule.exact_sigma[timesteps[0]] * noise
+    denoiser = sampler.denoiser(model.network, labels.to(latents.device))
+    with autocast(model.device, sampler.dtype):
+        clean, _ = estimate(denoiser, ddim_walk(denoiser, noisy, schedule, timesteps), schedule, timesteps[-1])
+        return model.decode(clean)
