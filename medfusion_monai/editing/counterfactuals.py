@@ -35,7 +35,7 @@ def counterfactual(
         model: a loaded model.
         images: (B, C, H, W) in [0, 1], of the model's size.
         label: the class to show, one for all or one per image. An image of this class comes back unchanged.
-        own_label: the images' class; None for the one that ``classify`` finds.
+        own_label: the images' class, as ``label`` of ``invert``.
         strength: share of the noise levels that are inverted, in (0, 1]: the more, the larger the changes.
         guidance_scale: weight of the difference between the predictions under both classes; 1 is none beyond it.
         own_pixels: add the difference between the decoded counterfactual and the decoded image to the image: what the

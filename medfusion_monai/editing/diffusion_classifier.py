@@ -143,7 +143,7 @@ def own_labels(
 ) -> Tensor:
     """Return the classes of images, (B,): those that are given, or if None those that ``classify`` finds."""
     if label is not None:
-        return checked_labels(model, label, len(images), argument)
+        return checked_labels(model, label, len(images), argument, unknown=True)
     return classify(model, images, batch_size=batch_size).labels.to(model.device)
 
 

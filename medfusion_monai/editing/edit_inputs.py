@@ -12,6 +12,7 @@ from medfusion_monai.data.reading.images import pixel_digest
 from medfusion_monai.diffusion.denoiser import Denoiser
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.model import Model, make_sampler
+from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.seeds import derive_seed
 from medfusion_monai.runtime.values import check_counts, is_number
 from medfusion_monai.sampling.plan import parse_label
@@ -36,8 +37,8 @@ def checked_images(model: Model, images: Tensor, argument: str = "images") -> Te
     return images
 
 
-def checked_labels(model: Model, label: Labels, count: int, argument: str = "label") -> Tensor:
-    """Return one label per image, (count,), on the model's device.
+def checked_labels(model: Model, label: Labels, count: int, argument: str = "label", unknown: bool = False) -> Tensor:
+    """Return one label per image, (count,), on the model's device; ``NO_LABEL`` is one if ``unknown``.
 
     Raises:
         ValueError: for an unknown class, or another number of labels than images.
@@ -46,7 +47,10 @@ def checked_labels(model: Model, label: Labels, count: int, argument: str = "lab
     entries = list(given) if isinstance(given, list | tuple) else [given] * count
     if len(entries) != count:
         raise ValueError(f"{argument} has {len(entries)} entries for {count} images: give one class, or one per image")
-    numbers = [parse_label(entry, model.class_names, argument) for entry in entries]
+    numbers = [
+        NO_LABEL if unknown and entry == NO_LABEL else parse_label(entry, model.class_names, argument)
+        for entry in entries
+    ]
     return torch.tensor(numbers, device=model.device)
 
 

@@ -13,7 +13,8 @@ from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from medfusion_monai.data.preparing.splits import DataError
-from medfusion_monai.data.reading.images import decode_all, list_problems
+from medfusion_monai.data.reading.images import decode_all, list_problems, read_image
+from medfusion_monai.data.reading.transforms import ResizeCenterCropd, form_of
 from medfusion_monai.data.training.readable import check_policy
 from medfusion_monai.evaluation.image_set import ImageSet, open_image_set
 from medfusion_monai.networks.unet import NO_LABEL
@@ -49,6 +50,7 @@ def edit_plan(
     suffix: str = ".png",
     unreadable: str = "stop",
     split: str | None = None,
+    masks: str | Path | None = None,
 ) -> EditPlan:
     """List what a run writes; every image is read once, so that a damaged one is known before the first is edited.
 
@@ -65,6 +67,8 @@ def edit_plan(
         suffix: of the files that are written.
         unreadable: ``stop`` or ``skip``, for files that cannot be read.
         split: of a prepared data set; None takes ``reference`` if there is one, else ``test``.
+        masks: for ``inpaint``: one file for all images, or a folder with one of the same name, apart from its ending,
+            per image. Values other than 0 mark what to sample. A mask has the size of its image's file.
 
     Raises:
         DataError: for a folder without images, an unreadable file unless they are skipped, no readable one, or two
@@ -75,7 +79,8 @@ def edit_plan(
     check_counts(number=number)
     opened, root = _opened(images, split, output_dir)
     target = NO_LABEL if label is None else parse_label(label, class_names)
-    found = _readable(opened.paths, preprocessing, check_policy(unreadable))
+    places = _masks_of(opened.paths, masks, edit == "inpaint")
+    found = _readable(opened.paths, places, preprocessing, check_policy(unreadable))
     plan = EditPlan()
     plan.unreadable = {
         _place(path, root): reason.removeprefix(f"{path}: ") for path, reason in found.items() if reason is not None
@@ -84,9 +89,11 @@ def edit_plan(
     common = {"label": target, "class_name": class_names[target] if target >= 0 else "", "seed": seed}
     for item in opened.items:
         if found[item["image"]] is None:
-            known = item["label"] if own is None and opened.class_names == list(class_names) else own
+            has_classes = opened.class_names == list(class_names) and edit != "anomaly_map"  # as if it were unknown
+            known = item["label"] if own is None and has_classes else own
             source = {"source": _place(item["image"], root), "path": item["image"]}
-            plan.append({**common, **source, "own_label": NO_LABEL if known is None else known})
+            mask = {"mask": places[item["image"]]} if places else {}
+            plan.append({**common, **source, **mask, "own_label": NO_LABEL if known is None else known})
     if edit == "interpolate":
         plan[:] = _frames(plan, number, suffix)
     else:
@@ -128,12 +135,55 @@ class EditImages(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return an item of the plan with its ``image`` (C, H, W) in [0, 1]."""
         item = dict(self.plan[index])
-        others = {"other": self.read(item["other"])} if "other" in item else {}
-        return {**item, "image": self.read(item["path"]), **others}
+        item["image"] = self.read(item["path"])
+        if "other" in item:
+            item["other"] = self.read(item["other"])
+        if "mask" in item:
+            item["mask"] = read_mask(item["mask"], item["path"], item["image"].shape[-2:], self.preprocessing)
+        return item
 
     def read(self, path: str) -> torch.Tensor:
         """Return an image (C, H, W) in [0, 1]."""
         return torch.as_tensor(self.preprocessing({"image": path})["image"])
+
+
+def read_mask(path: str, image: str, size: Sequence[int], preprocessing: Compose) -> torch.Tensor:
+    """Return the mask of an image, (1, *size), booleans, cropped or padded as the preprocessing does the image.
+
+    Raises:
+        DataError: for a mask that cannot be read, has another size than the image's file, is empty or covers all.
+    """
+    pixels, shape = read_image(path), read_image(image).shape
+    if pixels.shape[1:] != shape[1:]:
+        raise DataError(
+            f"{path}: is a mask of {pixels.shape[1]}x{pixels.shape[2]} pixels, but its image {image} has "
+            f"{shape[1]}x{shape[2]}. Draw it on the image's own pixels."
+        )
+    marked = torch.from_numpy((pixels.max(0, keepdims=True) > 0).astype("float32"))
+    resize = ResizeCenterCropd("mask", [*size], form_of(preprocessing).get("resize_mode", "crop"))
+    resized = resize({"mask": marked})["mask"] > 1e-3
+    if bool(resized.all()) or not bool(resized.any()):
+        what = "covers all of" if bool(resized.all()) else "marks nothing of"
+        raise DataError(f"{path}: is a mask that {what} what the model sees of {image}. Values other than 0 mark.")
+    return resized
+
+
+def _masks_of(paths: Sequence[str], masks: str | Path | None, needed: bool) -> dict[str, str]:
+    """Return the mask's file by that of the image; nothing for an edit without masks."""
+    if not needed:
+        if masks is not None:
+            raise ValueError(f"masks {str(masks)!r} have no effect on this edit: leave them out")
+        return {}
+    if not isinstance(masks, str | Path):
+        raise ValueError(
+            f"masks must be given for edit inpaint, a file or a folder with a file per image, received {masks}"
+        )
+    if os.path.isfile(masks):
+        return dict.fromkeys(paths, os.path.realpath(masks))
+    if not os.path.isdir(masks):
+        raise DataError(f"masks: '{masks}' does not exist. Name a file, or a folder with one file per image.")
+    known = {_bare(entry.name): entry.path for entry in os.scandir(os.path.realpath(masks)) if entry.is_file()}
+    return {path: known.get(_bare(os.path.basename(path)), "") for path in paths}
 
 
 def _opened(images: Any, split: str | None, output_dir: str | Path) -> tuple[ImageSet, Path]:
@@ -160,12 +210,18 @@ def _refuse_within(output_dir: str | Path, root: Path) -> None:
         )
 
 
-def _readable(paths: Sequence[str], preprocessing: Compose, unreadable: str) -> dict[str, str | None]:
-    """Return the reason why an image cannot be read, None if it can, by path."""
+def _readable(
+    paths: Sequence[str], masks: Mapping[str, str], preprocessing: Compose, unreadable: str
+) -> dict[str, str | None]:
+    """Return the reason why an image, or its mask, cannot be used, None if it can, by path."""
 
     def reason(path: str) -> str | None:
+        if masks and not masks[path]:
+            return f"{path}: has no mask. Add a mask of the same name."
         try:
-            preprocessing({"image": path})
+            image = preprocessing({"image": path})["image"]
+            if masks:
+                read_mask(masks[path], path, image.shape[-2:], preprocessing)
         except (DataError, RuntimeError) as error:  # MONAI's transforms wrap errors
             cause = error if isinstance(error, DataError) else error.__cause__
             if not isinstance(cause, DataError):

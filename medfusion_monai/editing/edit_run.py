@@ -12,10 +12,12 @@ from monai.inferers.inferer import Inferer
 from torch import Tensor
 
 import medfusion_monai
+from medfusion_monai.editing.anomaly import SMOOTHING, anomaly_map
 from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE, STRENGTH, counterfactual
 from medfusion_monai.editing.diffusion_classifier import classify, own_labels
 from medfusion_monai.editing.edit_inputs import image_seeds, noise_levels
 from medfusion_monai.editing.edit_plan import EditPlan
+from medfusion_monai.editing.inpainting import REPEATS, inpaint
 from medfusion_monai.editing.interpolation import interpolate
 from medfusion_monai.editing.variation import vary
 from medfusion_monai.model import Model, make_sampler
@@ -60,6 +62,8 @@ class Edit(Inferer):
         number: images for each, or frames.
         strength: share of the noise levels that are used.
         guidance_scale: of the edit.
+        smoothing: of ``anomaly_map``, in pixels.
+        repeats: of ``inpaint``.
         temperature: of ``calibrate``, for probabilities.
         num_levels: noise levels at which images are classified.
         num_inference_steps: of the sampler; None for the model's.
@@ -80,6 +84,8 @@ class Edit(Inferer):
         number: int | None = None,
         strength: float | None = None,
         guidance_scale: float | None = None,
+        smoothing: float | None = None,
+        repeats: int | None = None,
         temperature: float | None = None,
         num_levels: int | None = None,
         num_inference_steps: int | None = None,
@@ -97,6 +103,8 @@ class Edit(Inferer):
             "number": number,
             "strength": strength,
             "guidance_scale": guidance_scale,
+            "smoothing": smoothing,
+            "repeats": repeats,
             "temperature": temperature,
             "num_levels": num_levels,
             "num_inference_steps": num_inference_steps,
@@ -122,10 +130,12 @@ class Edit(Inferer):
         """Columns of the manifest with figures of an image."""
         if self.edit == "classify":
             return ["found_class", *(f"probability_{name}" for name in self.model.class_names)]
-        return []
+        return ["score"] if self.edit == "anomaly_map" else []
 
     def figures(self, output: Tensor) -> dict[str, Any]:
         """Return the values of ``extra_columns`` for the output of one image."""
+        if self.edit == "anomaly_map":
+            return {"score": round(float(output.max()), 6)}
         if self.edit != "classify":
             return {}
         found = self.model.class_names[int(output.argmax())]
@@ -201,6 +211,38 @@ def _variations(edit: Edit, batch: Batch) -> Tensor:
     return vary(edit.model, images, labels, seeds, sampler, edit.chosen["strength"]).cpu()
 
 
+def _inpaint(edit: Edit, batch: Batch) -> Tensor:
+    images, chosen = batch["image"], edit.chosen
+    return inpaint(
+        edit.model,
+        images,
+        batch["mask"],
+        torch.as_tensor(batch["label"]),
+        int(batch["seed"][0]),
+        chosen["repeats"],
+        len(images),
+        dtype=edit.dtype,
+        guidance_scale=chosen["guidance_scale"],
+        **edit.steps,
+    )
+
+
+def _anomaly_map(edit: Edit, batch: Batch) -> Tensor:
+    images, chosen = batch["image"], edit.chosen
+    return anomaly_map(
+        edit.model,
+        images,
+        torch.as_tensor(batch["label"]),
+        torch.as_tensor(batch["own_label"]),
+        chosen["strength"],
+        chosen["guidance_scale"],
+        chosen["smoothing"],
+        len(images),
+        dtype=edit.dtype,
+        **edit.steps,
+    )
+
+
 def _interpolate(edit: Edit, batch: Batch) -> Tensor:
     if edit._frames is None:  # the two inversions are those of all frames
         ends = torch.stack([batch["image"][0].cpu(), batch["other"][0]])
@@ -232,6 +274,12 @@ EDITS: dict[str, Kind] = {
         _counterfactual, {"strength": STRENGTH, "guidance_scale": GUIDANCE_SCALE, **STEPS}, needs_label=True
     ),
     "variations": Kind(_variations, {"number": 1, "strength": 0.5, "guidance_scale": None, **STEPS}, needs_label=False),
+    "inpaint": Kind(_inpaint, {"repeats": REPEATS, "guidance_scale": None, **STEPS}, needs_label=True),
+    "anomaly_map": Kind(
+        _anomaly_map,
+        {"strength": STRENGTH, "guidance_scale": GUIDANCE_SCALE, "smoothing": SMOOTHING, **STEPS},
+        needs_label=True,
+    ),
     "interpolate": Kind(_interpolate, {"number": 8, **STEPS}),
     "classify": Kind(_classify, {"temperature": None, "num_levels": 32}, writes_images=False),
 }
@@ -317,13 +365,13 @@ def _chosen(edit: str, given: Mapping[str, Any]) -> dict[str, Any]:
             used = f"uses {', '.join(usual)}" if usual else "uses no such setting"
             raise ValueError(f"{name} {value!r} has no effect on edit {edit}, which {used}: leave it out")
     chosen = {name: value if given[name] is None else given[name] for name, value in usual.items()}
-    for name, least in {"number": 2 if edit == "interpolate" else 1, "num_levels": 2}.items():
+    for name, least in {"number": 2 if edit == "interpolate" else 1, "num_levels": 2, "repeats": 1}.items():
         if name in chosen:
             check_counts(least, **{name: chosen[name]})
     if chosen.get("temperature") is not None:
         check_numbers(above=True, temperature=chosen["temperature"])
-    if edit == "counterfactual":
-        check_numbers(guidance_scale=chosen["guidance_scale"])
+    if edit in ("counterfactual", "anomaly_map"):
+        check_numbers(**{name: chosen[name] for name in ("guidance_scale", "smoothing") if name in chosen})
     return chosen
 
 

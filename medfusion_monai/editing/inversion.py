@@ -57,7 +57,8 @@ def invert(
     Args:
         model: a loaded model.
         images: (B, C, H, W) in [0, 1], of the model's size.
-        label: the images' class, one for all or one per image; None for the one that ``classify`` finds.
+        label: the images' class, one for all or one per image; None for the one that ``classify`` finds, -1 for the
+            UNet's prediction without a label.
         strength: share of the noise levels that are inverted, in (0, 1]; 1 ends in noise.
         batch_size: images at a time.
         choices: ``num_inference_steps``, ``spacing`` or ``dtype`` in place of the model's.

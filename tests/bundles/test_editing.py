@@ -11,7 +11,7 @@ from PIL import Image
 
 import medfusion_monai as mf
 from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
-from medfusion_monai.editing import classify, counterfactual, interpolate, variations
+from medfusion_monai.editing import anomaly_map, classify, counterfactual, interpolate, variations
 from medfusion_monai.model import make_preprocessing
 from medfusion_monai.runtime.errors import first_cause
 
@@ -172,6 +172,53 @@ def test_variations_are_numbered_and_those_of_python(edit, model, images):
         assert (pixels_of(place / row["file"]) - image[0]).abs().max() <= 0.5 / 255 + 1e-4
 
 
+def test_masked_part_alone_is_new(edit, folder, tmp_path, model, images):
+    marked = np.zeros((40, 40), np.uint8)
+    marked[10:25, 15:30] = 1
+    (tmp_path / "masks").mkdir()
+    for index in range(3):
+        Image.fromarray(np.roll(marked, index, 0)).save(tmp_path / "masks" / f"scan.{index}.tif")
+    (tmp_path / "masks" / "notes.txt").write_text("of the first reader")
+    place = edit(edit="inpaint", masks=str(tmp_path / "masks"), label=1, repeats=2)
+    for index, image in enumerate(images):
+        changed = (pixels_of(place / f"scan.{index}.png") - image[0]).abs() > 0.5 / 255 + 1e-4
+        rows, columns = changed.nonzero().T
+        # The mask in the model's 32x32 pixels.
+        assert 7 + index * 0.8 <= rows.min()
+        assert rows.max() <= 21 + index * 0.8
+        assert columns.min() >= 11
+        assert columns.max() <= 25
+        assert changed.sum() > 50
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.ones((20, 20), np.uint8), "is a mask of 20x20 pixels, but its image"),
+        (np.zeros((40, 40), np.uint8), "marks nothing of"),
+        (np.ones((40, 40), np.uint8), "covers all of"),
+        (None, "does not exist"),
+    ],
+)
+def test_mask_of_no_use_is_refused(mask, words, refused, tmp_path):
+    if mask is not None:
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert words in refused(edit="inpaint", label=0, masks=str(tmp_path / "mask.png"))
+
+
+def test_image_without_a_mask_is_named(refused, tmp_path):
+    (tmp_path / "masks").mkdir()
+    assert "scan.0.png: has no mask" in refused(edit="inpaint", label=0, masks=str(tmp_path / "masks"))
+
+
+def test_anomaly_maps_and_their_scores_are_those_of_python(edit, model, images):
+    place = edit(edit="anomaly_map", label=0, smoothing=1.0)
+    maps = anomaly_map(model, images, 0, smoothing=1.0, num_inference_steps=3)
+    for row, one in zip(rows_of(place), maps, strict=True):
+        assert float(row["score"]) == pytest.approx(float(one.max()), abs=1e-4)
+        assert (pixels_of(place / row["file"]) - one[0]).abs().max() <= 0.5 / 255 + 1e-4
+
+
 def test_frames_lead_from_one_file_to_another(edit, folder, model, images):
     files = [str(folder / "scan.0.png"), str(folder / "scan.1.png")]
     place = edit(edit="interpolate", images=files, number=3, own_label=1, batch_size=2)
@@ -218,6 +265,9 @@ def test_nifti_is_read_and_written(edit, tmp_path):
         ({"edit": "classify", "label": 1}, ["label 1 has no effect on edit classify"]),
         ({"edit": "reconstruct", "strength": 0.5}, ["strength 0.5 has no effect on edit reconstruct"]),
         ({"label": 1, "number": 3}, ["number 3 has no effect", "strength, guidance_scale"]),
+        ({"label": 1, "masks": "/nowhere"}, ["masks '/nowhere' have no effect"]),
+        ({"edit": "inpaint", "label": 1}, ["masks must be given for edit inpaint"]),
+        ({"edit": "anomaly_map", "label": 0, "smoothing": -1}, ["smoothing"]),
         ({"label": 1, "images": "/nowhere"}, ["/nowhere", "not a folder"]),
         ({"label": 1, "images": None}, ["images must be a folder, a file or a list of files", "None"]),
         ({"label": 1, "images": []}, ["images must be"]),
