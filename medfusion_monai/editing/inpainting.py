@@ -156,8 +156,7 @@ def _inpaint(
     denoiser = sampler.denoiser(model.network, labels)
     with autocast(model.device, sampler.dtype):
         made = repaint(denoiser, latents, cells, model.schedule, sampler.timesteps, seeds, repeats)
-        sampled = model.decode(made).cpu()
-    return joined(known, sampled, masks, factor)
+    return joined(known, model.decode(made).cpu(), masks, factor)
 
 
 def repaint(

@@ -101,7 +101,8 @@ def _between_images(model: Model, inversion: Inversion, weights: Tensor, dtype: 
         denoiser = mixed(denoiser, guided_denoiser(model.network.unet, last_label), column)
     between = inversion._replace(noisy_latents=noisy, defects=(1.0 - column) * first + column * last)
     with autocast(model.device, dtype):
-        return model.decode(from_inversion(denoiser, between, model.schedule)).cpu()
+        latents = from_inversion(denoiser, between, model.schedule)
+    return model.decode(latents).cpu()
 
 
 def _between_seeds(
@@ -124,4 +125,4 @@ def _between_seeds(
             spacing=sampler.spacing,
             **fresh,
         )
-        return model.decode(latents).cpu()
+    return model.decode(latents).cpu()

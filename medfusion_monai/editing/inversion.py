@@ -26,6 +26,9 @@ from medfusion_monai.model import Model
 from medfusion_monai.runtime.dtype import autocast
 from medfusion_monai.runtime.values import check_numbers
 
+TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
+"""Of a noisy latent; the rounding of a half precision leaves more."""
+
 
 class Inversion(NamedTuple):
     """Images as noisy latents, from which ``regenerate`` gives them back.
@@ -69,12 +72,14 @@ def invert(
     checked_images(model, images)
     sampler = plain_sampler(model, choices)
     timesteps = noise_levels(sampler.timesteps, strength)
+    tolerance = TOLERANCE if sampler.dtype == torch.float32 else HALF_TOLERANCE
     labels = own_labels(model, images, label, batch_size)
     parts = []
     for at in batches(len(images), batch_size):
         denoiser = guided_denoiser(model.network.unet, labels[at])
+        latents = model.encode(images[at])
         with autocast(model.device, sampler.dtype):
-            parts.append(ddim_invert(denoiser, model.encode(images[at]), model.schedule, timesteps))
+            parts.append(ddim_invert(denoiser, latents, model.schedule, timesteps, tolerance))
     noisy, defects = zip(*parts, strict=True)
     return Inversion(torch.cat(noisy), labels, timesteps, torch.cat(defects, 1))
 
@@ -97,7 +102,7 @@ def regenerate(
         guidance_scale: weight of the difference between the predictions under this class and under that of the
             inversion: 0 for the latter, 1 for the former, more to exaggerate.
         batch_size: images at a time.
-        dtype: of the networks' arithmetic.
+        dtype: of the UNet's arithmetic.
 
     Returns:
         (B, C, H, W) in [0, 1], float32, on the CPU.
@@ -116,7 +121,8 @@ def regenerate(
         if bool((labels[at] == inversion.class_labels[at]).all()):
             denoiser = own
         with autocast(model.device, dtype):
-            images.append(model.decode(from_inversion(denoiser, part, model.schedule)).cpu())
+            latents = from_inversion(denoiser, part, model.schedule)
+        images.append(model.decode(latents).cpu())
     return torch.cat(images)
 
 
@@ -125,7 +131,7 @@ def ddim_invert(
     latents: Tensor,
     schedule: NoiseSchedule,
     timesteps: Sequence[int],
-    tolerance: float = 1e-3,
+    tolerance: float = TOLERANCE,
     iterations: int = 20,
 ) -> tuple[Tensor, Tensor]:
     """Run deterministic DDIM (eta 0) backwards: from clean latents to noisy ones.

@@ -69,4 +69,4 @@ def vary(
     denoiser = sampler.denoiser(model.network, labels.to(latents.device))
     with autocast(model.device, sampler.dtype):
         clean, _ = estimate(denoiser, ddim_walk(denoiser, noisy, schedule, timesteps), schedule, timesteps[-1])
-        return model.decode(clean)
+    return model.decode(clean)

@@ -1,7 +1,9 @@
 """``edit.yaml``: files of images in, edited files and a manifest out."""
 
 import csv
+import re
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +16,8 @@ from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
 from medfusion_monai.editing import anomaly_map, classify, counterfactual, interpolate, variations
 from medfusion_monai.model import make_preprocessing
 from medfusion_monai.runtime.errors import first_cause
+
+CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +298,11 @@ def test_output_among_the_images_is_refused(refused, folder):
 def test_two_images_for_one_file_are_refused(refused, folder):
     shutil.copy(folder / "scan.0.png", folder / "scan.0.jpg")
     assert "would both be written as scan.0.png" in refused(label=1)
+
+
+def test_modules_that_expressions_use_are_imported():
+    text = (CONFIGS / "edit.yaml").read_text()
+    imports, expressions = text.split("\n# Where things are", 1)
+    used = set(re.findall(r"medfusion_monai\.(?:runtime|weights)\.\w+", expressions))
+    assert "medfusion_monai.runtime.memory_format" in used
+    assert used <= set(re.findall(r"\$import (\S+)", imports))
