@@ -6,14 +6,15 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from medfusion_monai.data.preparing.splits import DataError
-from medfusion_monai.data.reading.images import decode_all, list_problems, read_image
+from medfusion_monai.data.reading.images import decode_all, list_problems, pixel_digest, read_image
 from medfusion_monai.data.reading.transforms import ResizeCenterCropd, form_of
 from medfusion_monai.data.training.readable import check_policy
 from medfusion_monai.evaluation.image_set import ImageSet, open_image_set
@@ -28,7 +29,7 @@ SUFFIXES = (".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"
 
 
 class EditPlan(list[dict[str, Any]]):
-    """Items with ``file``, ``label``, ``class_name``, ``seed``, ``source``, ``path``, ``own_label`` and ``number``.
+    """Items with ``file``, ``label``, ``class_name``, ``seed``, ``source``, ``path``, ``own_label``, ``number``.
 
     Attributes:
         unreadable: why images were left out, by their place relative to the folder.
@@ -82,16 +83,16 @@ def edit_plan(
     places = _masks_of(opened.paths, masks, edit == "inpaint")
     found = _readable(opened.paths, places, preprocessing, check_policy(unreadable))
     plan = EditPlan()
-    plan.unreadable = {
-        _place(path, root): reason.removeprefix(f"{path}: ") for path, reason in found.items() if reason is not None
-    }
+    problems = {path: one.problem for path, one in found.items() if one.problem is not None}
+    plan.unreadable = {_place(path, root): text.removeprefix(f"{path}: ") for path, text in problems.items()}
     own = None if own_label is None else parse_label(own_label, class_names, "own_label")
     common = {"label": target, "class_name": class_names[target] if target >= 0 else "", "seed": seed}
     for item in opened.items:
-        if found[item["image"]] is None:
+        if item["image"] not in problems:
             has_classes = opened.class_names == list(class_names) and edit != "anomaly_map"  # as if it were unknown
             known = item["label"] if own is None and has_classes else own
             source = {"source": _place(item["image"], root), "path": item["image"]}
+            source["source_pixels"] = found[item["image"]].digest
             mask = {"mask": places[item["image"]]} if places else {}
             plan.append({**common, **source, **mask, "own_label": NO_LABEL if known is None else known})
     if edit == "interpolate":
@@ -114,6 +115,7 @@ def _frames(plan: Sequence[Mapping[str, Any]], number: int, suffix: str) -> list
         raise ValueError(f"images must be two for edit interpolate, the first and the last frame, received {len(plan)}")
     first, last = plan
     ends = {"other": last["path"], "other_label": last["own_label"], "source": f"{first['source']}, {last['source']}"}
+    ends["source_pixels"] = f"{first['source_pixels']}, {last['source_pixels']}"
     return [{**first, **ends, **extra} for extra in _numbered("frame", number, suffix)]
 
 
@@ -210,33 +212,42 @@ def _refuse_within(output_dir: str | Path, root: Path) -> None:
         )
 
 
+class _Found(NamedTuple):
+    """Why an image, or its mask, cannot be used, None if it can, and a checksum of the pixels of both."""
+
+    problem: str | None
+    digest: str = ""
+
+
 def _readable(
     paths: Sequence[str], masks: Mapping[str, str], preprocessing: Compose, unreadable: str
-) -> dict[str, str | None]:
-    """Return the reason why an image, or its mask, cannot be used, None if it can, by path."""
+) -> dict[str, _Found]:
+    """Return what reading found, by path."""
 
-    def reason(path: str) -> str | None:
+    def read(path: str) -> _Found:
         if masks and not masks[path]:
-            return f"{path}: has no mask. Add a mask of the same name."
+            return _Found(f"{path}: has no mask. Add a mask of the same name.")
         try:
             image = preprocessing({"image": path})["image"]
+            digest = pixel_digest(np.asarray(image))
             if masks:
-                read_mask(masks[path], path, image.shape[-2:], preprocessing)
+                mask = read_mask(masks[path], path, image.shape[-2:], preprocessing)
+                digest += " " + pixel_digest(mask.float().numpy())
         except (DataError, RuntimeError) as error:  # MONAI's transforms wrap errors
             cause = error if isinstance(error, DataError) else error.__cause__
             if not isinstance(cause, DataError):
                 raise
-            return str(cause)
-        return None
+            return _Found(str(cause))
+        return _Found(None, digest)
 
-    reasons = decode_all(reason, paths, "check images")
-    problems = [problem for problem in reasons if problem is not None]
+    found = decode_all(read, paths, "check images")
+    problems = [one.problem for one in found if one.problem is not None]
     if problems:
         listed = list_problems(f"{len(problems)} of {len(paths)} images cannot be read", problems)
         if unreadable == "stop" or len(problems) == len(paths):
             raise DataError(f"{listed}\nReplace or remove these files, or set unreadable to skip.")
         logger.warning("%s\nThey are left out.", listed)
-    return dict(zip(paths, reasons, strict=True))
+    return dict(zip(paths, found, strict=True))
 
 
 def _place(path: str, root: Path) -> str:

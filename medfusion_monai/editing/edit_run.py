@@ -289,8 +289,9 @@ EDITS: dict[str, Kind] = {
 class EditWriter(SampleWriter):
     """Writes what an ``Edit`` makes, as ``SampleWriter`` writes samples, and continues a run that was stopped.
 
-    The manifest also has the columns ``source``, the image that was edited, and the figures of the edit. Edits
-    without images, such as ``classify``, write only the manifest.
+    The manifest also has the columns ``source`` and ``source_pixels``, name and checksum of the image that was edited,
+    and the figures of the edit. Edits without images, such as ``classify``, write only the manifest. A folder with
+    edits of other images is refused.
 
     Args:
         plan: of ``edit_plan``.
@@ -301,7 +302,7 @@ class EditWriter(SampleWriter):
         output_format: a name in ``FORMATS``.
     """
 
-    item_columns = (*ITEM_COLUMNS, "source")
+    item_columns = (*ITEM_COLUMNS, "source", "source_pixels")
 
     def __init__(
         self,

@@ -261,7 +261,8 @@ class SampleWriter(Sampler[list[int]]):
         for name, row in rows.items():
             expected = dict(self.settings)
             if name in planned:
-                expected |= {"label": str(planned[name]["label"]), "seed": str(planned[name]["seed"])}
+                columns = [column for column in self.item_columns if column not in ("file", "class_name")]
+                expected |= {column: str(planned[name][column]) for column in columns}
             for column, value in expected.items():
                 if row.get(column) != value:
                     raise ValueError(

@@ -128,6 +128,16 @@ def test_folder_of_another_edit_is_refused(edit):
     assert "strength 0.7, this run has 0.5" in str(first_cause(caught.value))
 
 
+def test_folder_with_edits_of_other_images_is_refused(edit, folder):
+    place = edit(edit="reconstruct")
+    before = contents(place)
+    shutil.copy(folder / "scan.1.png", folder / "scan.0.png")
+    with pytest.raises(RuntimeError) as caught:
+        edit(edit="reconstruct")
+    assert "scan.0.png has source_pixels" in str(first_cause(caught.value))
+    assert contents(place) == before
+
+
 def test_broken_file_stops_the_run_or_is_left_out(edit, folder, refused):
     (folder / "broken.png").write_bytes((folder / "scan.0.png").read_bytes()[:100])
     message = refused(edit="reconstruct")
