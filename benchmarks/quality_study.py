@@ -1,8 +1,13 @@
 """Compare recipes of phase two for equal compute: train each for the same time, sample, and measure the images.
 
-Kill it at any time; the same command resumes. Everything that is finished is a file in --output. The compute of an
-arm is counted in processor seconds of one thread, which on a core of its own are seconds of the clock: the median
-step of each arm is measured once, all arms in turn, and each arm gets as many steps as fit.
+Kill it at any time; the same command resumes. Everything that is finished is a file in --output, and a training is
+saved every two minutes. Start the same command twice to use two cores. The compute of an arm is counted in processor
+seconds of one thread, which on a core of its own are seconds of the clock: the median step of each arm is measured
+once, all arms in turn, and each arm gets as many steps as fit. So arms are compared for equal processor seconds, not
+for equal steps.
+
+With ``--overlay small.yaml`` it is a study of images of patients, by the rule of ``study/rule.py``; with ``demo.yaml``
+one of phantoms, by that of ``study/summary.py``.
 """
 
 from __future__ import annotations
@@ -10,220 +15,271 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from study.arms import ARMS, BASELINE, GUIDANCE_SCALES, Arm, choose_arms
-from study.evaluation import CHECK, FAST, SHIPPED, Judge, clean_error
-from study.material import Material, load_material, read_recipe, train_autoencoder
+from study.arms import ARMS, Arm, choose_arms, why_not
+from study.evaluation import Judge
+from study.material import (
+    SPLITS,
+    Given,
+    Library,
+    config_files,
+    open_autoencoder,
+    own_class_names,
+    read_images,
+    read_recipe,
+    train_autoencoder,
+    weights_at,
+)
+from study.plan import measure_costs, plan_text
+from study.protocol import PROTOCOLS, Protocol
+from study.real_tables import real_tables
+from study.running import Study
 from study.store import Store
-from study.summary import best_arm, markdown, summarise, verdict_table
-from study.training import make_unet, measure_steps, train
-from torch import Tensor
+from study.summary import markdown, summarise, verdict_table
 
+from medfusion_monai.bundle.parser import read_files
 from medfusion_monai.data.datalist import read_datalist
 from medfusion_monai.data.pixels import fingerprint
 from medfusion_monai.demo.phantoms.families import family_of_classes, prepare_phantoms
 from medfusion_monai.demo.phantoms.network import train_phantom_features
-from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.evaluation.metrics.features import load_extractor
-from medfusion_monai.training.handlers.image_grid import grid_of_rows, save_picture
-from medfusion_monai.weights.state_dict import save_atomically
+from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.weights import efficientnet_lite
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "medfusion_cxr"
 PHANTOMS = "phantoms"
-SHOWN = 8
-# On one core of an AMD EPYC, for the plan alone.
-STEP_SECONDS, CALL_SECONDS, MEASURING_SECONDS = 0.15, 0.00125, 5.0
+MOST_SAMPLES = 512
 
 
 def main() -> None:
     """Do what is left of a study and print its tables."""
-    arguments = parse()
+    setup = Setup(parse())
     torch.set_num_threads(1)
-    arms = choose_arms(arguments.arms)
-    print(plan_text(arguments, arms), flush=True)
-    if arguments.plan:
+    if setup.arguments.plan:
+        print(setup.plan(), flush=True)
         return
-    store = Store(arguments.output)
-    overrides = {} if arguments.autoencoder_steps is None else {"autoencoder_steps": arguments.autoencoder_steps}
-    dataset_dir = prepare_data(arguments.data, arguments.output)
-    recipe = read_recipe(arguments.bundle, overrides)
-    items = read_datalist(dataset_dir, "training", recipe["class_names"])
-    settings = {"training_images": fingerprint(items), "seconds": arguments.seconds, "samples": arguments.samples}
-    store.claim({**settings, "recipe": recipe})
-    weights = train_autoencoder(arguments.bundle, dataset_dir, arguments.output, recipe["autoencoder_steps"])
-    material = load_material(arguments.bundle, dataset_dir, weights, overrides)
-    study = Study(store, material, make_judge(arguments, material), arguments.seconds)
-    study.run(arms, arguments.seeds)
-    report(store, arguments)
+    for name, why in setup.skipped.items():
+        print(f"{name} is not run: {why}", flush=True)
+    setup.store.claim(setup.identity)
+    with setup.store.alone("preparation"):
+        library = setup.library()
+        for arm in setup.arms:
+            library.material(arm)
+        library.reference()
+    judge = Judge(library, library.material(setup.arms[0]), setup.phantoms, setup.samples)
+    study = Study(setup.store, library, judge, setup.seconds, setup.protocol)
+    study.run(setup.arms, setup.seeds)
+    report(setup.store, setup.arguments, setup.protocol)
 
 
-def parse() -> argparse.Namespace:
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that the study writes")
     parser.add_argument("--data", default=PHANTOMS, help="'phantoms', drawn here, or a folder of medfusion prepare")
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="folder of the bundle whose recipe is compared")
+    parser.add_argument("--overlay", choices=PROTOCOLS, default="demo.yaml", help="of the bundle: sizes and recipe")
+    parser.add_argument("--seconds", type=float, help="processor seconds of one thread for each training (120 or 600)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="one training of each arm each (two or four)")
+    parser.add_argument("--arms", nargs="+", help=f"of {', '.join(arm.name for arm in ARMS)}; the overlay's by default")
     parser.add_argument(
-        "--seconds", type=float, default=120.0, help="processor seconds of one thread for each training"
+        "--samples",
+        type=int,
+        help=f"images of each sample ({MOST_SAMPLES}; small.yaml: at most as many as held-out ones)",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="one training of each arm each")
-    parser.add_argument("--arms", nargs="+", help=f"of {', '.join(arm.name for arm in ARMS)}; all by default")
-    parser.add_argument("--samples", type=int, default=512, help="images of each sample")
-    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="folder whose demo.yaml gives sizes and recipe")
-    parser.add_argument("--autoencoder-steps", type=int, help="of phase one; the demo's by default")
+    parser.add_argument("--unet-channels", type=int, nargs="+", help="widths of the UNet; the overlay's by default")
+    parser.add_argument("--autoencoder", type=Path, help="weights, or a folder with them, in place of phase one")
+    parser.add_argument("--equivariant-autoencoder", type=Path, help="weights for the arm 'equivariant'")
+    parser.add_argument("--autoencoder-steps", type=int, help="of phase one; the overlay's by default")
+    parser.add_argument(
+        "--features", help="of load_extractor, or 'phantoms'; by default efficientnet-lite0, of phantoms their own"
+    )
     parser.add_argument("--also", type=Path, nargs="+", default=[], help="folders of other studies, for the verdict")
-    parser.add_argument("--plan", action="store_true", help="say what it would take, and do nothing")
+    parser.add_argument("--plan", action="store_true", help="say what it would take, and train nothing")
     parser.add_argument("--json", type=Path, help="file for all figures")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
-def plan_text(arguments: argparse.Namespace, arms: list[Arm]) -> str:
-    """Say what the study consists of and what it costs."""
-    call = CALL_SECONDS * arguments.samples
-    fast, check = 20 * call + MEASURING_SECONDS, 50 * call + MEASURING_SECONDS
-    guidance = 2 * len(GUIDANCE_SCALES) * (40 * call + MEASURING_SECONDS)
-    each = len(arms) * (arguments.seconds + 2.5 * fast) + fast + guidance
-    minutes = (len(arguments.seeds) * each + len(arms) * check) / 60
-    scales = ", ".join(f"{scale:g}" for scale in GUIDANCE_SCALES)
-    return (
-        f"{len(arms)} arms, {len(arguments.seeds)} seeds, {arguments.seconds:g} processor seconds each (about "
-        f"{arguments.seconds / STEP_SECONDS:.0f} steps); about {minutes:.0f} min on one core, phase one apart:\n"
-        + "\n".join(f"  {arm.name:10} {arm.words}" for arm in arms)
-        + f"\n  all sampled by {FAST}, those that can by {SHIPPED}, of the first seed by {CHECK} too; the baseline "
-        f"with raw weights as well; the baseline and the best other arm with guidance {scales}"
-    )
-
-
-def prepare_data(data: str, output: Path) -> Path:
-    """Return the folder of the data set; draw the phantoms if they are asked for and not there."""
-    if data != PHANTOMS:
-        return Path(data)
-    prepare_phantoms(output / "data")
-    return output / "data"
-
-
-def make_judge(arguments: argparse.Namespace, material: Material) -> Judge:
-    """Make what measures images: features of a network that knows phantoms of the bundle's modality."""
-    features = arguments.output / "features.pt"
-    modality = family_of_classes(material.recipe["class_names"])
-    if not features.is_file():
-        train_phantom_features(modality, features)
-    extractor = load_extractor(f"phantoms:{features}")
-    return Judge(material, extractor, modality if arguments.data == PHANTOMS else None, arguments.samples)
-
-
-class Study:
-    """What is left to do of a study.
+class Setup:
+    """What a command line stands for.
 
     Args:
-        store: where results are.
-        material: what all arms share.
-        judge: measures images.
-        seconds: processor seconds of each training.
+        arguments: of ``parse``.
     """
 
-    def __init__(self, store: Store, material: Material, judge: Judge, seconds: float) -> None:
-        self.store, self.material, self.judge, self.seconds = store, material, judge, seconds
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments, self.store = arguments, Store(arguments.output)
+        self.bundle, self.overlay = arguments.bundle, arguments.overlay
+        self.protocol: Protocol = PROTOCOLS[arguments.overlay]
+        self.seeds = list(arguments.seeds or self.protocol.seeds)
+        self.seconds = self.protocol.seconds if arguments.seconds is None else arguments.seconds
+        chosen = choose_arms(arguments.arms or self.protocol.arms, self.protocol.reference)
+        has_equivariant = arguments.equivariant_autoencoder is not None
+        reasons = {arm.name: why_not(arm, self.recipe["latent_flips"], has_equivariant) for arm in chosen}
+        self.skipped: dict[str, str] = {name: why for name, why in reasons.items() if why is not None}
+        self.arms: list[Arm] = [arm for arm in chosen if arm.name not in self.skipped]
 
-    def run(self, arms: list[Arm], seeds: list[int]) -> None:
-        """Train and measure every arm of every seed, then guidance of the baseline and of the best other arm.
+    @cached_property
+    def dataset_dir(self) -> Path:
+        """Folder of the data set; phantoms are drawn if they are asked for and not there."""
+        if self.arguments.data != PHANTOMS:
+            return Path(self.arguments.data)
+        folder: Path = self.arguments.output / "data"
+        with self.store.alone("preparation"):
+            if not (folder / "datalist.json").is_file():
+                prepare_phantoms(folder)
+        return folder
 
-        The other sampler comes last: it only checks.
+    @cached_property
+    def overrides(self) -> dict[str, Any]:
+        """Keys of the bundle that the command line or the data set define."""
+        own = own_class_names(self.dataset_dir) if self.arguments.data != PHANTOMS else None
+        chosen = {
+            "class_names": own,
+            "autoencoder_steps": self.arguments.autoencoder_steps,
+            "unet_channels": self.arguments.unet_channels,
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """Keys of the bundle that a study needs."""
+        return read_recipe(self.bundle, self.overlay, self.overrides)
+
+    @cached_property
+    def items(self) -> dict[str, list[dict[str, Any]]]:
+        """Entries of the datalist, by ``SPLITS``."""
+        names = self.recipe["class_names"]
+        return {
+            split: [item for part in parts for item in read_datalist(self.dataset_dir, part, names)]
+            for split, parts in SPLITS.items()
+        }
+
+    @property
+    def samples(self) -> int:
+        """Images of each sample.
+
+        Raises:
+            ValueError: for more than there are held-out images, if their distance is the scale.
         """
-        seconds = measure_steps(arms, self.material, self.store.step_seconds())
-        self.store.write_step_seconds(seconds)
-        steps = {arm.name: max(10, int(self.seconds / seconds[arm.name])) for arm in arms}
-        self.measure_baselines()
-        for seed in seeds:
-            for arm in arms:
-                self.run_arm(arm, seed, steps[arm.name])
-        for seed in seeds:
-            for arm in [arm for arm in arms if NoiseSchedule(**arm.schedule).variance_preserving]:
-                self.evaluate(arm, seed, "averaged", self.weights(arm, seed, steps[arm.name]), SHIPPED)
-        best = best_arm(evaluations(self.store))
-        for seed in seeds:
-            for arm in [arm for arm in arms if arm.name in (BASELINE, best)]:
-                weights = self.weights(arm, seed, steps[arm.name])
-                for scale in GUIDANCE_SCALES:
-                    self.evaluate(arm, seed, "averaged", weights, FAST, scale)
-        for arm in arms:
-            self.evaluate(arm, seeds[0], "averaged", self.weights(arm, seeds[0], steps[arm.name]), CHECK)
+        held_out, wanted = len(self.items["held_out"]), self.arguments.samples
+        if self.protocol.with_checks:  # whose distances are not ratios
+            return wanted or MOST_SAMPLES
+        if wanted is not None and wanted > held_out:
+            raise ValueError(
+                f"--samples {wanted}: there are {held_out} held-out images to compare with, and distances depend on "
+                f"the number. Take at most {held_out}, or prepare the data with larger --fractions for them"
+            )
+        return min(held_out, MOST_SAMPLES) if wanted is None else wanted
 
-    def measure_baselines(self) -> None:
-        """Measure real images and reconstructions, once."""
-        if None in (self.store.read("real"), self.store.read("reconstructed")):
-            for name, record in self.judge.baselines().items():
-                self.store.write(name, {"kind": "baseline", "name": name, **record})
+    @property
+    def phantoms(self) -> str | None:
+        """Modality of the phantoms; None for images of patients."""
+        return family_of_classes(self.recipe["class_names"]) if self.arguments.data == PHANTOMS else None
 
-    def run_arm(self, arm: Arm, seed: int, steps: int) -> None:
-        """Train and measure an arm; the baseline with raw weights too."""
-        weights = self.weights(arm, seed, steps)
-        for kind in weights:
-            self.evaluate(arm, seed, kind, weights, FAST)
+    @property
+    def features(self) -> str:
+        """What the judge's features are of."""
+        chosen: str | None = self.arguments.features
+        return chosen or (PHANTOMS if self.arguments.data == PHANTOMS else efficientnet_lite.NAME)
 
-    def weights(self, arm: Arm, seed: int, steps: int) -> dict[str, dict[str, Tensor]]:
-        """Return the weights of an arm, ``averaged`` and for the baseline ``raw``, trained if they are not there."""
-        path = self.store.folder / "weights" / f"{arm.name}.seed{seed}.steps{steps}.pt"
-        name = f"{arm.name}.seed{seed}.training"
-        if path.is_file() and self.store.read(name) is not None:
-            loaded: dict[str, dict[str, Tensor]] = torch.load(path, weights_only=True)
-            return loaded
-        trained = train(arm, self.material, seed, steps)
-        kept = {"averaged": trained.averaged, **({"raw": trained.raw} if arm.name == BASELINE else {})}
-        schedule = NoiseSchedule(**arm.schedule)
-        errors = {kind: clean_error(self.network(arm, state), schedule, self.material) for kind, state in kept.items()}
-        save_atomically(kept, path)
-        self.store.write(name, {"kind": "training", **trained.record, "clean_error": errors})
-        self.say(f"{arm.name} seed {seed}: {steps} steps in {trained.record['cpu_seconds']:.0f} processor seconds")
-        return kept
+    def extractor(self) -> Any:
+        """Return the network of the features; that of phantoms is trained if it is not there."""
+        if self.features != PHANTOMS:
+            return load_extractor(self.features)
+        path = self.arguments.output / "features.pt"
+        if not path.is_file():
+            train_phantom_features(family_of_classes(self.recipe["class_names"]), path)
+        return load_extractor(f"phantoms:{path}")
 
-    def network(self, arm: Arm, state: dict[str, Tensor]) -> Any:
-        """Return the network of an arm with these weights."""
-        network = make_unet(arm, self.material.recipe)
-        network.load_state_dict(state)
-        return network.eval().requires_grad_(False)
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What may not change while a study goes on."""
+        given = {
+            "autoencoder": self.arguments.autoencoder,
+            "equivariant autoencoder": self.arguments.equivariant_autoencoder,
+        }
+        digests = {name: file_sha256(weights_at(path)) for name, path in given.items() if path is not None}
+        return {
+            "rule": self.protocol.rule,
+            "overlay": self.overlay,
+            "seconds": self.seconds,
+            "samples": self.samples,
+            "features": self.features,
+            "recipe": self.recipe,
+            **{f"{split} images": fingerprint(items) for split, items in self.items.items()},
+            "autoencoder": "trained here",
+            **digests,
+            **{f"arm {arm.name}": arm.recipe for arm in self.arms},
+        }
 
-    def evaluate(
-        self, arm: Arm, seed: int, kind: str, weights: dict[str, dict[str, Tensor]], sampler: str, scale: float = 1.0
-    ) -> None:
-        """Sample and measure, unless that is done; draw the first images of each class."""
-        name = f"{arm.name}.seed{seed}.{kind}.{sampler}.guidance{scale:g}"
-        if self.store.read(name) is not None:
-            return
-        schedule = NoiseSchedule(**arm.schedule)
-        record, images, labels = self.judge.evaluate(self.network(arm, weights[kind]), schedule, sampler, seed, scale)
-        rows = [images[labels == label][:SHOWN] for label in range(len(self.judge.class_names))]
-        save_picture(grid_of_rows(rows), self.store.folder / "pictures" / f"{name}.png")
-        self.store.write(name, {"kind": "evaluation", "arm": arm.name, "seed": seed, "weights": kind, **record})
-        shown = ", ".join(f"{key} {record[key]:.3f}" for key in ("fid", "auc", "agreement") if record[key] is not None)
-        self.say(f"{name}: {shown}")
+    def autoencoders(self) -> dict[str, Given]:
+        """Open the autoencoders; the first is trained if no file is given."""
+        path = self.arguments.autoencoder
+        if path is None:
+            output = self.arguments.output
+            path = train_autoencoder(self.bundle, self.overlay, self.dataset_dir, output, self.overrides)
+        paths = {"given": path}
+        if self.arguments.equivariant_autoencoder is not None:
+            paths["equivariant"] = self.arguments.equivariant_autoencoder
+        return {name: open_autoencoder(each, self.bundle, self.overlay, self.overrides) for name, each in paths.items()}
 
-    def say(self, text: str) -> None:
-        """Print a line with the time."""
-        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+    def library(self) -> Library:
+        """Open autoencoders and features, and read the images."""
+        autoencoders, extractor = self.autoencoders(), self.extractor()
+        images = read_images(self.bundle, self.overlay, self.dataset_dir, self.overrides)
+        return Library(self.arguments.output, self.recipe, images, autoencoders, extractor)
+
+    def plan(self) -> str:
+        """Measure a few steps of each arm, unless the study did, and say what it takes."""
+        if self.arguments.autoencoder is None:
+            parser = read_files(config_files(self.bundle, self.overlay), self.overrides)
+            networks = {"given": parser.get_parsed_content("autoencoder")}
+        else:
+            networks = {name: given.network for name, given in self.autoencoders().items()}
+        if any(arm.autoencoder == "equivariant" for arm in self.arms) and "equivariant" not in networks:
+            path = self.arguments.equivariant_autoencoder
+            networks["equivariant"] = open_autoencoder(path, self.bundle, self.overlay, self.overrides).network
+        has_own = self.features != PHANTOMS or (self.arguments.output / "features.pt").is_file()
+        extractor = self.extractor() if has_own else load_extractor(efficientnet_lite.NAME)  # which costs more
+        counts = {name: len(items) for name, items in self.items.items()}
+        counts["samples"] = self.samples
+        known = self.store.step_seconds()
+        costs = measure_costs(self.arms, self.recipe, networks, extractor, (counts["training"], self.samples), known)
+        flips = self.recipe["latent_flips"]
+        text = plan_text(costs, self.arms, self.seeds, self.seconds, counts, self.protocol, self.skipped, flips)
+        done = [
+            each for each in of_kind(self.store.records(), "training") if each["length"] == self.protocol.lengths[-1]
+        ]
+        text += f"\n{len(done)} of {len(self.arms) * len(self.seeds)} trainings are finished, and counted above"
+        return text if self.arguments.autoencoder else f"{text}\nPhase one is trained first, and not counted"
 
 
-def evaluations(store: Store) -> list[dict[str, Any]]:
-    """Return the evaluations of a study so far."""
-    return [record for record in store.records() if record["kind"] == "evaluation"]
-
-
-def report(store: Store, arguments: argparse.Namespace) -> None:
+def report(store: Store, arguments: argparse.Namespace, protocol: Protocol) -> None:
     """Print the tables, the verdict, and write the JSON file."""
-    records = store.records()
-    rows = summarise(evaluations(store))
-    trainings = [record for record in records if record["kind"] == "training"]
-    baselines = {record["name"]: record for record in records if record["kind"] == "baseline"}
-    print(f"\n{markdown(rows, trainings, baselines)}\n")
-    studies = {folder.name: evaluations(Store(folder)) for folder in (arguments.output, *arguments.also)}
-    print(verdict_table(studies))
+    records, rows = store.records(), []
+    studies = {folder.name: Store(folder).records() for folder in (arguments.output, *arguments.also)}
+    if protocol.with_checks:
+        rows = summarise(of_kind(records, "evaluation"))
+        baselines = {record["name"]: record for record in of_kind(records, "baseline")}
+        print(f"\n{markdown(rows, of_kind(records, 'training'), baselines)}\n")
+        print(verdict_table({name: of_kind(each, "evaluation") for name, each in studies.items()}))
+    else:
+        print(f"\n{real_tables(studies)}")
     if arguments.json:
         machine = {"processor": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__}
-        result = {"machine": machine, "seconds": arguments.seconds, "step_seconds": store.step_seconds()}
+        result = {"machine": machine, "study": store.identity(), "step_seconds": store.step_seconds()}
         arguments.json.write_text(json.dumps({**result, "rows": rows, "records": records}, indent=1) + "\n")
+
+
+def of_kind(records: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    """Return the records of a kind: ``baseline``, ``training`` or ``evaluation``."""
+    return [record for record in records if record["kind"] == kind]
 
 
 if __name__ == "__main__":

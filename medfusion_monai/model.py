@@ -177,6 +177,15 @@ class Model:
         return self.info.get("training", {}).get("images")
 
     @property
+    def earlier_trained_on(self) -> list[str | None]:
+        """The ``fingerprint`` of the images of each earlier training that this one started from; None if unknown."""
+        found, training = [], self.info.get("training", {})
+        while training.get("started_from"):
+            training = training["started_from"]
+            found.append(training.get("images"))
+        return found
+
+    @property
     def device(self) -> torch.device:
         """Device of the network."""
         return next(self.network.parameters()).device

@@ -140,6 +140,7 @@ class Audit:
             "nearer_to_training": nearer_figure(training, held_out, generated, kept, self.settings.seed).as_dict(),
             "closest": closest_rows(copies, generated.images.paths) if copies else [],
             "membership": membership,
+            "other_training_images": self._other_training_images(),
         }
         if copies and self.settings.pictures:
             picture, caption = closest_picture(copies, training, held_out, generated)
@@ -170,6 +171,10 @@ class Audit:
     @property
     def _trained_on(self) -> str | None:
         return self.model.trained_on if self.model else None
+
+    def _other_training_images(self) -> int:
+        """Return how many earlier trainings, from whose weights this one started, had other or unknown images."""
+        return 0 if self.model is None else sum(images != self._found for images in self.model.earlier_trained_on)
 
     def _identify(self, facts: Sequence[ImageFacts]) -> str:
         """Return the ``fingerprint`` of the training images.

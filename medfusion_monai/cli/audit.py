@@ -34,7 +34,8 @@ def add_audit(subparsers: Any) -> None:
     parser.add_argument(
         "--features",
         metavar="SPEC",
-        help="latents, efficientnet-lite0, inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE or "
+        help="latents, efficientnet-lite0, inception[:FILE], dinov2[:FILE], rad-dino:FILE, "
+        "torchvision:ARCHITECTURE:FILE, torchscript:FILE or "
         "phantoms:FILE (latents if there is a model, else auto, as for compare)",
     )
     parser.add_argument(

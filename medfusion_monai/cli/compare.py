@@ -57,7 +57,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         default="auto",
         type=lambda text: None if text == "null" else text,
         metavar="SPEC",
-        help="efficientnet-lite0, inception[:FILE], torchvision:ARCHITECTURE:FILE, torchscript:FILE, phantoms:FILE, or "
+        help="efficientnet-lite0, inception[:FILE], dinov2[:FILE], rad-dino:FILE, "
+        "torchvision:ARCHITECTURE:FILE, torchscript:FILE, phantoms:FILE, or "
         "null: none, which leaves out FID and the like (auto: inception if its weights are here, else "
         "efficientnet-lite0)",
     )

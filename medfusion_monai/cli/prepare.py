@@ -106,6 +106,11 @@ def _add_prepare_folder(sources: Any) -> None:
         help="values that are black and white, e.g. 0 4095; writes the images as PNG of full range to OUTPUT/images",
     )
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out missing and unreadable images")
+    parser.add_argument(
+        "--allow-synthetic",
+        action="store_true",
+        help="use images that are marked as synthetic, and count them (they are refused)",
+    )
     parser.add_argument("--copy", action="store_true", help="copy the images to OUTPUT/images")
     parser.add_argument("--check", action="store_true", help="no effect: every image of this source is always decoded")
     _add_common(parser)
@@ -246,6 +251,8 @@ def _print_counts(document: dict[str, Any], output: str) -> None:
     for key, word in LEFT_OUT.items():
         if document["counts"].get(key):
             print(f"left out as {word}: {document['counts'][key]}")
+    if document["counts"].get("synthetic"):
+        print(f"images that are marked as synthetic: {document['counts']['synthetic']}")
     if document["counts"].get("duplicates"):
         print(f"images that repeat another one: {document['counts']['duplicates']}")
     print(Path(output) / "datalist.json")

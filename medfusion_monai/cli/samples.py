@@ -1,4 +1,4 @@
-"""The verb about samples: ``medfusion card``."""
+"""The verbs about samples: ``medfusion card`` and ``send``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,31 @@ def add_card(subparsers: Any) -> None:
     )
     parser.add_argument("--audit", type=input_path, metavar="FILE", help="audit.json of medfusion audit")
     parser.set_defaults(handler=_card)
+
+
+def add_send(subparsers: Any) -> None:
+    """Add ``medfusion send``."""
+    parser = subparsers.add_parser("send", help="store the DICOM files of a folder of samples in a PACS")
+    parser.add_argument("samples", type=input_path, metavar="SAMPLES", help="folder that inference wrote as DICOM")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="ADDRESS",
+        help="root of a DICOMweb service, e.g. https://HOST/dicom-web, or dicom://TITLE@HOST:PORT",
+    )
+    parser.add_argument(
+        "--user",
+        help="of DICOMweb; its password is read from MEDFUSION_PACS_PASSWORD, a token from MEDFUSION_PACS_TOKEN",
+    )
+    parser.set_defaults(handler=_send)
+
+
+def _send(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.export.pacs import SENT, send
+
+    count = send(arguments.samples, arguments.to, arguments.user)
+    print(f"{count} files sent to {arguments.to}, listed in {arguments.samples}/{SENT}")
+    return 0
 
 
 def _card(arguments: argparse.Namespace) -> int:

@@ -32,6 +32,8 @@ from medfusion_monai.sampling.writer import ITEM_COLUMNS, SampleWriter
 
 UNREADABLE = "unreadable.csv"
 """The file that lists images that were left out."""
+FORMATS = ("png", "png16", "nifti")
+"""Of edited images."""
 Batch = Mapping[str, Any]
 
 
@@ -299,7 +301,10 @@ class EditWriter(SampleWriter):
         output_dir: folder of files and manifest.
         model_file: the weights; their SHA-256 is one of the settings.
         batch_size: images edited at a time.
-        output_format: a name in ``FORMATS``.
+        output_format: ``png``, ``png16`` or ``nifti``.
+
+    Raises:
+        ValueError: for another format, or a batch size below 1.
     """
 
     item_columns = (*ITEM_COLUMNS, "source", "source_pixels")
@@ -314,6 +319,11 @@ class EditWriter(SampleWriter):
         output_format: str = "png",
     ) -> None:
         check_counts(batch_size=batch_size)
+        if output_format not in FORMATS:
+            raise ValueError(
+                f"output_format must be one of {', '.join(FORMATS)} for edits, received {output_format!r}: DICOM files "
+                "would say that they show no real patient"
+            )
         settings = edit.settings(batch_size, output_format)
         super().__init__(plan, output_dir, settings, model_file, batch_size, output_format)
         self.edit, self.unreadable = edit, plan.unreadable

@@ -163,6 +163,13 @@ def training_data(info: Mapping[str, Any], images: str, to_complete: str) -> lis
     columns = [Column("Label"), Column("Class"), Column("Share of the training images", kind="number")]
     count = (info.get("training") or {}).get("image_count")
     trained_on = "Number of training images: " + ("unknown." if count is None else f"{count:,}.")
+    earlier = (info.get("training") or {}).get("started_from")
+    if earlier:
+        number = earlier.get("image_count")
+        trained_on += (
+            f" The training started from other weights (SHA-256 {plain(earlier.get('weights_sha256'))}), trained on "
+            f"{'an unknown number of' if number is None else f'{number:,}'} images."
+        )
     form_text = images or image_text("", "images", form["channels"], form["size"])
     return [to_complete, f"{trained_on} Images: {plain(form_text)}.", Table("Classes", columns, [Group("", rows)], [])]
 

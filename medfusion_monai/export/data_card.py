@@ -17,12 +17,12 @@ from medfusion_monai.report.page_parts import Block, Callout, Cell, Column, Comm
 from medfusion_monai.report.render import as_markdown
 from medfusion_monai.report.sections import document
 from medfusion_monai.report.tables import count_cell, measures_in, plain
+from medfusion_monai.sampling.image_formats import FORMATS
 from medfusion_monai.sampling.plan import MANIFEST
 from medfusion_monai.sampling.refused_copies import REFUSED
 
 DIVERSITY = ("recall", "coverage", "diversity_ms_ssim")
 """Metrics that are about diversity; the others of the table are about fidelity."""
-FORMATS = {"png": "PNG, 8 bits", "png16": "PNG, 16 bits", "nifti": "NIfTI, float32"}
 ELSEWHERE = ("copy_guard", "image_size", "output_format", "weights_sha256")
 """Settings of the manifest that are shown in other places than the table of settings."""
 
@@ -140,7 +140,8 @@ def _images(facts: DataFacts) -> list[Block]:
     settings, guarded = facts.settings, _guard(facts) is not None
     height, _, width = plain(settings.get("image_size", "")).partition("x")
     form = f"{CHANNELS.get(facts.channels, f'{facts.channels} channels')}, {height} pixels high, {width} wide"
-    file_format = FORMATS.get(settings.get("output_format", ""), settings.get("output_format", "unknown"))
+    name = settings.get("output_format", "unknown")
+    file_format = FORMATS[name].title or name if name in FORMATS else name
     total = sum(each.images for each in facts.classes)
     columns = [Column("Label"), Column("Class"), Column("Images", kind="number")]
     columns += [Column("Refused as copies", kind="number")] if guarded else []

@@ -13,7 +13,7 @@ from medfusion_monai.weights.model_info import describe_model
 from medfusion_monai.weights.places import find_weights
 
 IMAGE = ("resize_mode", "dicom_modalities")
-TRAINING = ("images", "image_count", "steps", "images_per_step", "average")
+TRAINING = ("images", "image_count", "steps", "images_per_step", "average", "started_from")
 
 
 def open_model(model_file: str | Path) -> Model:

@@ -68,6 +68,10 @@ def objections(audit: Mapping[str, Any]) -> list[str]:
     missed = [plain(name) for name, figure in recall.items() if figure["value"] < LEAST_RECALL]
     if missed:
         found.append(f"the guard misses more than a tenth of some degraded copies ({', '.join(missed)})")
+    if audit.get("other_training_images"):
+        found.append(
+            "the training started from weights that were trained on other images, with which nothing was compared"
+        )
     if audit["repeats"]:
         found.append(f"{audit['repeats']:,} training images are repeated")
     return found

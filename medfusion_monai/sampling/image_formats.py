@@ -15,6 +15,8 @@ import nibabel as nib
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from medfusion_monai.sampling.dicom_format import KINDS, dicom_is_whole
+
 Note = Mapping[str, Any]
 MADE = "true: made by a generative model, shows no real patient"
 EDITED = "true: edited by a generative model, may show a real patient"
@@ -30,6 +32,7 @@ class ImageFormat(NamedTuple):
             which is stored in the file and marks it as synthetic.
         is_whole: returns whether a path is a complete file; False if it is missing or cut off.
         channels: numbers of channels that it supports.
+        title: in the card of a sample set; empty for its name.
     """
 
     suffix: str
@@ -37,6 +40,7 @@ class ImageFormat(NamedTuple):
     encode: Callable[[np.ndarray, Note], bytes]
     is_whole: Callable[[Path], bool]
     channels: tuple[int, ...] = (1, 3)
+    title: str = ""
 
 
 def png_bytes(image: np.ndarray, note: Note, bits: int = 8) -> bytes:
@@ -98,9 +102,13 @@ def gzip_is_whole(path: Path) -> bool:
 
 
 FORMATS = {
-    "png": ImageFormat(".png", png_bytes, png_is_whole),
-    "png16": ImageFormat(".png", png16_bytes, png_is_whole, channels=(1,)),
-    "nifti": ImageFormat(".nii.gz", nifti_bytes, gzip_is_whole),
+    "png": ImageFormat(".png", png_bytes, png_is_whole, title="PNG, 8 bits"),
+    "png16": ImageFormat(".png", png16_bytes, png_is_whole, channels=(1,), title="PNG, 16 bits"),
+    "nifti": ImageFormat(".nii.gz", nifti_bytes, gzip_is_whole, title="NIfTI, float32"),
+    **{
+        name: ImageFormat(".dcm", kind.encode, dicom_is_whole, kind.channels, kind.title)
+        for name, kind in KINDS.items()
+    },
 }
 """By the names that ``output_format`` takes. Add your own here."""
 

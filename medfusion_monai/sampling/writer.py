@@ -83,7 +83,8 @@ class SampleWriter(Sampler[list[int]]):
         settings: of every image of the run; a manifest with other settings is refused.
         model_file: the weights; their SHA-256 is one of the settings.
         batch_size: images sampled at a time.
-        output_format: a name in ``FORMATS``: ``png`` (8 bit), ``png16`` (16 bit, gray) or ``nifti`` (float32).
+        output_format: a name in ``FORMATS``: ``png`` (8 bit), ``png16`` (16 bit, gray), ``nifti`` (float32), or
+            a kind of DICOM, see ``dicom_format``.
         rank: number of this process; None reads torchrun's environment.
         world_size: number of processes; None likewise.
         guard: of an audit; images that it judges copies of training images are counted and listed in ``refused.csv``,

@@ -54,6 +54,16 @@ class PretrainedStart:
             "frozen": self.frozen,
         }
 
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """What the description of the trained weights says of these: their checksum and what they were trained on."""
+        if self.path is None:
+            return {}
+        file = self._file()
+        training = require_model_info(file).get("training") or {}
+        kept = {name: training[name] for name in ("images", "image_count", "started_from") if name in training}
+        return {"started_from": {"weights_sha256": file_sha256(file), **kept}}
+
     def fill(self, network: Medfusion, schedule: NoiseSchedule) -> None:
         """Load the weights into the networks of a training.
 

@@ -248,6 +248,7 @@ class DiffusionTraining(SupervisedTrainer):
             "image_count": len(self.dataset.images),
             "steps": self.state.iteration,
             "images_per_step": self.batch_size * world_size(),
+            **self.training_run.pretrained.origin,
         }
         form = form_of(self.dataset.images.transform)
         return describe_model(

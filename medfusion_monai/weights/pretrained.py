@@ -55,6 +55,13 @@ KNOWN = {
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         "LPIPS on AlexNet",
     ),
+    "dinov2": PretrainedFile(
+        "dinov2_vitb14_pretrain.pth",
+        "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+        331,
+        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
+        "distance, precision, recall by features of DINOv2",
+    ),
 }
 
 

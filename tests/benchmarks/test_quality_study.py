@@ -11,20 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import Autoencoder
-from medfusion_monai.weights.state_dict import save_weights
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-arms, evaluation, material, quality_study, store, summary, training = (
+arms, evaluation, material, protocol, quality_study, running, store, summary, training = (
     import_module(name)
     for name in (
         "study.arms",
         "study.evaluation",
         "study.material",
+        "study.protocol",
         "quality_study",
+        "study.running",
         "study.store",
         "study.summary",
         "study.training",
@@ -34,7 +34,9 @@ sys.path.remove(str(BENCHMARKS))
 
 RECIPE = {
     "class_names": ["a", "b"],
-    "latent_channels": 2,
+    "image_size": [8, 8],
+    "image_channels": 1,
+    "latent_flips": [],
     "unet_channels": [8, 8, 16],
     "unet_embedding_channels": 16,
     "unet_norm_groups": 4,
@@ -56,7 +58,26 @@ def tiny():
     images, labels = torch.rand(8, 1, 8, 8), [0, 1, 1, 1] * 2
     mean = torch.randn(8, 2, 4, 4)
     moments = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)
-    return material.Material(RECIPE, network, *[material.Split(images, labels, moments)] * 2)
+    split = material.Split(images, labels, moments, torch.randn(8, 5, 2, 2).half())
+    return material.Material(RECIPE, network, split, split)
+
+
+class GivenLibrary:
+    """Gives every arm the same material."""
+
+    def __init__(self, given, extractor=None):
+        self.given, self.extractor, self.recipe = given, extractor, given.recipe
+        self.images = {"training": (given.training.images, given.training.labels)}
+
+    def material(self, arm):
+        return self.given
+
+    def reference(self):
+        return material.features_of(self.extractor, self.given.training.images)
+
+
+def judge_of(tiny, extractor=None, num_samples=16):
+    return evaluation.Judge(GivenLibrary(tiny, extractor), tiny, None, num_samples)
 
 
 def arm(name):
@@ -74,8 +95,7 @@ def evaluated(name, seed, fid, sampler=evaluation.FAST, agreement=0.9, **others)
 @pytest.mark.parametrize("name", [each.name for each in arms.ARMS if each.name != arms.BASELINE])
 def test_an_arm_differs_in_one_respect_from_the_arm_that_it_is_set_against(name):
     one, other = arm(name), arm(arm(name).against)
-    parts = ("schedule", "loss", "unet", "lr_factor")
-    changed = [part for part in parts if getattr(one, part) != getattr(other, part)]
+    changed = [part for part, value in one.recipe.items() if value != other.recipe[part]]
     assert len(changed) == 1
 
 
@@ -91,13 +111,13 @@ def test_an_unknown_arm_is_refused_with_those_that_there_are():
 # Training
 
 
-@pytest.mark.parametrize("name", ["v_min_snr", "attention", "zero_snr", "flow"])
+@pytest.mark.parametrize("name", ["v_min_snr", "attention", "zero_snr", "flow", "dropout", "contrastive", "aligned"])
 def test_arms_of_a_seed_start_from_the_same_weights_and_see_the_same_samples(tiny, name):
     one, other = training.Training(arm("baseline"), tiny, 3, 10), training.Training(arm(name), tiny, 3, 10)
     theirs = dict(other.network.named_parameters())
     assert all(torch.equal(value, theirs[key]) for key, value in one.network.named_parameters())
-    batch = next(one.batches)
-    assert batch["seed"].tolist() == next(other.batches)["seed"].tolist()
+    batch = one.batch(0)
+    assert batch["seed"].tolist() == other.batch(0)["seed"].tolist()
     seen = [each.prepare(batch, torch.device("cpu"))[3] for each in (one, other)]
     assert all(torch.equal(seen[0][key], seen[1][key]) for key in ("timesteps", "class_labels"))
 
@@ -105,9 +125,10 @@ def test_arms_of_a_seed_start_from_the_same_weights_and_see_the_same_samples(tin
 def test_another_seed_gives_other_weights_and_another_order(tiny):
     one, other = (training.Training(arm("baseline"), tiny, seed, 10) for seed in (0, 1))
     assert not torch.equal(one.network.conv_in.weight, other.network.conv_in.weight)
-    assert next(one.batches)["seed"].tolist() != next(other.batches)["seed"].tolist()
+    assert one.batch(0)["seed"].tolist() != other.batch(0)["seed"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", arms.ARMS, ids=lambda each: each.name)
 def test_every_arm_learns_the_one_latent_that_there_is(tiny, each):
     moments = tiny.training.moments[:1].repeat(8, 1, 1, 1)
@@ -124,6 +145,53 @@ def test_a_trained_arm_tells_its_steps_and_the_average_lags_behind_the_raw_weigh
     assert not torch.equal(trained.averaged["conv_out.weight"], trained.raw["conv_out.weight"])
 
 
+@pytest.mark.parametrize("name", ["baseline", "dropout", "contrastive", "aligned"])
+def test_a_training_that_is_stopped_and_goes_on_equals_an_uninterrupted_one(tiny, tmp_path, name):
+    whole = training.train(arm(name), tiny, 0, 6)
+    early = training.train(arm(name), tiny, 0, 6, 4)
+    stopped = [training.train(arm(name), tiny, 0, 6, until, tmp_path / "checkpoint.pt") for until in (2, 4, 6)]
+    for one, other in ((early, stopped[1]), (whole, stopped[2])):
+        assert all(torch.equal(value, other.averaged[key]) for key, value in one.averaged.items())
+        assert all(torch.equal(value, other.raw[key]) for key, value in one.raw.items())
+    assert [each.record["steps"] for each in stopped] == [2, 4, 6]
+    assert stopped[2].record["last_loss"] == whole.record["last_loss"]
+
+
+def test_a_training_is_saved_on_its_way_and_goes_on_from_there_after_a_kill(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    path, step = tmp_path / "checkpoint.pt", training.Training.step
+
+    def killed(self):
+        if self.done == 5:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(arm("baseline"), tiny, 0, 8, 8, path)
+    assert torch.load(path, weights_only=True)["progress"]["done"] == 5
+    steps = []
+    monkeypatch.setattr(training.Training, "step", lambda self: steps.append(self.done) or step(self))
+    training.train(arm("baseline"), tiny, 0, 8, 8, path)
+    assert steps == [5, 6, 7]
+
+
+def test_a_checkpoint_of_a_later_step_is_not_used(tiny, tmp_path):
+    training.train(arm("baseline"), tiny, 0, 8, 8, tmp_path / "checkpoint.pt")
+    again = training.train(arm("baseline"), tiny, 0, 8, 3, tmp_path / "checkpoint.pt")
+    assert again.record["steps"] == 3
+
+
+def test_a_batch_has_the_features_of_its_own_images(tiny):
+    numbers = torch.arange(8.0)[:, None, None, None].half()
+    split = tiny.training._replace(moments=numbers.expand(8, 4, 4, 4), features=numbers.expand(8, 5, 2, 2))
+    one = training.Training(arm("aligned"), tiny._replace(training=split), 0, 10)
+    for number in (0, 1, 5):
+        batch = one.batch(number)
+        assert torch.equal(batch["features"][:, 0, 0, 0], batch["moments"][:, 0, 0, 0])
+
+
 def test_a_step_costs_the_median_of_its_rounds_after_the_warm_ones(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(training.time, "process_time", lambda: clock.now)
@@ -137,13 +205,13 @@ def test_a_step_costs_the_median_of_its_rounds_after_the_warm_ones(monkeypatch):
 
 def test_an_arm_that_is_measured_later_is_scaled_by_the_baseline(monkeypatch, tiny):
     monkeypatch.setattr(training, "interleaved_medians", lambda functions, *_: [4.0, 6.0][: len(functions)])
-    seconds = training.measure_steps([arm("baseline"), arm("flow")], tiny, {"baseline": 2.0})
+    seconds = training.measure_steps([arm("baseline"), arm("flow")], lambda arm: tiny, {"baseline": 2.0})
     assert seconds == {"baseline": 2.0, "flow": 3.0}
 
 
 def test_steps_that_are_known_are_not_measured_again(monkeypatch, tiny):
     monkeypatch.setattr(training, "interleaved_medians", None)
-    assert training.measure_steps([arm("baseline")], tiny, {"baseline": 2.0}) == {"baseline": 2.0}
+    assert training.measure_steps([arm("baseline")], None, {"baseline": 2.0}) == {"baseline": 2.0}
 
 
 # Evaluation
@@ -187,17 +255,17 @@ def test_the_noise_level_of_the_straight_path_is_found_in_closed_form(log_snr, t
 
 
 def test_samples_have_the_classes_as_often_as_the_training_images(tiny):
-    labels, seeds = evaluation.Judge(tiny, None, None, 16).plan(0)
+    labels, seeds = judge_of(tiny).plan(0)
     assert labels.tolist() == [0] * 4 + [1] * 12
     assert len(set(seeds)) == 16
 
 
 def test_each_seed_of_the_study_samples_other_images(tiny):
-    judge = evaluation.Judge(tiny, None, None, 16)
+    judge = judge_of(tiny)
     assert not set(judge.plan(0)[1]) & set(judge.plan(1)[1])
 
 
-WITHOUT_NOISE = [evaluation.FAST, evaluation.CHECK]
+WITHOUT_NOISE = [evaluation.FAST, evaluation.CHECK, evaluation.SMALL]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +282,7 @@ def test_an_exact_denoiser_samples_the_images_of_its_latents(tiny, name, sampler
         noise = (x - schedule.exact_signal[timestep] * latents) / schedule.exact_sigma[timestep]
         return schedule.target(latents.expand_as(x), noise, timesteps)
 
-    images, labels = evaluation.Judge(tiny, None, None, 4).sample(network, schedule, sampler, 0)
+    images, labels = judge_of(tiny, num_samples=4).sample(network, schedule, sampler, 0)
     assert len(labels) == len(images) == 4
     expected = material.decode(tiny.autoencoder, latents)
     assert (images - expected).abs().max() <= 1.01 / 255
@@ -232,7 +300,7 @@ def test_the_real_training_images_are_no_distance_from_themselves(tiny, monkeypa
     images, labels = torch.rand(40, 1, 32, 32), [0, 1] * 20
     images[1::2, :, :16] *= 0.2
     split = material.Split(images, labels, torch.zeros(40, 4, 4, 4))
-    judge = evaluation.Judge(tiny._replace(training=split), lambda x: x.flatten(1)[:, ::64], None)
+    judge = judge_of(tiny._replace(training=split), lambda x: x.flatten(1)[:, ::64])
     figures = judge.measure(images, torch.tensor(labels))
     assert figures["fid"] == pytest.approx(0.0, abs=1e-6)
     assert (figures["precision"], figures["recall"], figures["agreement"]) == (1.0, 1.0, None)
@@ -243,21 +311,9 @@ def test_the_real_training_images_are_no_distance_from_themselves(tiny, monkeypa
 
 
 def test_a_study_takes_its_recipe_from_the_demo_of_the_bundle():
-    recipe = material.read_recipe(quality_study.BUNDLE, {"autoencoder_steps": 7})
+    recipe = material.read_recipe(quality_study.BUNDLE, "demo.yaml", {"autoencoder_steps": 7})
     assert recipe["unet_channels"] == [64, 64, 96, 128]
     assert (recipe["autoencoder_steps"], recipe["diffusion_lr_decay"], recipe["label_dropout"]) == (7, "linear", 0.5)
-
-
-def test_images_are_read_at_the_size_of_the_demo_and_encoded_once(tmp_path, monkeypatch):
-    prepare_phantoms(tmp_path / "data", num_images=20, size=80)
-    configs = material.read_files(material.config_files(quality_study.BUNDLE), {})
-    save_weights(configs.get_parsed_content("autoencoder"), tmp_path / "autoencoder.pt")
-    loaded = material.load_material(quality_study.BUNDLE, tmp_path / "data", tmp_path / "autoencoder.pt")
-    assert loaded.training.images.shape[1:] == (1, 64, 64)
-    assert loaded.latent_shape == (8, 8, 8)
-    monkeypatch.setattr(material, "encode", None)
-    again = material.load_material(quality_study.BUNDLE, tmp_path / "data", tmp_path / "autoencoder.pt")
-    assert torch.equal(again.held_out.moments, loaded.held_out.moments)
 
 
 # Summary
@@ -352,7 +408,7 @@ class StoppedJudge:
     def __init__(self, stop=None):
         self.calls, self.stop = [], stop
 
-    def evaluate(self, network, schedule, sampler, seed, scale):
+    def evaluate(self, network, schedule, sampler, seed, scale, given):
         if len(self.calls) == self.stop:
             raise KeyboardInterrupt
         self.calls.append((sampler, seed, scale))
@@ -363,20 +419,23 @@ class StoppedJudge:
         return {"real": {"fid": 0.0}}
 
 
-def run_study(folder, tiny, judge, monkeypatch):
+def run_study(folder, tiny, judge, monkeypatch, names=("v",), with_checks=True, lengths=(1.0,), seeds=(0, 1)):
     trained = []
 
-    def train(arm, *arguments):
-        trained.append((arm.name, arguments[1]))
-        return training.train(arm, *arguments)
+    def train(arm, given, seed, steps, until, checkpoint):
+        trained.append((arm.name, seed, until))
+        return training.train(arm, given, seed, steps, until, checkpoint)
 
-    monkeypatch.setattr(quality_study, "train", train)
-    monkeypatch.setattr(quality_study, "measure_steps", lambda arms, *_: {arm.name: 1.0 for arm in arms})
-    study = quality_study.Study(store.Store(folder), tiny, judge, seconds=0.0)
-    study.run(arms.choose_arms(["v"]), [0, 1])
+    monkeypatch.setattr(running, "train", train)
+    monkeypatch.setattr(running, "LEAST_STEPS", 5)
+    monkeypatch.setattr(running, "measure_steps", lambda arms, *_: {arm.name: 1.0 for arm in arms})
+    how = protocol.PROTOCOLS["demo.yaml"]._replace(with_checks=with_checks, lengths=lengths)
+    study = running.Study(store.Store(folder), GivenLibrary(tiny), judge, 0.0, how)
+    study.run(arms.choose_arms(names), list(seeds))
     return trained
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_goes_on_and_does_nothing_twice(tmp_path, tiny, monkeypatch):
     whole, first, second = StoppedJudge(), StoppedJudge(stop=4), StoppedJudge()
     run_study(tmp_path / "whole", tiny, whole, monkeypatch)
@@ -384,9 +443,10 @@ def test_a_study_that_was_stopped_goes_on_and_does_nothing_twice(tmp_path, tiny,
         run_study(tmp_path / "stopped", tiny, first, monkeypatch)
     trained = run_study(tmp_path / "stopped", tiny, second, monkeypatch)
     assert first.calls + second.calls == whole.calls
-    assert trained == [("v", 1)]  # the three before were finished
+    assert trained == [("v", 1, 5)]  # the three before were finished
 
 
+@pytest.mark.slow
 def test_a_study_samples_raw_weights_and_guidance_beside_its_arms(tmp_path, tiny, monkeypatch):
     judge = StoppedJudge()
     run_study(tmp_path, tiny, judge, monkeypatch)
@@ -397,14 +457,56 @@ def test_a_study_samples_raw_weights_and_guidance_beside_its_arms(tmp_path, tiny
     assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {name for name in names if "guidance" in name}
 
 
+def test_each_length_is_one_stretch_of_the_same_training_and_measured_by_itself(tmp_path, tiny, monkeypatch):
+    judge = StoppedJudge()
+    trained = run_study(tmp_path, tiny, judge, monkeypatch, (), False, (0.6, 1.0), [0])
+    assert trained == [("baseline", 0, 3), ("baseline", 0, 5)]
+    kept = store.Store(tmp_path)
+    records = [kept.read(f"baseline.seed0{part}.training") for part in (".at0.6", "")]
+    assert [(record["length"], record["steps"], record["of_steps"]) for record in records] == [
+        (0.6, 3, 5),
+        (1, 5, 5),
+    ]
+    assert kept.read("baseline.seed0.at0.6.averaged.unipc_20.guidance1")["length"] == 0.6
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_a_training_whose_loss_is_not_finite_is_kept_as_a_failure_and_the_others_go_on(tmp_path, tiny, monkeypatch):
+    step = training.Training.step
+
+    def diverging(self):
+        if self.arm.name == "v" and self.done == 4:
+            raise FloatingPointError("v, seed 0, step 4: the loss is nan")
+        return step(self)
+
+    monkeypatch.setattr(training.Training, "step", diverging)
+    run_study(tmp_path, tiny, StoppedJudge(), monkeypatch, ("v", "l2"), False, (0.6, 1.0), [0])
+    kept = store.Store(tmp_path)
+    failure = kept.read("v.seed0.failure")
+    assert (failure["length"], failure["error"]) == (1.0, "v, seed 0, step 4: the loss is nan")
+    assert kept.read("v.seed0.training") is None
+    assert kept.read("l2.seed0.averaged.unipc_20.guidance1") is not None
+
+
+def test_what_another_process_is_doing_is_done_last(tmp_path, tiny, monkeypatch):
+    kept, done = store.Store(tmp_path), []
+    study = running.Study(kept, GivenLibrary(tiny), None, 0.0, protocol.PROTOCOLS["demo.yaml"])
+    held = kept.alone("first")
+    held.__enter__()
+    monkeypatch.setattr(running.time, "sleep", lambda _: held.__exit__(None, None, None))
+    study.share({"first": (1,), "second": (2,)}, done.append)
+    assert done == [2, 1]
+
+
 def test_the_figures_of_a_study_are_written_as_json(tmp_path, tiny, monkeypatch, capsys):
     folder = tmp_path / "study"
     kept = store.Store(folder)
     for record in study_of():
         name = f"{record['arm']}.seed{record['seed']}.{record['sampler']}"
         kept.write(name, {"kind": "evaluation", "kid": 1.0, "precision": 0.5, "recall": 0.5, **record})
-    arguments = argparse.Namespace(output=folder, also=[], json=tmp_path / "figures.json", seconds=60.0)
-    quality_study.report(kept, arguments)
+    arguments = argparse.Namespace(output=folder, also=[], json=tmp_path / "figures.json")
+    quality_study.report(kept, arguments, protocol.PROTOCOLS["demo.yaml"])
     result = json.loads((tmp_path / "figures.json").read_text())
     assert len(result["records"]) == 6
     assert result["rows"][0]["fid"]["by_seed"] == {"0": 20.0}

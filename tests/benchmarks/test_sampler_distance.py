@@ -31,6 +31,7 @@ def test_distance_is_the_root_mean_square_from_the_solution_with_all_timesteps(c
     assert "unipc logsnr:" not in printed
 
 
+@pytest.mark.slow
 def test_command_needs_the_weights_alone(tmp_path, monkeypatch, save_model):
     weights = save_model(tmp_path / "model.pt", schedule={"num_train_timesteps": 200})
     figures = tmp_path / "figures.json"

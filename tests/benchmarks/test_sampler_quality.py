@@ -33,6 +33,7 @@ def test_images_are_judged_by_their_distance_and_by_what_their_label_says(tmp_pa
     assert "agreement, cardiomegaly 1.000 (0.832 to 1.000)" in text
 
 
+@pytest.mark.slow
 def test_samplers_of_a_demo_differ_from_what_its_weights_say_by_what_is_named(tmp_path, monkeypatch, save_model):
     save_model(tmp_path / "models" / "model.pt", sampler={"num_inference_steps": 3, "eta": 1.0, "guidance_scale": 1.5})
     prepare_phantoms(tmp_path / "data", num_images=20, size=32)

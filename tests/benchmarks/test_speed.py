@@ -233,6 +233,7 @@ def test_state_of_the_published_network_is_sixteen_bytes_a_weight_and_four_more_
         assert row["state_gib"] * module.GIBIBYTE == pytest.approx(a_weight * weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["training_speed", "sampling_speed"])
 def test_floor_and_profile_are_written_beside_what_was_measured(run, monkeypatch, name):
     rates = import_module("floor").Rates({"float32": 50.0}, {}, bandwidth=10.0)

@@ -292,6 +292,7 @@ def test_nifti_is_read_and_written(edit, tmp_path):
         ({"label": 1, "batch_size": 0}, ["batch_size"]),
         ({"label": 1, "seed": -1}, ["seed"]),
         ({"label": 1, "output_format": "jpeg"}, ["jpeg"]),
+        ({"label": 1, "output_format": "dicom"}, ["png, png16, nifti for edits", "'dicom'", "no real patient"]),
         ({"label": 1, "steps": 5}, ["--steps", "not a key of this config"]),
     ],
     ids=str,

@@ -9,11 +9,13 @@ import pytest
 import torch
 from monai.transforms import LoadImage
 from PIL import Image
+from pydicom import dcmread
 
 from medfusion_monai.audit.fingerprints import fingerprint
 from medfusion_monai.audit.guard import CopyGuard
 from medfusion_monai.audit.statistics import Calibration
 from medfusion_monai.data.reading.images import read_image
+from medfusion_monai.evaluation.image_set import open_image_set
 from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.runtime.files import file_sha256
 
@@ -166,6 +168,24 @@ def test_nifti_is_read_by_monai_and_says_that_it_is_synthetic(infer):
     image = LoadImage(image_only=True)(file)
     assert np.abs(image.numpy().T * 255 - picture).max() <= 0.5 + 1e-4
     assert b"SYNTHETIC" in bytes(nib.load(file).header["descrip"])
+
+
+def test_dicom_files_have_the_pixels_of_png_files_and_are_read_as_samples(infer):
+    pictures, folder = (
+        infer("png", num_samples=3, label=1),
+        infer("dicom", num_samples=3, label=1, output_format="dicom"),
+    )
+    files = sorted(folder.glob("*.dcm"))
+    for picture, file in zip(sorted(pictures.glob("*.png")), files, strict=True):
+        assert np.array_equal(read_image(picture), read_image(file))
+    headers = [dcmread(file) for file in files]
+    assert len({header.SOPInstanceUID for header in headers}) == 3
+    assert len({(header.StudyInstanceUID, header.SeriesInstanceUID) for header in headers}) == 1
+    assert [header.InstanceNumber for header in headers] == [1, 2, 3]
+    assert "files: DICOM, Secondary Capture" in (folder / "card.md").read_text()
+    again = infer("again", num_samples=3, label=1, output_format="dicom")
+    assert [file.read_bytes() for file in sorted(again.glob("*.dcm"))] == [file.read_bytes() for file in files]
+    assert len(open_image_set("samples", folder).paths) == 3
 
 
 def test_size_is_a_multiple_of_what_this_autoencoder_divides_by(bundle, dataset_dir, tmp_path):

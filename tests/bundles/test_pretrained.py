@@ -8,6 +8,7 @@ import torch
 import medfusion_monai as mf
 from medfusion_monai.cli import main
 from medfusion_monai.runtime.errors import first_cause
+from medfusion_monai.runtime.files import file_sha256
 
 
 def load(path):
@@ -68,6 +69,21 @@ def test_frozen_autoencoder_is_kept_and_the_unet_goes_on(training, start):
     after, before = load(folder / "model.pt"), load(start / "model.pt")
     assert {name.split(".")[0] for name in changed(after, before)} == {"unet"}
     training(start, frozen="autoencoder", diffusion_steps=6)  # resumes
+
+
+def test_weights_say_what_they_started_from(training, start, tmp_path):
+    folder = training(start, frozen="autoencoder", class_names=["no_cardiomegaly", "cardiomegaly"])
+    before = mf.load(start, "cpu")
+    described = mf.load(folder, "cpu").info["training"]["started_from"]
+    assert described["weights_sha256"] == file_sha256(start / "model.pt")
+    assert described["images"] == before.trained_on
+    assert described["image_count"] == before.info["training"]["image_count"]
+    assert mf.load(folder, "cpu").earlier_trained_on == [before.trained_on]
+    assert before.earlier_trained_on == []
+    out = tmp_path / "export"
+    assert main(["export", "--model-file", str(folder), "--format", "safetensors", "--output", str(out)]) == 0
+    assert f"started from other weights (SHA-256 {described['weights_sha256']})" in (out / "README.md").read_text()
+    assert mf.load(out, "cpu").earlier_trained_on == [before.trained_on]
 
 
 def test_checkpoint_of_another_start_is_refused(training, start):

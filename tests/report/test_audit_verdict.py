@@ -56,6 +56,7 @@ def test_withheld_rate_leaves_the_question_open():
         ({"membership": {"auc": figure(0.7, 0.6, 0.8)}}, "AUC 0.70"),
         ({"power": {"recall": {"blur": figure(0.89, 0.8, 0.95)}}}, "misses more than a tenth of some degraded copies"),
         ({"repeats": 3}, "3 training images are repeated"),
+        ({"other_training_images": 1}, "started from weights that were trained on other images"),
     ],
 )
 def test_each_figure_that_speaks_against_sharing_is_named(parts, words):

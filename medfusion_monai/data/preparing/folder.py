@@ -23,6 +23,7 @@ from medfusion_monai.data.preparing.splits import DEFAULT_FRACTIONS, DataError, 
 from medfusion_monai.data.reading.brightness import SHEET_NAME, ImageSurvey
 from medfusion_monai.data.reading.dicom import check_modalities
 from medfusion_monai.data.reading.images import inspect_images, list_problems, read_image, write_scaled
+from medfusion_monai.data.reading.synthetic_marks import marked_synthetic
 from medfusion_monai.data.reading.value_range import check_range
 from medfusion_monai.runtime.files import make_folders, refuse_unwritable
 from medfusion_monai.runtime.values import check_config_paths, check_paths
@@ -48,12 +49,14 @@ class ImageRules(NamedTuple):
         skip_unreadable: leave out images that are missing, unreadable or break these rules, instead of raising.
         value_range: values that become black and white, instead of the range that the files state. The images are
             then copied as PNG of full range, for all readers to agree without knowing it.
+        allow_synthetic: count images that say that they are synthetic, instead of raising.
     """
 
     channels: int | None = None
     modalities: Sequence[str] | None = None
     skip_unreadable: bool = False
     value_range: tuple[float, float] | None = None
+    allow_synthetic: bool = False
 
 
 ANY_IMAGE = ImageRules()
@@ -108,17 +111,18 @@ def prepare_folder(
     if table is None:
         refuse_output_among_classes(root, output, copy)
     records = records_of_subfolders(root, output, folders) if table is None else table.records(root)
-    left_out: dict[str, int] = {}
+    counts: dict[str, int] = {}
     if table is not None and table.label_separator is not None:
         if not classes:
             raise DataError("a column of label lists needs the labels to choose. Pass them as --classes.")
-        records, left_out = choose_listed(records, [item.partition("=")[0] for item in classes])
+        records, counts = choose_listed(records, [item.partition("=")[0] for item in classes])
     if patients is not None:
         patients.assign(records, root)
     elif table is None or table.patient_column is None:
         logger.warning(PATIENTS_UNKNOWN)
     plan = _Plan(root, output, table, _assign_labels(records, classes), fractions, seed, copy, rules)
-    plan = plan._replace(described=_describe(table, folders, patients), left_out=left_out)
+    counts |= _count_synthetic([record["image"] for record in records], rules.allow_synthetic)
+    plan = plan._replace(described=_describe(table, folders, patients), counts=counts)
     path = output / DATALIST_NAME
     document, _ = plan.datalist(records)  # problems that do not depend on pixels are reported before long decoding
     if not overwrite and not rules.skip_unreadable and not _has_duplicates(path):
@@ -135,6 +139,18 @@ def prepare_folder(
     return document
 
 
+def _count_synthetic(images: Sequence[Path], allowed: bool) -> dict[str, int]:
+    """Return the number of synthetic images, if there are any; raise a DataError for them unless they are allowed."""
+    found = marked_synthetic(images)
+    if found and not allowed:
+        raise DataError(
+            list_problems(f"{len(found)} of {len(images)} images are marked as synthetic", found)
+            + "\nA model trained on generated images learns their faults, and an evaluation against them says little. "
+            "Leave them out, or pass --allow-synthetic."
+        )
+    return {"synthetic": len(found)} if found else {}
+
+
 class _Plan(NamedTuple):
     """How records become a datalist."""
 
@@ -147,7 +163,7 @@ class _Plan(NamedTuple):
     copy: bool
     rules: ImageRules
     described: str = ""
-    left_out: Mapping[str, int] = {}
+    counts: Mapping[str, int] = {}
 
     def datalist(
         self, records: list[Record], skipped: int = 0, duplicates: int = 0
@@ -162,7 +178,7 @@ class _Plan(NamedTuple):
         source = f"folder '{self.root.resolve().name}', {self.described}"
         if self.rules.value_range is not None:
             source += ", values {:g} to {:g}".format(*self.rules.value_range)
-        counts = {**self.left_out, **({"duplicates": duplicates} if duplicates else {})}
+        counts = {**self.counts, **({"duplicates": duplicates} if duplicates else {})}
         return make_datalist(splits, self.names, source, self.seed, skipped, counts=counts), copies
 
 

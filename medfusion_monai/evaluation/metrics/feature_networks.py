@@ -1,4 +1,4 @@
-"""The networks behind features: Inception-v3, EfficientNet-Lite0, classifiers, TorchScript, phantoms, pixels."""
+"""The networks behind features: Inception-v3, EfficientNet-Lite0, DINOv2, classifiers, TorchScript, phantoms."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import io
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -136,6 +137,53 @@ class EfficientNetFeatures(FeatureExtractor):
         image = F.interpolate(image, size=(224, 224), mode="bilinear", antialias=True) * 2 - 1
         image = image.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
         return self.network.forward_head(self.network.forward_features(image), pre_logits=True)
+
+
+class DinoFeatures(FeatureExtractor):
+    """The 768 features of the class token of DINOv2's ViT-B/14, or of RAD-DINO, which continued its training on X-rays.
+
+    DINOv2 (Oquab et al. 2023) reads 224x224 pixels, as in studies of metrics of generated images (Stein et al. 2023);
+    RAD-DINO (Pérez-García et al. 2024) 518x518, as its publishers do, which takes six times as long.
+
+    Args:
+        weights_file: DINOv2's ``dinov2_vitb14_pretrain.pth`` or RAD-DINO's ``backbone_compatible.safetensors``; None
+            takes DINOv2's of ``medfusion weights``.
+        is_rad: whether the network is RAD-DINO.
+        sha256: checksum that the file must have; None accepts only DINOv2's published weights, and any of RAD-DINO,
+            whose checksum is not published.
+
+    Raises:
+        WeightsError: if the weights are missing, have another checksum or do not fit.
+    """
+
+    network_arguments: ClassVar[dict[str, Any]] = {"img_size": 518}
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, weights_file: str | Path | None = None, is_rad: bool = False, sha256: str | None = None) -> None:
+        super().__init__()
+        path = pretrained.find("dinov2") if weights_file is None else Path(weights_file)
+        wanted = sha256 or (None if is_rad else pretrained.KNOWN["dinov2"].sha256)
+        self.sha256 = pretrained.check_sha256(path, wanted, "" if is_rad else pretrained.how_to_get("dinov2"))
+        self.side, mean, std = (518, (0.5307,) * 3, (0.2583,) * 3) if is_rad else (224, IMAGENET_MEAN, IMAGENET_STD)
+        self.name = "rad-dino" if is_rad else "dinov2-vitb14"
+        self.resize = f"bicubic, antialiased, to {self.side}x{self.side}"
+        network: Any = timm.create_model(
+            "vit_base_patch14_dinov2", num_classes=0, dynamic_img_size=True, **self.network_arguments
+        )
+        state = {name: value for name, value in read_state(path).items() if name != "mask_token"}  # of its training
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise _misfit(path, "DINOv2's ViT-B/14", error) from error
+        self.network, self.dimensions = network.eval().requires_grad_(False), network.num_features
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def extract(self, image: Tensor) -> Tensor:
+        """Return the features."""
+        image = F.interpolate(image, size=(self.side, self.side), mode="bicubic", antialias=True).clamp(0.0, 1.0)
+        return self.network((image - self.mean) / self.std)
 
 
 class TorchvisionFeatures(FeatureExtractor):
