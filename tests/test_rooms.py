@@ -20,6 +20,7 @@ ROOMS = [
     "training",
     "report",
     "evaluation",
+    "editing",
     "audit",
     "export",
     "demo",

@@ -188,14 +188,15 @@ class LatentDiffusionSampler(Inferer):
         def draw_noise() -> Tensor:
             return randn(shape, sources, inputs.device)
 
-        denoiser = self._denoiser(network, inputs)
+        denoiser = self.denoiser(network, inputs)
         sampler = SAMPLERS[self.sampler]
         fresh: dict[str, Any] = {"eta": self.eta, "draw_noise": draw_noise} if sampler.fresh_noise else {}
         settings = (self.schedule, self.num_inference_steps)
         with autocast(inputs.device, self.dtype):  # around all steps, so that weights are converted once
             return sampler.sample(denoiser, draw_noise(), *settings, spacing=self.spacing, **fresh)
 
-    def _denoiser(self, network: Medfusion, labels: Tensor) -> Denoiser:
+    def denoiser(self, network: Medfusion, labels: Tensor) -> Denoiser:
+        """Return the UNet of a network with labels (B,) and this sampler's guidance."""
         unet, scale = network.unet, self.guidance_scale
         if self.guide is None:
             guided = guided_denoiser(unet, labels, scale, self.negative_label, self.null_label)

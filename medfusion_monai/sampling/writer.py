@@ -94,6 +94,8 @@ class SampleWriter(Sampler[list[int]]):
         ValueError: for a batch size that is not a whole number of at least 1, or an unknown format.
     """
 
+    item_columns: tuple[str, ...] = ITEM_COLUMNS
+
     def __init__(
         self,
         plan: Sequence[Mapping[str, Any]],
@@ -140,7 +142,7 @@ class SampleWriter(Sampler[list[int]]):
     @property
     def columns(self) -> list[str]:
         """Names of the manifest's columns."""
-        return [*ITEM_COLUMNS, *self.settings]
+        return [*self.item_columns, *self.settings]
 
     @cached_property
     def missing(self) -> list[list[int]]:
@@ -179,9 +181,9 @@ class SampleWriter(Sampler[list[int]]):
         if sampled.is_cuda:
             copied = torch.cuda.Event()
             copied.record()
+        columns = zip(*(batch[name] for name in self.item_columns), strict=True)
         rows = [
-            {"file": file, "label": int(label), "class_name": class_name, "seed": int(seed), **self.settings}
-            for file, label, class_name, seed in zip(*(batch[name] for name in ITEM_COLUMNS), strict=True)
+            {**dict(zip(self.item_columns, map(_plain, values), strict=True)), **self.settings} for values in columns
         ]
         self.settle()
         self._pending = self._thread.submit(self._write_batch, images, copied, rows)
@@ -260,13 +262,18 @@ class SampleWriter(Sampler[list[int]]):
         for name, row in rows.items():
             expected = dict(self.settings)
             if name in planned:
-                expected |= {"label": str(planned[name]["label"]), "seed": str(planned[name]["seed"])}
+                columns = [column for column in self.item_columns if column not in ("file", "class_name")]
+                expected |= {column: str(planned[name][column]) for column in columns}
             for column, value in expected.items():
                 if row.get(column) != value:
                     raise ValueError(
                         f"{path} contains images of another run: {name} has {column} {row.get(column)}, this run "
                         f"has {value}. Choose another --output_dir, or delete that folder"
                     )
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str) else int(value)  # labels and seeds are collated to tensors
 
 
 def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:

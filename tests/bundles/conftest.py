@@ -38,7 +38,7 @@ MEASURED_SIZE = [48, 48]
 
 def run_bundle(run_id, config="train.yaml", configs=CONFIGS, overlays=None, **overrides):
     """Run a config of a bundle, the chest's by default, in this process; a training is that of demo.yaml, and tiny."""
-    own = {"inference.yaml": SAMPLING, "evaluate.yaml": MEASURING}.get(config)
+    own = {"inference.yaml": SAMPLING, "evaluate.yaml": MEASURING, "edit.yaml": MEASURING}.get(config)
     if own is None:  # tests of the trial step ask for it
         own, overlays = TINY | {"trial_step": False}, ("demo.yaml",) if overlays is None else overlays
     files = [str(configs / name) for name in (config, *(overlays or ()))]

@@ -1,0 +1,140 @@
+"""Where an image differs from what it would look like healthy, and which differences are unusual."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import binom
+from torch import Tensor
+
+from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE, STRENGTH, counterfactual
+from medfusion_monai.editing.edit_inputs import Labels, batches, checked_images
+from medfusion_monai.model import Model
+from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.runtime.values import check_numbers, is_number
+
+SMOOTHING = 2.0
+
+
+class AnomalyThreshold(NamedTuple):
+    """The score above which an image counts as unusual.
+
+    Attributes:
+        value: the share of other healthy images above it is expected to be at most ``false_positive_rate``.
+        low: lower end of the interval of the score that exactly this share of healthy images exceeds.
+        high: its upper end; infinite if there are too few images to tell.
+        false_positive_rate: share of healthy images.
+        confidence: of the interval.
+        num_images: healthy images that it was measured on.
+    """
+
+    value: float
+    low: float
+    high: float
+    false_positive_rate: float
+    confidence: float
+    num_images: int
+
+
+@torch.no_grad()
+def anomaly_map(
+    model: Model,
+    images: Tensor,
+    healthy: Labels,
+    own_label: Labels = NO_LABEL,
+    strength: float = STRENGTH,
+    guidance_scale: float = GUIDANCE_SCALE,
+    smoothing: float = SMOOTHING,
+    batch_size: int = 16,
+    **choices: Any,
+) -> Tensor:
+    """Show how much each pixel changes from the reconstruction of an image to its healthy counterfactual.
+
+    Both come from the same autoencoder, so that what it loses does not count. The image is inverted without a label,
+    so that nothing has to be known of it; this needs a UNet whose training dropped labels.
+
+    Args:
+        model: a loaded model.
+        images: (B, C, H, W) in [0, 1], of the model's size.
+        healthy: the class without findings.
+        own_label: the images' class instead, e.g. that with findings for a UNet that always had a label.
+        strength: as in ``counterfactual``.
+        guidance_scale: likewise.
+        smoothing: standard deviation of a Gaussian, in pixels; 0 for none.
+        batch_size: images at a time.
+        choices: ``num_inference_steps``, ``spacing`` or ``dtype`` in place of the model's.
+
+    Returns:
+        (B, 1, H, W) in [0, 1], float32, on the CPU: the mean absolute difference over the channels. The largest value
+        of an image is its score.
+
+    Raises:
+        ValueError: as in ``counterfactual``, and for a negative smoothing.
+    """
+    check_numbers(smoothing=smoothing)
+    checked_images(model, images)
+    shown = counterfactual(
+        model, images, healthy, own_label, strength, guidance_scale, own_pixels=False, batch_size=batch_size, **choices
+    )
+    plain = torch.cat([model.reconstruct(images[at]).cpu() for at in batches(len(images), batch_size)])
+    return smoothed((shown - plain).abs().mean(1, keepdim=True), smoothing)
+
+
+def anomaly_threshold(maps: Tensor, false_positive_rate: float = 0.05, confidence: float = 0.95) -> AnomalyThreshold:
+    """Find the score that few healthy images exceed, from the maps of healthy images that were not trained on.
+
+    The value is an order statistic of their scores, as in conformal prediction (Vovk et al. 2005): whatever their
+    distribution, another healthy image from the same source exceeds it with at most the given probability. The
+    interval is that of the quantile, from the binomial distribution of the number of scores below it.
+
+    Args:
+        maps: (N, 1, H, W) of ``anomaly_map``, or scores (N,).
+        false_positive_rate: share of healthy images, in (0, 1).
+        confidence: of the interval, in (0, 1).
+
+    Raises:
+        ValueError: for too few images, shares out of range, or scores that are not finite.
+    """
+    for name, share in {"false_positive_rate": false_positive_rate, "confidence": confidence}.items():
+        if not is_number(share) or not 0.0 < share < 1.0:
+            raise ValueError(f"{name} must be between 0 and 1, received {share!r}")
+    scores = scores_of(maps).double().sort().values
+    if not bool(scores.isfinite().all()):
+        raise ValueError("maps must be finite: check the weights")
+    count = len(scores)
+    rank = math.ceil(round((count + 1) * (1.0 - false_positive_rate), 9))
+    if rank > count:
+        needed = math.ceil(round(1.0 / false_positive_rate, 9)) - 1
+        raise ValueError(
+            f"a false positive rate of {false_positive_rate:g} needs at least {needed} healthy images, received {count}"
+        )
+    below = binom(count, 1.0 - false_positive_rate)
+    first, last = int(below.ppf((1.0 - confidence) / 2)), int(below.ppf((1.0 + confidence) / 2)) + 1
+    low = float(scores[first - 1]) if first >= 1 else 0.0
+    high = float(scores[last - 1]) if last <= count else math.inf
+    return AnomalyThreshold(float(scores[rank - 1]), low, high, false_positive_rate, confidence, count)
+
+
+def scores_of(maps: Tensor) -> Tensor:
+    """Return the largest value of each map (N, 1, H, W), (N,); scores (N,) are returned as they are."""
+    if maps.ndim not in (1, 4) or not len(maps):
+        raise ValueError(f"maps must be (N, 1, H, W), or scores (N,), received shape {tuple(maps.shape)}")
+    return maps.detach().cpu().flatten(1).amax(1) if maps.ndim == 4 else maps.detach().cpu()
+
+
+def smoothed(maps: Tensor, sigma: float) -> Tensor:
+    """Smooth maps (B, 1, H, W) by a Gaussian of ``sigma`` pixels; beyond the border, it has no weight."""
+    if sigma == 0.0:
+        return maps
+    reach = math.ceil(3.0 * sigma)
+    offsets = torch.arange(-reach, reach + 1, dtype=maps.dtype)
+    weights = (-offsets.square() / (2.0 * sigma**2)).exp()
+
+    def blur(values: Tensor) -> Tensor:
+        rows = F.conv2d(values, weights[None, None, :, None], padding=(reach, 0))
+        return F.conv2d(rows, weights[None, None, None, :], padding=(0, reach))
+
+    return blur(maps) / blur(torch.ones_like(maps))

@@ -1,0 +1,212 @@
+"""New content for a part of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medfusion_monai.diffusion.denoiser import Denoiser, estimate
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.editing.edit_inputs import Labels, batches, checked_images, checked_labels, image_seeds
+from medfusion_monai.model import Model, make_sampler
+from medfusion_monai.runtime.dtype import autocast
+from medfusion_monai.runtime.seeds import generators, randn
+from medfusion_monai.runtime.values import check_counts
+
+REPEATS = 3
+
+
+@torch.no_grad()
+def inpaint(
+    model: Model,
+    images: Tensor,
+    mask: Tensor,
+    label: Labels,
+    seed: int = 0,
+    repeats: int = REPEATS,
+    batch_size: int = 16,
+    **choices: Any,
+) -> Tensor:
+    """Sample the masked part of images so that it continues the rest (after Lugmayr et al. 2022, RePaint, algorithm 1).
+
+    The latents outside the mask are those of the image at every noise level. Pixels outside the mask stay as they are.
+    What is under the mask has no influence: it is filled from around before the image is encoded. Inside the mask,
+    within the length of one latent cell from its edge, the sampled pixels are shifted to meet the known ones.
+
+    Args:
+        model: a loaded model.
+        images: (B, C, H, W) in [0, 1], of the model's size.
+        mask: (H, W) for all images, or (B, 1, H, W): true, or not 0, where to sample.
+        label: the class to sample, one for all or one per image.
+        seed: of the set. A result depends on it and on the image outside the mask, not on the batch.
+        repeats: times that each noise level is sampled, so that both parts can adapt; 1 is fastest.
+        batch_size: images at a time.
+        choices: settings of the sampler in place of the model's. The steps are those of deterministic DDIM.
+
+    Returns:
+        (B, C, H, W) in [0, 1], float32, on the CPU.
+
+    Raises:
+        ValueError: for images or a mask of another form, a mask that is empty or leaves nothing known, an unknown
+            class, or a setting out of range.
+    """
+    checked_images(model, images)
+    masks = checked_masks(mask, images)
+    check_counts(repeats=repeats)
+    labels = checked_labels(model, label, len(images))
+    sampler = make_sampler(model, **choices)
+    known = filled(images.cpu().float(), masks)
+    seeds = image_seeds("inpaint", torch.cat([known, masks.float().expand_as(known)], 2), seed)
+    parts = [
+        _inpaint(model, known[at], masks[at], labels[at], seeds[at], sampler, repeats)
+        for at in batches(len(images), batch_size)
+    ]
+    return torch.cat(parts)
+
+
+def checked_masks(mask: Tensor, images: Tensor, argument: str = "mask") -> Tensor:
+    """Return masks (B, 1, H, W), booleans on the CPU.
+
+    Raises:
+        ValueError: for another size or number than that of the images, and for a mask that is empty or covers all.
+    """
+    count, _, height, width = images.shape
+    masks = mask.detach().cpu() != 0
+    if masks.shape == (height, width):
+        masks = masks.expand(count, 1, height, width)
+    if masks.shape != (count, 1, height, width):
+        raise ValueError(
+            f"{argument} must be ({height}, {width}) or ({count}, 1, {height}, {width}), as the images, received shape "
+            f"{tuple(mask.shape)}"
+        )
+    covered = masks.flatten(1).sum(1)
+    for index, pixels in enumerate(covered.tolist()):
+        if pixels in (0, height * width):
+            what = "is empty" if pixels == 0 else "covers the whole image"
+            raise ValueError(
+                f"{argument} of image {index} {what}: mark the pixels to sample by values other than 0, the others by 0"
+            )
+    return masks
+
+
+def filled(images: Tensor, masks: Tensor) -> Tensor:
+    """Replace masked pixels by smooth values from around them (pull-push, Gortler et al. 1996).
+
+    Args:
+        images: (B, C, H, W).
+        masks: (B, 1, H, W), true where to fill; not everywhere.
+    """
+    weights = (~masks).float()
+    return torch.where(masks, _pull_push(images * weights, weights), images)
+
+
+def _pull_push(values: Tensor, weights: Tensor) -> Tensor:
+    """Return weighted means of the nearest pixels with weight, from ``values`` that are multiplied by 0 or 1."""
+    size = values.shape[-2:]
+    if bool((weights > 0).all()):
+        return values / weights.clamp(min=1e-12)
+    padding = (0, size[1] % 2, 0, size[0] % 2)
+    coarse_values, coarse_weights = (F.avg_pool2d(F.pad(part, padding), 2) for part in (values, weights))
+    present = coarse_weights > 0
+    means = torch.where(present, coarse_values / coarse_weights.clamp(min=1e-12), coarse_values)
+    below = _pull_push(means, present.float())
+    spread = F.interpolate(below, scale_factor=2, mode="bilinear")[..., : size[0], : size[1]]
+    return torch.where(weights > 0, values, spread)
+
+
+def joined(known: Tensor, sampled: Tensor, masks: Tensor, width: int) -> Tensor:
+    """Put sampled pixels under the masks, without a seam.
+
+    The difference between known and sampled pixels at a mask's edge is continued into the mask and fades over
+    ``width`` pixels. Pixels outside the masks are exactly the known ones, those further inside exactly the sampled.
+
+    Args:
+        known: (B, C, H, W) in [0, 1]; what is under the masks has no influence.
+        sampled: (B, C, H, W) in [0, 1].
+        masks: (B, 1, H, W), true where to take the sampled pixels.
+        width: of the seam, in pixels, at least 1.
+    """
+    weights = (~masks).float()
+    difference = _pull_push((known - sampled) * weights, weights)
+    fade, reached = torch.zeros_like(weights), weights
+    for _ in range(width):
+        reached = F.max_pool2d(reached, 3, 1, 1)
+        fade = fade + reached / (width + 1)
+    return torch.where(masks, (sampled + fade * difference).clamp(0.0, 1.0), known)
+
+
+def _inpaint(
+    model: Model,
+    known: Tensor,
+    masks: Tensor,
+    labels: Tensor,
+    seeds: Sequence[int],
+    sampler: LatentDiffusionSampler,
+    repeats: int,
+) -> Tensor:
+    factor = model.network.autoencoder.downsampling_factor
+    latents = model.encode(known)
+    cells = F.max_pool2d(masks.float(), factor).bool().to(latents.device)
+    denoiser = sampler.denoiser(model.network, labels)
+    with autocast(model.device, sampler.dtype):
+        made = repaint(denoiser, latents, cells, model.schedule, sampler.timesteps, seeds, repeats)
+    return joined(known, model.decode(made).cpu(), masks, factor)
+
+
+def repaint(
+    denoiser: Denoiser,
+    latents: Tensor,
+    cells: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    seeds: Sequence[int],
+    repeats: int = REPEATS,
+) -> Tensor:
+    """Sample the latents in some cells given the others.
+
+    After each step the known cells get the image's latents with fresh noise. All but the last time, the step is then
+    undone by adding noise, so that the next attempt sees both parts together.
+
+    Args:
+        denoiser: the network with its condition.
+        latents: (B, L, h, w), clean; those in ``cells`` have no influence.
+        cells: (B, 1, h, w), true where to sample.
+        schedule: the schedule that the network was trained with.
+        timesteps: descending, to 0.
+        seeds: one per image.
+        repeats: times that each step is taken.
+
+    Returns:
+        (B, L, h, w), clean; in the other cells the given ones.
+    """
+    sources = generators(seeds)
+
+    def fresh() -> Tensor:
+        return randn(latents.shape[1:], sources, latents.device)
+
+    noisy = fresh()
+    start = timesteps[0]
+    known = schedule.exact_signal[start] * latents + schedule.exact_sigma[start] * noisy
+    noisy = torch.where(cells, noisy, known)
+    for start, end in pairwise(timesteps):
+        for remaining in reversed(range(repeats)):
+            clean, noise = estimate(denoiser, noisy, schedule, start)
+            stepped = schedule.exact_signal[end] * clean + schedule.exact_sigma[end] * noise
+            known = schedule.exact_signal[end] * latents + schedule.exact_sigma[end] * fresh()
+            stepped = torch.where(cells, stepped, known)
+            noisy = _noised(stepped, schedule, end, start, fresh()) if remaining else stepped
+    clean, _ = estimate(denoiser, noisy, schedule, timesteps[-1])
+    return torch.where(cells, clean, latents)
+
+
+def _noised(latents: Tensor, schedule: NoiseSchedule, low: int, high: int, noise: Tensor) -> Tensor:
+    """Diffuse noisy latents from one timestep to a higher one."""
+    ratio = schedule.exact_signal[high] / schedule.exact_signal[low]
+    variance = schedule.exact_sigma[high] ** 2 - (ratio * schedule.exact_sigma[low]) ** 2
+    return ratio * latents + max(0.0, variance) ** 0.5 * noise
