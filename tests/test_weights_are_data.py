@@ -27,6 +27,7 @@ from medfusion_monai.export.safetensors_folder import export_weights
 from medfusion_monai.losses.perceptual import build_lpips
 from medfusion_monai.networks.diffusers_autoencoder import DiffusersAutoencoder
 from medfusion_monai.training.handlers.checkpoint import CheckpointError, TrainingCheckpoint, previous_of
+from medfusion_monai.training.pretrained_start import PretrainedStart
 from medfusion_monai.training.train_autoencoder import AutoencoderTraining
 from medfusion_monai.training.train_diffusion import DiffusionTraining
 from medfusion_monai.weights.model_info import write_model_info
@@ -223,9 +224,12 @@ def test_weights_of_a_model(armed, name):
 def phase(autoencoder_file, best_file=None):
     """What the ends of a phase use of it."""
     run = SimpleNamespace(autoencoder_file=Path(autoencoder_file), num_workers=0, device="cpu")
+    run.pretrained = PretrainedStart()
     best, dataset = SimpleNamespace(path=best_file), SimpleNamespace(images=[0])
     network = nn.Sequential(nn.Linear(2, 3))
-    return SimpleNamespace(training_run=run, best=best, dataset=dataset, batch_size=1, autoencoder=network)
+    ended = SimpleNamespace(training_run=run, best=best, dataset=dataset, batch_size=1, autoencoder=network)
+    ended.is_needed, ended._write = True, lambda: AutoencoderTraining._write(ended)
+    return ended
 
 
 def test_weights_of_phase_one(armed):
