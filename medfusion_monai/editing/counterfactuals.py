@@ -12,7 +12,7 @@ from medfusion_monai.editing.edit_inputs import Labels, batches, checked_images,
 from medfusion_monai.editing.inversion import invert, regenerate
 from medfusion_monai.model import Model
 
-STRENGTH, GUIDANCE_SCALE = 0.7, 2.0
+STRENGTH, GUIDANCE_SCALE = 0.5, 2.0
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def test_counterfactuals_are_those_of_python_and_say_what_they_are(edit, model, 
     assert [row["file"] for row in rows] == ["scan.0.png", "scan.1.png", "scan.2.png"]
     assert [row["source"] for row in rows] == ["scan.0.png", "scan.1.png", "scan.2.png"]
     assert {(row["class_name"], row["edit"], row["strength"]) for row in rows} == {
-        ("cardiomegaly", "counterfactual", "0.7")
+        ("cardiomegaly", "counterfactual", "0.5")
     }
     expected = counterfactual(model, images, 1, 0, num_inference_steps=3)
     for row, image in zip(rows, expected, strict=True):
@@ -124,8 +124,8 @@ def test_stopped_run_is_continued_with_the_same_bytes(edit):
 def test_folder_of_another_edit_is_refused(edit):
     edit(label=1, own_label=0)
     with pytest.raises(RuntimeError) as caught:
-        edit(label=1, own_label=0, strength=0.5)
-    assert "strength 0.7, this run has 0.5" in str(first_cause(caught.value))
+        edit(label=1, own_label=0, strength=0.7)
+    assert "strength 0.5, this run has 0.7" in str(first_cause(caught.value))
 
 
 def test_folder_with_edits_of_other_images_is_refused(edit, folder):

@@ -18,7 +18,7 @@ from medfusion_monai.editing.inversion import from_inversion
 ROOT = Path(__file__).parents[2]
 FIRST_SEED = 900_000_000
 """Of phantoms that no demo draws."""
-COUNT = 40
+COUNT = 128
 pytestmark = pytest.mark.slow
 
 
