@@ -36,9 +36,8 @@ def load_extractor(specification: str | nn.Module | None, sha256: str | None = N
     Args:
         specification: ``auto``, ``efficientnet-lite0``, ``inception``, ``inception:FILE``, ``dinov2``, ``dinov2:FILE``,
             ``rad-dino:FILE``, ``torchvision:ARCHITECTURE:FILE``, ``torchscript:FILE`` or ``phantoms:FILE``. ``auto``
-            takes Inception-v3 if
-            its weights are on this machine, else EfficientNet-Lite0. None takes ``PixelFeatures``. A module with the
-            attributes and ``describe`` of ``FeatureExtractor`` is returned.
+            takes Inception-v3 if its weights are on this machine, else EfficientNet-Lite0. None takes
+            ``PixelFeatures``. A module with the attributes and ``describe`` of ``FeatureExtractor`` is returned.
         sha256: checksum that the weights file must have; without it, Inception-v3 and DINOv2 accept only the published
             weights and the others accept any.
 
