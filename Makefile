@@ -30,8 +30,8 @@ test-generative: $(VENV)-generative/installed
 
 # MONAI Label and other programs beside us keep numpy below 2 and pydicom below 3.
 test-oldest: $(VENV)-oldest/installed
-	$(VENV)-oldest/bin/python -m pytest tests/data tests/transforms tests/networks tests/diffusion \
-		tests/bundles/test_inference.py tests/bundles/test_files.py
+	$(VENV)-oldest/bin/python -m pytest tests/data tests/networks tests/diffusion tests/sampling \
+		tests/bundles/test_inference.py tests/bundles/test_files.py tests/export/test_pacs.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
