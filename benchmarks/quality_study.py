@@ -26,7 +26,7 @@ from study.evaluation import Judge
 from study.material import (
     SPLITS,
     Given,
-    Library,
+    Materials,
     config_files,
     open_autoencoder,
     own_class_names,
@@ -67,12 +67,12 @@ def main() -> None:
         print(f"{name} is not run: {why}", flush=True)
     setup.store.claim(setup.identity)
     with setup.store.alone("preparation"):
-        library = setup.library()
+        materials = setup.materials()
         for arm in setup.arms:
-            library.material(arm)
-        library.reference()
-    judge = Judge(library, library.material(setup.arms[0]), setup.phantoms, setup.samples)
-    study = Study(setup.store, library, judge, setup.seconds, setup.protocol)
+            materials.material(arm)
+        materials.reference()
+    judge = Judge(materials, materials.material(setup.arms[0]), setup.phantoms, setup.samples)
+    study = Study(setup.store, materials, judge, setup.seconds, setup.protocol)
     study.run(setup.arms, setup.seeds)
     report(setup.store, setup.arguments, setup.protocol)
 
@@ -229,11 +229,11 @@ class Setup:
             paths["equivariant"] = self.arguments.equivariant_autoencoder
         return {name: open_autoencoder(each, self.bundle, self.overlay, self.overrides) for name, each in paths.items()}
 
-    def library(self) -> Library:
+    def materials(self) -> Materials:
         """Open autoencoders and features, and read the images."""
         autoencoders, extractor = self.autoencoders(), self.extractor()
         images = read_images(self.bundle, self.overlay, self.dataset_dir, self.overrides)
-        return Library(self.arguments.output, self.recipe, images, autoencoders, extractor)
+        return Materials(self.arguments.output, self.recipe, images, autoencoders, extractor)
 
     def plan(self) -> str:
         """Measure a few steps of each arm, unless the study did, and say what it takes."""

@@ -24,7 +24,7 @@ from medfusion_monai.evaluation.metrics.similarity import ms_ssim, ssim
 from medfusion_monai.networks.unet import UNet
 from medfusion_monai.runtime.seeds import derive_seed, generators, randn
 from medfusion_monai.sampling.plan import sampling_plan
-from study.material import BATCH, Library, Material, decode, features_of
+from study.material import BATCH, Material, Materials, decode, features_of
 
 FAST, CHECK, SHIPPED, SMALL = "unipc_20", "ddim_50", "ddim_30_noise", "unipc_30"
 SAMPLERS: Mapping[str, Callable[..., Tensor]] = {
@@ -48,18 +48,18 @@ class Judge:
     """Measures images against the training images, the same way for all arms.
 
     Args:
-        library: what all arms share, with the extractor.
+        materials: what all arms share, with the extractor.
         material: of the arms with the given autoencoder.
         phantoms: modality of the phantoms that the images are of, or None for images of patients.
         num_samples: images of a sample, the classes as often as in training: with other shares the distance would
             reward a network that takes no notice of the label.
     """
 
-    def __init__(self, library: Library, material: Material, phantoms: str | None, num_samples: int = 512) -> None:
-        self.library, self.material = library, material
+    def __init__(self, materials: Materials, material: Material, phantoms: str | None, num_samples: int = 512) -> None:
+        self.materials, self.material = materials, material
         self.phantoms, self.num_samples = phantoms, num_samples
         self.class_names = material.recipe["class_names"]
-        self.shares = true_shares(library.images["training"][1], len(self.class_names))
+        self.shares = true_shares(materials.images["training"][1], len(self.class_names))
 
     def plan(self, seed: int) -> tuple[Tensor, list[int]]:
         """Return labels (N,) and seeds of the images that every arm of a seed samples."""
@@ -104,7 +104,9 @@ class Judge:
             extractor; ``accuracy`` and ``auc`` of classifiers of the training images; ``agreement``, the share whose
             measured property fits the label, of phantoms.
         """
-        figures = measure_fidelity(self.library.reference(), features_of(self.library.extractor, images), replicates=0)
+        figures = measure_fidelity(
+            self.materials.reference(), features_of(self.materials.extractor, images), replicates=0
+        )
         probabilities = [scores(classifier, self.for_classifier(images)) for classifier in self.classifiers]
         accuracy, auc = steering_figures(probabilities, labels, replicates=0)
         values = {name: figures[name].value for name in ("fid", "kid", "precision", "recall")}
@@ -117,7 +119,7 @@ class Judge:
     @cached_property
     def classifiers(self) -> list[Any]:
         """Classifiers of the training images; they see what tells the classes apart, on patients' images too."""
-        images, labels = self.library.images["training"]
+        images, labels = self.materials.images["training"]
         data = LabelledImages(self.for_classifier(images), torch.tensor(labels))
         return [train_classifier(data, len(self.class_names), seed) for seed in CLASSIFIER_SEEDS]
 

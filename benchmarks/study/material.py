@@ -85,7 +85,7 @@ class Material(NamedTuple):
         return channels // 2, height, width
 
 
-class Library:
+class Materials:
     """Gives each arm its material; posteriors and features are computed when they are first needed, and kept.
 
     Args:

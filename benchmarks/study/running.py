@@ -14,7 +14,7 @@ from medfusion_monai.training.handlers.image_grid import grid_of_rows, save_pict
 from medfusion_monai.weights.state_dict import save_atomically
 from study.arms import BASELINE, GUIDANCE_SCALES, Arm
 from study.evaluation import CHECK, FAST, SHIPPED, Judge, clean_error
-from study.material import Library
+from study.material import Materials
 from study.protocol import Protocol
 from study.store import Store
 from study.summary import best_arm
@@ -31,14 +31,14 @@ class Study:
 
     Args:
         store: where results are.
-        library: what the arms share.
+        materials: what the arms share.
         judge: measures images.
         seconds: processor seconds of each training.
         protocol: how the study goes.
     """
 
-    def __init__(self, store: Store, library: Library, judge: Judge, seconds: float, protocol: Protocol) -> None:
-        self.store, self.library, self.judge = store, library, judge
+    def __init__(self, store: Store, materials: Materials, judge: Judge, seconds: float, protocol: Protocol) -> None:
+        self.store, self.materials, self.judge = store, materials, judge
         self.seconds, self.protocol = seconds, protocol
 
     def run(self, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
@@ -49,7 +49,7 @@ class Study:
             seeds: one training of each arm each.
         """
         with self.store.alone("preparation"):
-            known = measure_steps(arms, self.library.material, self.store.step_seconds())
+            known = measure_steps(arms, self.materials.material, self.store.step_seconds())
             self.store.write_step_seconds(known)
             self.measure_baselines()
         steps = steps_of(known, self.seconds)
@@ -115,7 +115,7 @@ class Study:
             loaded: Weights = torch.load(path, weights_only=True)
             return loaded
         checkpoint = self.store.folder / "checkpoints" / f"{arm.name}.seed{seed}.steps{steps}.pt"
-        material = self.library.material(arm)
+        material = self.materials.material(arm)
         trained = train(arm, material, seed, steps, until, checkpoint)
         kept = {"averaged": trained.averaged, **({"raw": trained.raw} if arm.name == BASELINE else {})}
         schedule = NoiseSchedule(**arm.schedule)
@@ -129,7 +129,7 @@ class Study:
 
     def network(self, arm: Arm, state: dict[str, Tensor]) -> Any:
         """Return the network of an arm with these weights."""
-        network = make_unet(arm, self.library.material(arm))
+        network = make_unet(arm, self.materials.material(arm))
         network.load_state_dict(state)
         return network.eval().requires_grad_(False)
 
@@ -147,7 +147,7 @@ class Study:
         name = f"{named(arm, seed, length)}.{kind}.{sampler}.guidance{scale:g}"
         if self.store.read(name) is not None:
             return
-        schedule, material = NoiseSchedule(**arm.schedule), self.library.material(arm)
+        schedule, material = NoiseSchedule(**arm.schedule), self.materials.material(arm)
         network = self.network(arm, weights[kind])
         record, images, labels = self.judge.evaluate(network, schedule, sampler, seed, scale, material)
         rows = [images[labels == label][:SHOWN] for label in range(len(self.judge.class_names))]

@@ -62,7 +62,7 @@ def tiny():
     return material.Material(RECIPE, network, split, split)
 
 
-class GivenLibrary:
+class GivenMaterials:
     """Gives every arm the same material."""
 
     def __init__(self, given, extractor=None):
@@ -77,7 +77,7 @@ class GivenLibrary:
 
 
 def judge_of(tiny, extractor=None, num_samples=16):
-    return evaluation.Judge(GivenLibrary(tiny, extractor), tiny, None, num_samples)
+    return evaluation.Judge(GivenMaterials(tiny, extractor), tiny, None, num_samples)
 
 
 def arm(name):
@@ -430,7 +430,7 @@ def run_study(folder, tiny, judge, monkeypatch, names=("v",), with_checks=True, 
     monkeypatch.setattr(running, "LEAST_STEPS", 5)
     monkeypatch.setattr(running, "measure_steps", lambda arms, *_: {arm.name: 1.0 for arm in arms})
     how = protocol.PROTOCOLS["demo.yaml"]._replace(with_checks=with_checks, lengths=lengths)
-    study = running.Study(store.Store(folder), GivenLibrary(tiny), judge, 0.0, how)
+    study = running.Study(store.Store(folder), GivenMaterials(tiny), judge, 0.0, how)
     study.run(arms.choose_arms(names), list(seeds))
     return trained
 
@@ -491,7 +491,7 @@ def test_a_training_whose_loss_is_not_finite_is_kept_as_a_failure_and_the_others
 
 def test_what_another_process_is_doing_is_done_last(tmp_path, tiny, monkeypatch):
     kept, done = store.Store(tmp_path), []
-    study = running.Study(kept, GivenLibrary(tiny), None, 0.0, protocol.PROTOCOLS["demo.yaml"])
+    study = running.Study(kept, GivenMaterials(tiny), None, 0.0, protocol.PROTOCOLS["demo.yaml"])
     held = kept.alone("first")
     held.__enter__()
     monkeypatch.setattr(running.time, "sleep", lambda _: held.__exit__(None, None, None))

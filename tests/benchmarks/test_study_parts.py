@@ -198,9 +198,9 @@ def test_each_arm_gets_the_latents_of_its_images_and_autoencoder_computed_once(t
     other = type(networks["given"].network)(1, channels=[8, 16]).eval()
     networks["equivariant"] = material.Given(other, "b" * 64)
     recipe = {"latent_flips": ["horizontal"], "unet_channels": [8, 8, 16]}
-    library = material.Library(tmp_path, recipe, images, networks, Pooled())
+    materials = material.Materials(tmp_path, recipe, images, networks, Pooled())
     given, plain, aligned, equivariant = (
-        library.material(arm(name)) for name in ("v_l2", "no_flips", "aligned", "equivariant")
+        materials.material(arm(name)) for name in ("v_l2", "no_flips", "aligned", "equivariant")
     )
     assert given.training.labels == [0, 0, 1, 1, 1, 1]
     flipped = material.encode(networks["given"].network, images["training"][0].flip(-1)).half()
@@ -213,7 +213,7 @@ def test_each_arm_gets_the_latents_of_its_images_and_autoencoder_computed_once(t
     assert torch.equal(equivariant.training.moments[::2], material.encode(other, images["training"][0]).half())
     monkeypatch.setattr(material, "encode", None)
     monkeypatch.setattr(material, "feature_maps", None)
-    again = material.Library(tmp_path, recipe, images, networks, Pooled()).material(arm("aligned"))
+    again = material.Materials(tmp_path, recipe, images, networks, Pooled()).material(arm("aligned"))
     assert torch.equal(again.training.moments, aligned.training.moments)
 
 
