@@ -4,7 +4,8 @@ from medfusion_monai.editing.anomaly import AnomalyThreshold, anomaly_map, anoma
 from medfusion_monai.editing.counterfactuals import counterfactual
 from medfusion_monai.editing.diffusion_classifier import Calibration, Classification, calibrate, classify
 from medfusion_monai.editing.edit_plan import EditImages, edit_plan
-from medfusion_monai.editing.edit_run import Edit, EditPrepareBatch, EditWriter
+from medfusion_monai.editing.edit_run import Edit, EditPrepareBatch
+from medfusion_monai.editing.edit_writer import EditWriter
 from medfusion_monai.editing.inpainting import inpaint
 from medfusion_monai.editing.interpolation import interpolate
 from medfusion_monai.editing.inversion import Inversion, invert, regenerate

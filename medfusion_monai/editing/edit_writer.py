@@ -1,0 +1,92 @@
+"""Writing what edits make: files, a manifest, and a list of the images that were left out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medfusion_monai.editing.edit_plan import EditPlan
+from medfusion_monai.editing.edit_run import Edit
+from medfusion_monai.runtime.csv_cells import inert
+from medfusion_monai.runtime.files import renamed_when_whole
+from medfusion_monai.runtime.values import check_counts
+from medfusion_monai.sampling.writer import ITEM_COLUMNS, SampleWriter
+
+UNREADABLE = "unreadable.csv"
+"""The file that lists images that were left out."""
+FORMATS = ("png", "png16", "nifti")
+"""Of edited images."""
+
+
+class EditWriter(SampleWriter):
+    """Writes what an ``Edit`` makes, as ``SampleWriter`` writes samples, and continues a run that was stopped.
+
+    The manifest also has the columns ``source`` and ``source_pixels``, name and checksum of the image that was edited,
+    and the figures of the edit. Edits without images, such as ``classify``, write only the manifest. A folder with
+    edits of other images is refused.
+
+    Args:
+        plan: of ``edit_plan``.
+        edit: makes the images.
+        output_dir: folder of files and manifest.
+        model_file: the weights; their SHA-256 is one of the settings.
+        batch_size: images edited at a time.
+        output_format: ``png``, ``png16`` or ``nifti``.
+
+    Raises:
+        ValueError: for another format, or a batch size below 1.
+    """
+
+    item_columns = (*ITEM_COLUMNS, "source", "source_pixels")
+
+    def __init__(
+        self,
+        plan: EditPlan,
+        edit: Edit,
+        output_dir: str | Path,
+        model_file: str | Path,
+        batch_size: int = 16,
+        output_format: str = "png",
+    ) -> None:
+        check_counts(batch_size=batch_size)
+        if output_format not in FORMATS:
+            raise ValueError(
+                f"output_format must be one of {', '.join(FORMATS)} for edits, received {output_format!r}: DICOM files "
+                "would say that they show no real patient"
+            )
+        settings = edit.settings(batch_size, output_format)
+        super().__init__(plan, output_dir, settings, model_file, batch_size, output_format)
+        self.edit, self.unreadable = edit, plan.unreadable
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the manifest's columns."""
+        return [*self.item_columns, *self.edit.extra_columns, *self.settings]
+
+    def report(self) -> None:
+        """Sort the manifest, and list the images that were left out in ``unreadable.csv``."""
+        super().report()
+        path = self.output_dir / UNREADABLE
+        if self.rank == 0 and self.unreadable:
+            with renamed_when_whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+                table = csv.writer(file, lineterminator="\n")
+                table.writerow(["source", "reason"])
+                table.writerows([inert(source), inert(reason)] for source, reason in self.unreadable.items())
+        elif self.rank == 0:
+            path.unlink(missing_ok=True)
+
+    def _write_batch(self, images: Tensor, copied: Any, rows: Sequence[Mapping[str, Any]]) -> int:
+        if copied is not None:
+            copied.synchronize()
+        rows = [{**row, **self.edit.figures(output)} for row, output in zip(rows, images, strict=True)]
+        if self.edit.kind.writes_images:
+            return super()._write_batch(images, None, rows)
+        self._note(rows)
+        return len(rows)
+
+    def _is_there(self, item: Mapping[str, Any]) -> bool:
+        return super()._is_there(item) if self.edit.kind.writes_images else item["file"] in self.written
