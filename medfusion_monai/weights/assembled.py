@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from medfusion_monai.networks.autoencoder import decoder_names
-from medfusion_monai.networks.described import DescriptionError, build
-from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.weights.guidance_model import load_described
 from medfusion_monai.weights.model_info import earlier_trainings, model_info_path, require_model_info, write_model_info
 from medfusion_monai.weights.places import NAMES, weights_at
 from medfusion_monai.weights.state_dict import load_weights, save_weights
@@ -40,11 +39,7 @@ def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output
         raise WeightsError(f"{place.parent / there[0]} exists: choose another folder")
     file, decoder_file = weights_at(model_file), Path(autoencoder_file)
     info = require_model_info(file)
-    try:
-        network = Medfusion(**{name: build(part) for name, part in info["networks"].items()})
-    except DescriptionError as error:
-        raise WeightsError(f"{model_info_path(file)} does not describe a network: {error}") from error
-    load_weights(network, file)
+    network = load_described(file, info)
     autoencoder = network.autoencoder
     before = {name: value.clone() for name, value in autoencoder.state_dict().items()}
     load_weights(autoencoder, decoder_file)

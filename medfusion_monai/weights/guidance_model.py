@@ -48,7 +48,7 @@ def load_guide(
     changes = differences_of(flat_settings(_shared(info)), flat_settings(_shared(own)))
     if changes:
         raise WeightsError(f"guidance_model {file} does not fit {model_file}: {'; '.join(changes)}. {CHOOSE}")
-    network = _network(file, own)
+    network = load_described(file, own)
     if any(not torch.equal(value, autoencoder[name]) for name, value in network.autoencoder.state_dict().items()):
         raise WeightsError(
             f"guidance_model {file} has other weights of the autoencoder than {model_file} (weights stored in float16 "
@@ -68,7 +68,12 @@ def _shared(info: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _network(file: Path, info: Mapping[str, Any]) -> Medfusion:
+def load_described(file: Path, info: Mapping[str, Any]) -> Medfusion:
+    """Return the networks that a description names, filled with the weights of its file.
+
+    Raises:
+        WeightsError: if it describes no networks, or the weights are missing, damaged or do not fit.
+    """
     try:
         parts = {name: build(part) for name, part in info["networks"].items()}
         network = Medfusion(parts["autoencoder"], parts["unet"])
