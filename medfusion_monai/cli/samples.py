@@ -38,13 +38,16 @@ def add_send(subparsers: Any) -> None:
         "--user",
         help="of DICOMweb; its password is read from MEDFUSION_PACS_PASSWORD, a token from MEDFUSION_PACS_TOKEN",
     )
+    parser.add_argument(
+        "--edited", action="store_true", help="send edited images as well, which still show their patients"
+    )
     parser.set_defaults(handler=_send)
 
 
 def _send(arguments: argparse.Namespace) -> int:
     from medfusion_monai.export.pacs import SENT, send
 
-    count = send(arguments.samples, arguments.to, arguments.user)
+    count = send(arguments.samples, arguments.to, arguments.user, arguments.edited)
     print(f"{count} files sent to {arguments.to}, listed in {arguments.samples}/{SENT}")
     return 0
 

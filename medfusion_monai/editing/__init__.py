@@ -9,6 +9,7 @@ from medfusion_monai.editing.edit_writer import EditWriter
 from medfusion_monai.editing.inpainting import inpaint
 from medfusion_monai.editing.interpolation import interpolate
 from medfusion_monai.editing.inversion import Inversion, invert, regenerate
+from medfusion_monai.editing.known_images import KnownImages
 from medfusion_monai.editing.variation import variations
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "EditPrepareBatch",
     "EditWriter",
     "Inversion",
+    "KnownImages",
     "anomaly_map",
     "anomaly_threshold",
     "calibrate",

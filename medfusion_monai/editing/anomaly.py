@@ -98,24 +98,38 @@ def anomaly_threshold(maps: Tensor, false_positive_rate: float = 0.05, confidenc
     Raises:
         ValueError: for too few images, shares out of range, or scores that are not finite.
     """
-    for name, share in {"false_positive_rate": false_positive_rate, "confidence": confidence}.items():
-        if not is_number(share) or not 0.0 < share < 1.0:
-            raise ValueError(f"{name} must be between 0 and 1, received {share!r}")
+    _check_share("confidence", confidence)
     scores = scores_of(maps).double().sort().values
     if not bool(scores.isfinite().all()):
         raise ValueError("maps must be finite: check the weights")
     count = len(scores)
+    rank = rank_of_threshold(count, false_positive_rate)
+    below = binom(count, 1.0 - false_positive_rate)
+    first, last = int(below.ppf((1.0 - confidence) / 2)), int(below.ppf((1.0 + confidence) / 2)) + 1
+    low = float(scores[first - 1]) if first >= 1 else 0.0
+    high = float(scores[last - 1]) if last <= count else math.inf
+    return AnomalyThreshold(float(scores[rank - 1]), low, high, false_positive_rate, confidence, count)
+
+
+def rank_of_threshold(count: int, false_positive_rate: float) -> int:
+    """Return which of ``count`` scores of healthy images, ascending from 1, is the threshold.
+
+    Raises:
+        ValueError: for a rate that is not between 0 and 1, or too few images for it.
+    """
+    _check_share("false_positive_rate", false_positive_rate)
     rank = math.ceil(round((count + 1) * (1.0 - false_positive_rate), 9))
     if rank > count:
         needed = math.ceil(round(1.0 / false_positive_rate, 9)) - 1
         raise ValueError(
             f"a false positive rate of {false_positive_rate:g} needs at least {needed} healthy images, received {count}"
         )
-    below = binom(count, 1.0 - false_positive_rate)
-    first, last = int(below.ppf((1.0 - confidence) / 2)), int(below.ppf((1.0 + confidence) / 2)) + 1
-    low = float(scores[first - 1]) if first >= 1 else 0.0
-    high = float(scores[last - 1]) if last <= count else math.inf
-    return AnomalyThreshold(float(scores[rank - 1]), low, high, false_positive_rate, confidence, count)
+    return rank
+
+
+def _check_share(name: str, share: float) -> None:
+    if not is_number(share) or not 0.0 < share < 1.0:
+        raise ValueError(f"{name} must be between 0 and 1, received {share!r}")
 
 
 def scores_of(maps: Tensor) -> Tensor:

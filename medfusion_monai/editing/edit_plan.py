@@ -14,9 +14,10 @@ from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from medfusion_monai.data.preparing.splits import DataError
-from medfusion_monai.data.reading.images import decode_all, list_problems, pixel_digest, read_image
-from medfusion_monai.data.reading.transforms import ResizeCenterCropd, form_of
+from medfusion_monai.data.reading.images import decode_all, list_problems, pixel_digest
 from medfusion_monai.data.training.readable import check_policy
+from medfusion_monai.editing.edit_masks import bare_name, masks_of, read_mask
+from medfusion_monai.editing.edit_patient import patient_of
 from medfusion_monai.evaluation.image_set import ImageSet, open_image_set
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.values import check_counts
@@ -24,18 +25,17 @@ from medfusion_monai.sampling.plan import parse_label
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom", ".nii")
-"""Endings that the name of an edited image loses. Others stay: the parts of a DICOM UID look like endings."""
-
 
 class EditPlan(list[dict[str, Any]]):
-    """Items with ``file``, ``label``, ``class_name``, ``seed``, ``source``, ``path``, ``own_label``, ``number``.
+    """Items with ``file``, ``label``, ``class_name``, ``seed``, ``source``, ``path``, ``own_label``, ``index``.
 
     Attributes:
         unreadable: why images were left out, by their place relative to the folder.
+        keep_patient: whether DICOM files of edited images keep the patient of the DICOM file that was edited.
     """
 
     unreadable: dict[str, str]
+    keep_patient: bool
 
 
 def edit_plan(
@@ -52,6 +52,7 @@ def edit_plan(
     unreadable: str = "stop",
     split: str | None = None,
     masks: str | Path | None = None,
+    keep_patient: bool = False,
 ) -> EditPlan:
     """List what a run writes; every image is read once, so that a damaged one is known before the first is edited.
 
@@ -70,6 +71,8 @@ def edit_plan(
         split: of a prepared data set; None takes ``reference`` if there is one, else ``test``.
         masks: for ``inpaint``: one file for all images, or a folder with one of the same name, apart from its ending,
             per image. Values other than 0 mark what to sample. A mask has the size of its image's file.
+        keep_patient: whether DICOM files of edited images keep patient and study of their sources; these must then
+            be DICOM files.
 
     Raises:
         DataError: for a folder without images, an unreadable file unless they are skipped, no readable one, or two
@@ -80,9 +83,11 @@ def edit_plan(
     check_counts(number=number)
     opened, root = _opened(images, split, output_dir)
     target = NO_LABEL if label is None else parse_label(label, class_names)
-    places = _masks_of(opened.paths, masks, edit == "inpaint")
-    found = _readable(opened.paths, places, preprocessing, check_policy(unreadable))
+    places = masks_of(opened.paths, masks, edit == "inpaint")
+    _check_keeping(keep_patient, edit, suffix)
+    found = _readable(opened.paths, places, preprocessing, check_policy(unreadable), keep_patient)
     plan = EditPlan()
+    plan.keep_patient = keep_patient
     problems = {path: one.problem for path, one in found.items() if one.problem is not None}
     plan.unreadable = {_place(path, root): text.removeprefix(f"{path}: ") for path, text in problems.items()}
     own = None if own_label is None else parse_label(own_label, class_names, "own_label")
@@ -105,9 +110,9 @@ def edit_plan(
 
 def _numbered(source: str, number: int, suffix: str) -> list[dict[str, Any]]:
     if number == 1:
-        return [{"file": f"{_bare(source)}{suffix}", "number": 0}]
+        return [{"file": f"{bare_name(source)}{suffix}", "index": 0}]
     width = len(str(number - 1))
-    return [{"file": f"{_bare(source)}_{index:0{width}d}{suffix}", "number": index} for index in range(number)]
+    return [{"file": f"{bare_name(source)}_{index:0{width}d}{suffix}", "index": index} for index in range(number)]
 
 
 def _frames(plan: Sequence[Mapping[str, Any]], number: int, suffix: str) -> list[dict[str, Any]]:
@@ -149,43 +154,13 @@ class EditImages(Dataset):
         return torch.as_tensor(self.preprocessing({"image": path})["image"])
 
 
-def read_mask(path: str, image: str, size: Sequence[int], preprocessing: Compose) -> torch.Tensor:
-    """Return the mask of an image, (1, *size), booleans, cropped or padded as the preprocessing does the image.
-
-    Raises:
-        DataError: for a mask that cannot be read, has another size than the image's file, is empty or covers all.
-    """
-    pixels, shape = read_image(path), read_image(image).shape
-    if pixels.shape[1:] != shape[1:]:
-        raise DataError(
-            f"{path}: is a mask of {pixels.shape[1]}x{pixels.shape[2]} pixels, but its image {image} has "
-            f"{shape[1]}x{shape[2]}. Draw it on the image's own pixels."
-        )
-    marked = torch.from_numpy((pixels.max(0, keepdims=True) > 0).astype("float32"))
-    resize = ResizeCenterCropd("mask", [*size], form_of(preprocessing).get("resize_mode", "crop"))
-    resized = resize({"mask": marked})["mask"] > 1e-3
-    if bool(resized.all()) or not bool(resized.any()):
-        what = "covers all of" if bool(resized.all()) else "marks nothing of"
-        raise DataError(f"{path}: is a mask that {what} what the model sees of {image}. Values other than 0 mark.")
-    return resized
-
-
-def _masks_of(paths: Sequence[str], masks: str | Path | None, needed: bool) -> dict[str, str]:
-    """Return the mask's file by that of the image; nothing for an edit without masks."""
-    if not needed:
-        if masks is not None:
-            raise ValueError(f"masks {str(masks)!r} have no effect on this edit: leave them out")
-        return {}
-    if not isinstance(masks, str | Path):
-        raise ValueError(
-            f"masks must be given for edit inpaint, a file or a folder with a file per image, received {masks}"
-        )
-    if os.path.isfile(masks):
-        return dict.fromkeys(paths, os.path.realpath(masks))
-    if not os.path.isdir(masks):
-        raise DataError(f"masks: '{masks}' does not exist. Name a file, or a folder with one file per image.")
-    known = {_bare(entry.name): entry.path for entry in os.scandir(os.path.realpath(masks)) if entry.is_file()}
-    return {path: known.get(_bare(os.path.basename(path)), "") for path in paths}
+def _check_keeping(keep_patient: Any, edit: str, suffix: str) -> None:
+    if not isinstance(keep_patient, bool):
+        raise ValueError(f"keep_patient must be true or false, received {keep_patient!r}")
+    if keep_patient and suffix != ".dcm":
+        raise ValueError("keep_patient has an effect on DICOM files only: add --output_format dicom, or leave it out")
+    if keep_patient and edit in ("interpolate", "classify"):
+        raise ValueError(f"keep_patient has no effect on edit {edit}, whose output is not of one patient: leave it out")
 
 
 def _opened(images: Any, split: str | None, output_dir: str | Path) -> tuple[ImageSet, Path]:
@@ -220,7 +195,7 @@ class _Found(NamedTuple):
 
 
 def _readable(
-    paths: Sequence[str], masks: Mapping[str, str], preprocessing: Compose, unreadable: str
+    paths: Sequence[str], masks: Mapping[str, str], preprocessing: Compose, unreadable: str, keep_patient: bool
 ) -> dict[str, _Found]:
     """Return what reading found, by path."""
 
@@ -230,6 +205,8 @@ def _readable(
         try:
             image = preprocessing({"image": path})["image"]
             digest = pixel_digest(np.asarray(image))
+            if keep_patient:
+                patient_of(path)
             if masks:
                 mask = read_mask(masks[path], path, image.shape[-2:], preprocessing)
                 digest += " " + pixel_digest(mask.float().numpy())
@@ -254,11 +231,6 @@ def _place(path: str, root: Path) -> str:
     """Return a path relative to the folder, or its name if it lies elsewhere; never a place of the disk."""
     relative = os.path.relpath(path, root)
     return os.path.basename(path) if relative.startswith("..") else relative.replace(os.sep, "/")
-
-
-def _bare(source: str) -> str:
-    ending = next((suffix for suffix in SUFFIXES if source.lower().endswith(suffix)), "")
-    return source[: len(source) - len(ending)].replace("/", "__")
 
 
 def _refuse_equal_names(plan: EditPlan) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 import medfusion_monai
 from medfusion_monai.editing.anomaly import SMOOTHING, anomaly_map
 from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE, STRENGTH, counterfactual
-from medfusion_monai.editing.diffusion_classifier import classify, own_labels
+from medfusion_monai.editing.diffusion_classifier import Classification, classify, own_labels
 from medfusion_monai.editing.edit_inputs import image_seeds, noise_levels
 from medfusion_monai.editing.inpainting import REPEATS, inpaint
 from medfusion_monai.editing.interpolation import interpolate
@@ -56,6 +56,7 @@ class Edit(Inferer):
         guidance_scale: of the edit.
         smoothing: of ``anomaly_map``, in pixels.
         repeats: of ``inpaint``.
+        threshold: of the score of ``anomaly_map``, above which an image is flagged.
         temperature: of ``calibrate``, for probabilities.
         num_levels: noise levels at which images are classified.
         num_inference_steps: of the sampler; None for the model's.
@@ -78,6 +79,7 @@ class Edit(Inferer):
         guidance_scale: float | None = None,
         smoothing: float | None = None,
         repeats: int | None = None,
+        threshold: float | None = None,
         temperature: float | None = None,
         num_levels: int | None = None,
         num_inference_steps: int | None = None,
@@ -97,6 +99,7 @@ class Edit(Inferer):
             "guidance_scale": guidance_scale,
             "smoothing": smoothing,
             "repeats": repeats,
+            "threshold": threshold,
             "temperature": temperature,
             "num_levels": num_levels,
             "num_inference_steps": num_inference_steps,
@@ -118,16 +121,23 @@ class Edit(Inferer):
         return self.chosen.get("number", 1)
 
     @property
+    def channels(self) -> int:
+        """Of the images that are written."""
+        return 1 if self.edit == "anomaly_map" else self.model.image_channels
+
+    @property
     def extra_columns(self) -> list[str]:
         """Columns of the manifest with figures of an image."""
         if self.edit == "classify":
             return ["found_class", *(f"probability_{name}" for name in self.model.class_names)]
-        return ["score"] if self.edit == "anomaly_map" else []
+        return ["score", "flag"] if self.edit == "anomaly_map" else []
 
     def figures(self, output: Tensor) -> dict[str, Any]:
         """Return the values of ``extra_columns`` for the output of one image."""
         if self.edit == "anomaly_map":
-            return {"score": round(float(output.max()), 6)}
+            score, threshold = float(output.max()), self.chosen["threshold"]
+            flag = "" if threshold is None else "yes" if score > threshold else "no"
+            return {"score": round(score, 6), "flag": flag}
         if self.edit != "classify":
             return {}
         found = self.model.class_names[int(output.argmax())]
@@ -195,8 +205,8 @@ def _variations(edit: Edit, batch: Batch) -> Tensor:
     images, labels = batch["image"], torch.as_tensor(batch["label"])
     labels = _filled(edit.model, images, torch.where(labels < 0, torch.as_tensor(batch["own_label"]), labels))
     seeds = [
-        image_seeds("variation", image[None], int(seed), int(number) + 1)[-1]
-        for image, seed, number in zip(images, batch["seed"], batch["number"], strict=True)
+        image_seeds("variation", image[None], int(seed), int(index) + 1)[-1]
+        for image, seed, index in zip(images, batch["seed"], batch["index"], strict=True)
     ]
     guidance = {"guidance_scale": edit.chosen["guidance_scale"], "dtype": edit.dtype}
     sampler = make_sampler(edit.model, **edit.steps, **guidance)
@@ -243,10 +253,15 @@ def _interpolate(edit: Edit, batch: Batch) -> Tensor:
         edit._frames = interpolate(
             edit.model, ends[0], ends[1], edit.number, labels, len(batch["image"]), dtype=edit.dtype, **edit.steps
         )
-    return edit._frames[torch.as_tensor(batch["number"])]
+    return edit._frames[torch.as_tensor(batch["index"])]
 
 
 def _classify(edit: Edit, batch: Batch) -> Tensor:
+    return classification(edit, batch).probabilities
+
+
+def classification(edit: Edit, batch: Batch) -> Classification:
+    """Classify the images of a batch by the settings of an edit."""
     images, chosen = batch["image"], edit.chosen
     return classify(
         edit.model,
@@ -256,7 +271,7 @@ def _classify(edit: Edit, batch: Batch) -> Tensor:
         int(batch["seed"][0]),
         batch_size=len(images),
         dtype=edit.dtype,
-    ).probabilities
+    )
 
 
 STEPS = {"num_inference_steps": None, "spacing": None}
@@ -269,7 +284,7 @@ EDITS: dict[str, Kind] = {
     "inpaint": Kind(_inpaint, {"repeats": REPEATS, "guidance_scale": None, **STEPS}, needs_label=True),
     "anomaly_map": Kind(
         _anomaly_map,
-        {"strength": STRENGTH, "guidance_scale": GUIDANCE_SCALE, "smoothing": SMOOTHING, **STEPS},
+        {"strength": STRENGTH, "guidance_scale": GUIDANCE_SCALE, "smoothing": SMOOTHING, "threshold": None, **STEPS},
         needs_label=True,
     ),
     "interpolate": Kind(_interpolate, {"number": 8, **STEPS}),
@@ -301,6 +316,8 @@ def _chosen(edit: str, given: Mapping[str, Any]) -> dict[str, Any]:
             check_counts(least, **{name: chosen[name]})
     if chosen.get("temperature") is not None:
         check_numbers(above=True, temperature=chosen["temperature"])
+    if chosen.get("threshold") is not None:
+        check_numbers(threshold=chosen["threshold"])
     if edit in ("counterfactual", "anomaly_map"):
         check_numbers(**{name: chosen[name] for name in ("guidance_scale", "smoothing") if name in chosen})
     return chosen

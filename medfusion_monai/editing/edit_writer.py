@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from medfusion_monai.editing.edit_patient import patient_of
 from medfusion_monai.editing.edit_plan import EditPlan
 from medfusion_monai.editing.edit_run import Edit
+from medfusion_monai.editing.known_images import KnownImages
 from medfusion_monai.runtime.csv_cells import inert
-from medfusion_monai.runtime.files import renamed_when_whole
+from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 from medfusion_monai.runtime.values import check_counts
 from medfusion_monai.sampling.writer import ITEM_COLUMNS, SampleWriter
 
 UNREADABLE = "unreadable.csv"
 """The file that lists images that were left out."""
-FORMATS = ("png", "png16", "nifti")
-"""Of edited images."""
 
 
 class EditWriter(SampleWriter):
     """Writes what an ``Edit`` makes, as ``SampleWriter`` writes samples, and continues a run that was stopped.
 
     The manifest also has the columns ``source`` and ``source_pixels``, name and checksum of the image that was edited,
-    and the figures of the edit. Edits without images, such as ``classify``, write only the manifest. A folder with
+    ``own_label``, its class as far as it is known (else -1), ``index``, the number of the variation or frame, and the
+    figures of the edit. Edits without images, such as ``classify``, write only the manifest. A folder with
     edits of other images is refused.
 
     Args:
@@ -35,13 +37,14 @@ class EditWriter(SampleWriter):
         output_dir: folder of files and manifest.
         model_file: the weights; their SHA-256 is one of the settings.
         batch_size: images edited at a time.
-        output_format: ``png``, ``png16`` or ``nifti``.
+        output_format: a name in ``FORMATS``.
+        known: images of known class that the edit's threshold or temperature is from.
 
     Raises:
-        ValueError: for another format, or a batch size below 1.
+        ValueError: for an unknown format, or a batch size below 1.
     """
 
-    item_columns = (*ITEM_COLUMNS, "source", "source_pixels")
+    item_columns = (*ITEM_COLUMNS, "source", "source_pixels", "own_label", "index")
 
     def __init__(
         self,
@@ -51,16 +54,23 @@ class EditWriter(SampleWriter):
         model_file: str | Path,
         batch_size: int = 16,
         output_format: str = "png",
+        known: KnownImages | None = None,
     ) -> None:
         check_counts(batch_size=batch_size)
-        if output_format not in FORMATS:
-            raise ValueError(
-                f"output_format must be one of {', '.join(FORMATS)} for edits, received {output_format!r}: DICOM files "
-                "would say that they show no real patient"
-            )
-        settings = edit.settings(batch_size, output_format)
-        super().__init__(plan, output_dir, settings, model_file, batch_size, output_format)
-        self.edit, self.unreadable = edit, plan.unreadable
+        super().__init__(plan, output_dir, {}, model_file, batch_size, output_format)
+        self.edit, self.unreadable, self.known, self.output_format = edit, plan.unreadable, known, output_format
+        self.keep_patient, self.places = plan.keep_patient, {item["file"]: index for index, item in enumerate(plan)}
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """Settings of every image, as text; asked for when the edit knows its threshold or temperature."""
+        settings = {
+            **self.edit.settings(self.batch_size, self.output_format),
+            **(self.known.settings if self.known is not None else {}),
+            "keep_patient": self.keep_patient,
+            "weights_sha256": file_sha256(self.model_file),
+        }
+        return {name: str(value) for name, value in settings.items()}
 
     @property
     def columns(self) -> list[str]:
@@ -87,6 +97,11 @@ class EditWriter(SampleWriter):
             return super()._write_batch(images, None, rows)
         self._note(rows)
         return len(rows)
+
+    def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
+        place = self.places[row["file"]]
+        kept = {"patient": patient_of(self.plan[place]["path"])} if self.keep_patient else {}
+        super()._write(image, {**row, "instance": place + 1, **kept})
 
     def _is_there(self, item: Mapping[str, Any]) -> bool:
         return super()._is_there(item) if self.edit.kind.writes_images else item["file"] in self.written

@@ -133,12 +133,22 @@ def joined(known: Tensor, sampled: Tensor, masks: Tensor, width: int) -> Tensor:
         width: of the seam, in pixels, at least 1.
     """
     weights = (~masks).float()
-    difference = _pull_push((known - sampled) * weights, weights)
+    difference = known - sampled
+    # Filled from blocks of pixels at first, then from each pixel of the edge, else a step of a twelfth remains there.
+    difference = torch.where(masks, _pull_push(difference * weights, weights), difference)
     fade, reached = torch.zeros_like(weights), weights
     for _ in range(width):
         reached = F.max_pool2d(reached, 3, 1, 1)
         fade = fade + reached / (width + 1)
+        difference = torch.where(masks, _mean_of_neighbours(difference), difference)
     return torch.where(masks, (sampled + fade * difference).clamp(0.0, 1.0), known)
+
+
+def _mean_of_neighbours(values: Tensor) -> Tensor:
+    """Return the mean of the four neighbours of each pixel of (B, C, H, W); a pixel at the border is its own there."""
+    padded = F.pad(values, (1, 1, 1, 1), mode="replicate")
+    rows = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]
+    return (rows + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]) / 4
 
 
 def _inpaint(

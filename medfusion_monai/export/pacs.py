@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from medfusion_monai.data.reading.synthetic_marks import marked_synthetic
 from medfusion_monai.runtime.csv_cells import original
 from medfusion_monai.sampling.dicom_format import KINDS, dicom_is_whole
+from medfusion_monai.sampling.dicom_origin import is_edited
 from medfusion_monai.sampling.manifest import RowList
 
 if TYPE_CHECKING:
@@ -39,21 +40,22 @@ class PacsError(ValueError):
     """A server that cannot be reached, or refuses a file."""
 
 
-def send(folder: str | Path, to: str, user: str | None = None) -> int:
+def send(folder: str | Path, to: str, user: str | None = None, edited: bool = False) -> int:
     """Store the DICOM files of a folder in a PACS; those that ``sent.csv`` lists for it are not sent again.
 
     Args:
-        folder: of samples, written with ``output_format: dicom``.
+        folder: of samples or edited images, written with ``output_format: dicom``.
         to: ``http(s)://HOST/PATH``, the root of a DICOMweb service, or ``dicom://TITLE@HOST:PORT``.
         user: of DICOMweb, with the password in ``MEDFUSION_PACS_PASSWORD``; a token is in ``MEDFUSION_PACS_TOKEN``.
+        edited: whether edited images, which still show their patients, may be sent.
 
     Returns:
         Number of files that were sent.
 
     Raises:
-        PacsError: for an address of another kind, a folder without DICOM files, files that are damaged or not marked
-            as synthetic (nothing is sent then), and a server that is not there, refuses a file or vanishes; what it
-            stored is listed, and the same call sends the rest.
+        PacsError: for an address of another kind, a folder without DICOM files, files that are damaged, not marked
+            as synthetic, or edited without ``edited`` (nothing is sent then), and a server that is not there, refuses
+            a file or vanishes; what it stored is listed, and the same call sends the rest.
     """
     from pydicom import dcmread
 
@@ -74,9 +76,9 @@ def send(folder: str | Path, to: str, user: str | None = None) -> int:
             f"{len(cut_off)} of {len(paths)} files in {folder} are damaged, e.g. {cut_off[0]}, and nothing was sent: "
             "sample them again, by the same command"
         )
+    identifiers = _identifiers(paths, edited)
     listed = RowList(folder, SENT)
     known, stored = _known(listed.main), 0
-    identifiers = {path: str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths}
     missing = [path for path, identifier in identifiers.items() if (path.name, to, identifier) not in known]
     try:
         with connected as store:
@@ -92,6 +94,24 @@ def send(folder: str | Path, to: str, user: str | None = None) -> int:
             "the rest"
         ) from error
     return stored
+
+
+def _identifiers(paths: Sequence[Path], edited: bool) -> dict[Path, str]:
+    """Return the SOP Instance UID of each file; raise a PacsError for edited images that may not be sent."""
+    from pydicom import dcmread
+
+    found, shown = {}, []
+    for path in paths:
+        header = dcmread(path, stop_before_pixels=True)
+        found[path] = str(header.SOPInstanceUID)
+        if is_edited(header):
+            shown.append(path)
+    if shown and not edited:
+        raise PacsError(
+            f"{len(shown)} of {len(paths)} files are edited images, e.g. {shown[0]}: they still show their patients, "
+            "and nothing was sent. Add --edited if this server may have them"
+        )
+    return found
 
 
 def _known(path: Path) -> set[tuple[str, str, str]]:

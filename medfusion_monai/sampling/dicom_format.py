@@ -1,33 +1,25 @@
-"""Encodes sampled images as DICOM files that say, in every way that DICOM offers, that they are synthetic.
+"""Encodes sampled and edited images as DICOM files that say, in every way that DICOM offers, that they are synthetic.
 
-The same image gives the same bytes: identifiers are UUIDs under 2.25 (PS3.5, B.2) from a hash of label, seed, weights
-and all settings of the run, and there are no dates. All images of a run are one study of one patient who does
-not exist, and those of a class one series.
+The same image gives the same bytes: identifiers are from a hash of label, seed, weights and all settings of the run,
+and there are no dates. All images of a run are one study of one patient who does not exist, and those of a class one
+series; what differs for edited images is in ``dicom_origin``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-import medfusion_monai
-from medfusion_monai.data.reading.synthetic_marks import SYNTHETIC_DATA
+from medfusion_monai.sampling.dicom_origin import Note, add_origin, is_edited
+from medfusion_monai.sampling.dicom_values import code, item, uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-Note = Mapping[str, Any]
-
-MAKER = "medfusion_monai"
-OF_AN_IMAGE = ("file", "label", "class_name", "seed", "synthetic", "generator")
-"""Entries of a note that differ between the images of a run; the others identify its study."""
-SAMPLER = ("sampler", "num_inference_steps", "guidance_scale")
-"""Entries of a note that Image Comments repeat."""
 IMPLEMENTATION = "2.25.195297779664681296205076428652911290975"
 """Of this encoder, a UUID drawn once."""
 
@@ -47,13 +39,14 @@ def digital_x_ray(image: Dataset) -> None:
     image.ImageType = ["DERIVED", "SECONDARY", ""]
     image.BodyPartExamined, image.ViewPosition, image.ImageLaterality = "CHEST", "", "U"
     image.PatientOrientation = ["L", "F"]
-    image.AnatomicRegionSequence = [_code("43799004", "SCT", "Thorax")]
+    image.AnatomicRegionSequence = [code("43799004", "SCT", "Thorax")]
     image.AcquisitionContextSequence = []
     image.PositionerType, image.DetectorType = "", "DIRECT"
     image.ImagerPixelSpacing = [1.0, 1.0]
     image.PixelIntensityRelationship, image.PixelIntensityRelationshipSign = "LIN", -1  # bright where dense
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType = "0", "1", "US"
     image.PresentationLUTShape, image.LossyImageCompression = "IDENTITY", "00"
+    _state_annotation(image)
 
 
 def ophthalmic_photography(image: Dataset) -> None:
@@ -63,12 +56,14 @@ def ophthalmic_photography(image: Dataset) -> None:
     per pixel for the spacing, and the first of January 1970 for the time of the content, so that the bytes repeat.
     """
     image.Modality, image.ImageLaterality, image.PatientOrientation = "OP", "B", ""
-    image.ImageType = ["DERIVED", "PRIMARY", "SYNTHETIC"]  # the class forbids SECONDARY
-    image.ContentDate, image.ContentTime, image.SourceImageSequence = "19700101", "000000", []
+    image.ImageType = ["DERIVED", "PRIMARY", _word(image)]  # the class forbids SECONDARY
+    image.ContentDate, image.ContentTime = "19700101", "000000"
+    image.SourceImageSequence = image.get("SourceImageSequence", [])
+    _state_annotation(image)
     image.NumberOfFrames, image.FrameTime, image.FrameIncrementPointer = 1, "0", 0x00181063
-    image.AnatomicRegionSequence = [_code("5665001", "SCT", "Retina")]
+    image.AnatomicRegionSequence = [code("5665001", "SCT", "Retina")]
     image.AcquisitionContextSequence = []
-    image.AcquisitionDeviceTypeCodeSequence = [_code("409898007", "SCT", "Fundus Camera")]
+    image.AcquisitionDeviceTypeCodeSequence = [code("409898007", "SCT", "Fundus Camera")]
     image.IlluminationTypeCodeSequence, image.LightPathFilterTypeStackCodeSequence = [], []
     image.ImagePathFilterTypeStackCodeSequence, image.LensesCodeSequence = [], []
     image.DetectorType, image.PixelSpacing = "", [1.0, 1.0]
@@ -80,15 +75,24 @@ def ophthalmic_photography(image: Dataset) -> None:
 
 
 def microscopy(image: Dataset) -> None:
-    """Complete a VL Microscopic image (PS3.3, A.32.2) of a specimen of the colon that does not exist."""
+    """Complete a VL Microscopic image (PS3.3, A.32.2) of a specimen of the colon, which no edit or sample names."""
     image.Modality, image.LossyImageCompression, image.PatientOrientation = "GM", "00", ""
     image.AcquisitionContextSequence = []
-    image.AnatomicRegionSequence = [_code("71854001", "SCT", "Colon")]
-    image.ContainerIdentifier, image.IssuerOfTheContainerIdentifierSequence = "SYNTHETIC", []
-    image.ContainerTypeCodeSequence = [_code("433466003", "SCT", "Microscope slide")]
-    specimen = _item(SpecimenIdentifier="SYNTHETIC", SpecimenUID=_uid("specimen", image.SOPInstanceUID))
+    image.AnatomicRegionSequence = [code("71854001", "SCT", "Colon")]
+    image.ContainerIdentifier, image.IssuerOfTheContainerIdentifierSequence = _word(image), []
+    image.ContainerTypeCodeSequence = [code("433466003", "SCT", "Microscope slide")]
+    specimen = item(SpecimenIdentifier=_word(image), SpecimenUID=uid("specimen", image.SOPInstanceUID))
     specimen.IssuerOfTheSpecimenIdentifierSequence, specimen.SpecimenPreparationSequence = [], []
     image.SpecimenDescriptionSequence = [specimen]
+
+
+def _word(image: Dataset) -> str:
+    return "EDITED" if is_edited(image) else "SYNTHETIC"
+
+
+def _state_annotation(image: Dataset) -> None:
+    """Add Burned In Annotation where the class requires it: nobody knows whether an edited image shows a name."""
+    image.BurnedInAnnotation = image.get("BurnedInAnnotation", "YES")
 
 
 class DicomKind(NamedTuple):
@@ -114,13 +118,9 @@ class DicomKind(NamedTuple):
 
         from medfusion_monai.data.reading.dicom_decoding import IS_PYDICOM_2
 
-        run = {name: value for name, value in note.items() if name not in OF_AN_IMAGE}
         file = pydicom.Dataset()
-        file.SOPClassUID, file.SOPInstanceUID = (
-            self.sop_class,
-            _uid("image", _text({name: value for name, value in note.items() if name != "file"})),
-        )
-        _add_origin(file, note, run)
+        file.SOPClassUID = self.sop_class
+        add_origin(file, note)
         _add_pixels(file, image)
         self.complete(file)
         meta = FileMetaDataset()
@@ -159,40 +159,6 @@ def dicom_is_whole(path: Path) -> bool:
         return False
 
 
-def _add_origin(file: Dataset, note: Note, run: Note) -> None:
-    """Add everything about patient, study, series, equipment and how the image was made."""
-    study, label, seed = _uid("study", _text(run)), int(note.get("label", 0)), note.get("seed", "unknown")
-    name = str(note.get("class_name", ""))
-    sampler = ", ".join(f"{key} {note[key]}" for key in SAMPLER if key in note)
-    weights = str(note.get("weights_sha256", "unknown"))
-    file.SpecificCharacterSet = "ISO_IR 192"
-    file.add_new(SYNTHETIC_DATA, "CS", "YES")  # pydicom 2 does not know its name
-    file.ImageType, file.BurnedInAnnotation = ["DERIVED", "SECONDARY"], "NO"
-    file.PatientName, file.PatientID = "SYNTHETIC^NO REAL PATIENT", f"SYNTHETIC-{_digest(study)[:12].upper()}"
-    file.IssuerOfPatientID, file.PatientBirthDate, file.PatientSex = MAKER, "", ""
-    file.PatientComments = "Synthetic: made by a generative model, shows no real patient"
-    file.StudyInstanceUID, file.StudyID, file.AccessionNumber = study, _digest(study)[:12].upper(), ""
-    file.StudyDate, file.StudyTime, file.ReferringPhysicianName = "", "", ""
-    file.StudyDescription = "Synthetic images"
-    file.SeriesInstanceUID, file.SeriesNumber = _uid("series", study, str(label)), label + 1
-    file.SeriesDescription = f"Synthetic, {name}".replace("\\", "/")[:64]  # a backslash separates values
-    file.InstanceNumber = _number_of(str(note.get("file", "")))
-    file.Manufacturer, file.ManufacturerModelName = MAKER, "Medfusion"
-    file.DeviceSerialNumber = weights[:16]
-    file.SoftwareVersions = str(note.get("version", medfusion_monai.__version__))
-    file.ImageComments = f"Synthetic: class {label} {name}, seed {seed}, {sampler}, weights {weights}"[:10240]
-    file.DerivationDescription = f"Sampled from noise by a latent diffusion model, weights SHA-256 {weights}"[:1024]
-    maker = _item(
-        Manufacturer=MAKER,
-        ManufacturerModelName="Medfusion",
-        DeviceSerialNumber=weights[:16],
-        SoftwareVersions=file.SoftwareVersions,
-        ContributionDescription=f"Synthesized the image; weights SHA-256 {weights}",
-    )
-    maker.PurposeOfReferenceCodeSequence = [_code("109100", "DCM", "Synthesizing Equipment")]
-    file.ContributingEquipmentSequence = [maker]
-
-
 def _add_pixels(file: Dataset, image: np.ndarray) -> None:
     values = np.rint(image.clip(0.0, 1.0) * 255).astype(np.uint8)
     gray = len(values) == 1
@@ -206,38 +172,3 @@ def _add_pixels(file: Dataset, image: np.ndarray) -> None:
     pixels = (values[0] if gray else values.transpose(1, 2, 0)).tobytes()
     file.PixelData = pixels + b"\0" * (len(pixels) % 2)
     file["PixelData"].VR = "OB"
-
-
-def _number_of(file: str) -> int:
-    """Return the number at the end of a file's name, counted from 1."""
-    digits = "".join(character if character.isdigit() else " " for character in Path(file).name.split(".")[0]).split()
-    return int(digits[-1]) + 1 if digits else 1
-
-
-def _item(**values: Any) -> Dataset:
-    from pydicom import Dataset
-
-    item = Dataset()
-    for keyword, value in values.items():
-        setattr(item, keyword, value)
-    return item
-
-
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
-    return _item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-
-
-def _text(note: Note) -> str:
-    return repr(sorted((name, str(value)) for name, value in note.items()))
-
-
-def _digest(*words: str) -> str:
-    return hashlib.sha256(repr((MAKER, *words)).encode()).hexdigest()
-
-
-def _uid(*words: str) -> str:
-    """Return a UID of 2.25 and a UUID of version 8 (RFC 9562) from a hash of words."""
-    value = int(_digest(*words)[:32], 16)
-    value = value & ~(0xF << 76) | 0x8 << 76  # version
-    value = value & ~(0x3 << 62) | 0x2 << 62  # variant
-    return f"2.25.{value}"

@@ -67,6 +67,11 @@ def sample_settings(
     }
 
 
+def note_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the file of an image says of it, from its line in the manifest."""
+    return {"synthetic": True, "generator": "medfusion_monai", **row}
+
+
 class SampleWriter(Sampler[list[int]]):
     """Writes the images of an evaluator, and resumes a run that was stopped.
 
@@ -248,10 +253,9 @@ class SampleWriter(Sampler[list[int]]):
         return item["file"] in self.written and self.format.is_whole(self.output_dir / item["file"])
 
     def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
-        note = {"synthetic": True, "generator": "medfusion_monai", **row}
         path = self.output_dir / row["file"]
         with renamed_when_whole(path) as partial:
-            partial.write_bytes(self.format.encode(image.numpy(), note))
+            partial.write_bytes(self.format.encode(image.numpy(), note_of(row)))
 
     def _note(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})

@@ -1,6 +1,7 @@
 """``edit.yaml``: files of images in, edited files and a manifest out."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,11 +10,23 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from dicom_files import save_dicom
 from PIL import Image
+from pydicom import Dataset, dcmread
 
 import medfusion_monai as mf
 from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
-from medfusion_monai.editing import anomaly_map, classify, counterfactual, interpolate, variations
+from medfusion_monai.editing import (
+    KnownImages,
+    anomaly_map,
+    anomaly_threshold,
+    calibrate,
+    classify,
+    counterfactual,
+    interpolate,
+    variations,
+)
+from medfusion_monai.evaluation.image_set import open_image_set
 from medfusion_monai.model import make_preprocessing
 from medfusion_monai.runtime.errors import first_cause
 
@@ -267,6 +280,146 @@ def test_nifti_is_read_and_written(edit, tmp_path):
     assert b"SYNTHETIC, edited" in bytes(written.header["descrip"])
 
 
+@pytest.fixture
+def scans(tmp_path):
+    """Two DICOM files of one patient, whose name and identifier their file names have."""
+    place = tmp_path / "scans_dicom"
+    place.mkdir()
+    for index in range(2):
+        pixels = np.rint(draw_chest_phantom(index, index, 40)[0][0] * 255).astype(np.uint8)
+        scan = Dataset()
+        scan.SOPClassUID, scan.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", f"1.2.3.{index}"
+        scan.StudyInstanceUID, scan.PatientName, scan.PatientID = "1.2.3", "Doe^Jane", "7654321"
+        scan.Modality, scan.SamplesPerPixel, scan.PhotometricInterpretation = "OT", 1, "MONOCHROME2"
+        scan.Rows, scan.Columns = pixels.shape
+        scan.BitsAllocated, scan.BitsStored, scan.HighBit, scan.PixelRepresentation = 8, 8, 7, 0
+        scan.PixelData = pixels.tobytes()
+        save_dicom(place / f"Doe_7654321_{index}.dcm", scan)
+    return place
+
+
+def test_dicom_files_of_edits_name_no_patient_and_repeat(edit, scans, tmp_path):
+    call = {"label": 1, "own_label": 0, "images": str(scans), "output_format": "dicom"}
+    first, second = edit("first", **call), edit("second", **call)
+    files = [path for path in sorted(first.iterdir()) if path.suffix == ".dcm"]
+    assert [path.name for path in files] == ["Doe_7654321_0.dcm", "Doe_7654321_1.dcm"]
+    for number, path in enumerate(files):
+        content = path.read_bytes()
+        assert content == (second / path.name).read_bytes()
+        assert b"Doe" not in content
+        assert b"7654321" not in content
+        assert dcmread(path).InstanceNumber == number + 1
+    headers = [dcmread(path) for path in files]
+    assert len({file.SOPInstanceUID for file in headers}) == 2
+    assert len({file.StudyInstanceUID for file in headers}) == 1
+
+
+def test_patient_is_kept_where_it_is_said(edit, scans, model):
+    place = edit(label=1, own_label=0, images=str(scans), output_format="dicom", keep_patient=True)
+    for index, path in enumerate(sorted(place.glob("*.dcm"))):
+        file = dcmread(path)
+        assert (str(file.PatientName), file.PatientID, file.StudyInstanceUID) == ("Doe^Jane", "7654321", "1.2.3")
+        assert file.SourceImageSequence[0].ReferencedSOPInstanceUID == f"1.2.3.{index}"
+        assert file[0x0008001C].value == "YES"
+    assert {row["keep_patient"] for row in rows_of(place)} == {"True"}
+
+
+def test_pixels_of_a_dicom_edit_are_those_of_the_png(edit):
+    call = {"label": 1, "own_label": 0}
+    dicom, png = edit("dicom", output_format="dicom_dx", **call), edit("png", **call)
+    for path in sorted(dicom.glob("*.dcm")):
+        written = Image.open(png / path.with_suffix(".png").name)
+        assert np.array_equal(dcmread(path).pixel_array, np.asarray(written))
+
+
+@pytest.fixture
+def healthy(tmp_path):
+    """Twenty phantoms of the first class."""
+    place = tmp_path / "healthy"
+    place.mkdir()
+    for index in range(20):
+        pixels = draw_chest_phantom(100 + index, 0, 40)[0][0]
+        Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(place / f"{index:02}.png")
+    return place
+
+
+def test_threshold_and_flags_are_those_of_healthy_images(edit, model, images, healthy, capsys):
+    call = {"edit": "anomaly_map", "label": 0, "healthy": str(healthy), "false_positive_rate": 0.2}
+    place = edit(**call)
+    assert "of 20 healthy images: at most 20% of other healthy images" in capsys.readouterr().out
+    read = make_preprocessing(model)
+    others = torch.stack([read({"image": str(path)})["image"] for path in sorted(healthy.iterdir())])
+    expected = anomaly_threshold(anomaly_map(model, others, 0, num_inference_steps=3), 0.2).value
+    scores = anomaly_map(model, images, 0, num_inference_steps=3).flatten(1).amax(1)
+    rows = rows_of(place)
+    for row, score in zip(rows, scores, strict=True):
+        assert float(row["threshold"]) == pytest.approx(expected, abs=1e-4)
+        assert row["flag"] == ("yes" if score > expected else "no")
+        assert row["false_positive_rate"] == "0.2"
+    whole = contents(place)
+    edit(**call)
+    assert contents(place) == whole
+    with pytest.raises(RuntimeError) as caught:
+        edit(**(call | {"false_positive_rate": 0.1}))
+    assert "has false_positive_rate 0.2, this run has 0.1" in str(first_cause(caught.value))
+
+
+def test_known_images_that_were_scored_are_not_scored_again(edit, healthy, monkeypatch):
+    call = {"edit": "anomaly_map", "label": 0, "healthy": str(healthy), "batch_size": 4}
+    place = edit(**call)
+    scores = place / "known_images.csv"
+    lines = scores.read_text().splitlines(keepends=True)
+    whole = contents(place)
+    (place / "manifest.csv").unlink()
+    scores.write_text("".join(lines[:13]) + lines[13][:20])
+    calls = []
+    scored = KnownImages._scores
+    monkeypatch.setattr(KnownImages, "_scores", lambda self, batch: calls.append(batch["file"]) or scored(self, batch))
+    edit(**call)
+    assert [len(files) for files in calls] == [4, 4]
+    assert contents(place) == whole
+
+
+def test_flag_follows_a_given_threshold(edit):
+    place = edit(edit="anomaly_map", label=0)
+    assert {(row["flag"], row["threshold"]) for row in rows_of(place)} == {("", "None")}
+    scores = sorted(float(row["score"]) for row in rows_of(place))
+    other = edit("flagged", edit="anomaly_map", label=0, threshold=(scores[0] + scores[1]) / 2)
+    assert sorted((float(row["score"]), row["flag"]) for row in rows_of(other)) == [
+        (scores[0], "no"),
+        (scores[1], "yes"),
+        (scores[2], "yes"),
+    ]
+
+
+def test_prepared_set_gives_its_healthy_images_of_the_validation_split(edit, dataset_dir, refused):
+    message = refused(edit="anomaly_map", label=0, healthy=str(dataset_dir))
+    assert "needs at least 19 healthy images, received" in message
+    place = edit(edit="anomaly_map", label=0, healthy=str(dataset_dir), false_positive_rate=0.5)
+    listed = json.loads((dataset_dir / "datalist.json").read_text())["validation"]
+    names = {item["image"] for item in listed if item["label"] == 0}
+    with open(place / "known_images.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(names)
+
+
+def test_temperature_is_that_of_labelled_images(edit, model, dataset_dir):
+    call = {"edit": "classify", "num_levels": 3, "labelled": str(dataset_dir)}
+    place = edit(**call)
+    split = open_image_set("known", dataset_dir, "validation")
+    read = make_preprocessing(model)
+    known = torch.stack([read({"image": path})["image"] for path in split.paths])
+    found = classify(model, known, num_levels=3)
+    expected = calibrate(found.log_likelihoods, [item["label"] for item in split.items]).temperature
+    for row in rows_of(place):
+        assert float(row["temperature"]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_labelled_images_need_classes(refused, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "known")
+    message = refused(edit="classify", labelled=str(tmp_path / "known"))
+    assert "must have at least two images, each with one of the model's classes" in message
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -292,7 +445,28 @@ def test_nifti_is_read_and_written(edit, tmp_path):
         ({"label": 1, "batch_size": 0}, ["batch_size"]),
         ({"label": 1, "seed": -1}, ["seed"]),
         ({"label": 1, "output_format": "jpeg"}, ["jpeg"]),
-        ({"label": 1, "output_format": "dicom"}, ["png, png16, nifti for edits", "'dicom'", "no real patient"]),
+        ({"label": 1, "output_format": "dicom_gm"}, ["does not support images of 1 channels"]),
+        ({"label": 1, "keep_patient": True}, ["keep_patient has an effect on DICOM files only"]),
+        ({"label": 1, "keep_patient": "x", "output_format": "dicom"}, ["keep_patient must be true or false"]),
+        ({"label": 1, "keep_patient": True, "output_format": "dicom"}, ["3 of 3 images", "is not a DICOM file"]),
+        (
+            {"edit": "interpolate", "number": 2, "keep_patient": True, "output_format": "dicom"},
+            ["no effect on edit interpolate"],
+        ),
+        ({"edit": "anomaly_map", "label": 0, "threshold": -1}, ["threshold"]),
+        ({"label": 1, "threshold": 0.2}, ["threshold 0.2 has no effect on edit counterfactual"]),
+        ({"label": 1, "healthy": "/nowhere"}, ["healthy '/nowhere' has no effect on edit counterfactual"]),
+        ({"edit": "classify", "healthy": "/nowhere"}, ["healthy '/nowhere' has no effect on edit classify"]),
+        ({"edit": "anomaly_map", "label": 0, "false_positive_rate": 0.1}, ["no effect without healthy"]),
+        ({"edit": "anomaly_map", "label": 0, "known_split": "test"}, ["known_split 'test' has no effect"]),
+        (
+            {"edit": "anomaly_map", "label": 0, "threshold": 0.1, "healthy": "/nowhere"},
+            ["healthy and threshold both determine the threshold"],
+        ),
+        (
+            {"edit": "classify", "temperature": 2, "labelled": "/nowhere"},
+            ["labelled and temperature both determine the temperature"],
+        ),
         ({"label": 1, "steps": 5}, ["--steps", "not a key of this config"]),
     ],
     ids=str,

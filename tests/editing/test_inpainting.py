@@ -76,6 +76,16 @@ def test_seam_closes_a_step_and_is_one_cell_wide():
     torch.testing.assert_close(row[14:], torch.full((26,), 0.7))
 
 
+def test_seam_follows_every_pixel_of_the_edge():
+    mask = torch.zeros(1, 1, 32, 40, dtype=torch.bool)
+    mask[..., 10:] = True
+    rows = torch.arange(32.0)[:, None]
+    known = (0.5 + 0.2 * (2 * torch.pi * rows / 8).sin()).expand(1, 1, 32, 40)
+    made = joined(known, torch.full((1, 1, 32, 40), 0.5), mask, 8)
+    step = (made[..., 10] - made[..., 9]).abs().mean()
+    assert step < 0.6 * (known - 0.5).abs().mean()  # 0.70 where blocks of pixels alone are continued
+
+
 @pytest.mark.parametrize("size", [(16, 24), (13, 7), (1, 5)])
 def test_fill_continues_what_surrounds_it(size):
     mask = torch.zeros(1, 1, *size, dtype=torch.bool)

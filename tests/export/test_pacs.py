@@ -228,6 +228,19 @@ def test_files_that_are_not_marked_as_synthetic_are_never_sent(samples, web):
     assert web["bodies"] == []
 
 
+def test_edited_images_are_sent_only_where_it_is_said(samples, web, capsys):
+    note = {"file": "a", "label": 1, "class_name": "b", "edit": "counterfactual", "source_pixels": "ab"}
+    (samples / "edited.dcm").write_bytes(FORMATS["dicom"].encode(np.zeros((1, 8, 8), np.float32), note))
+    assert main(["send", str(samples), "--to", web["url"]]) == 2
+    error = capsys.readouterr().err
+    assert "1 of 7 files are edited images" in error
+    assert "Add --edited" in error
+    assert web["bodies"] == []
+    assert not (samples / "sent.csv").exists()
+    assert main(["send", str(samples), "--to", web["url"], "--edited"]) == 0
+    assert len(web["bodies"]) == 7
+
+
 def test_answer_that_is_not_of_dicomweb_is_no_success(samples, web):
     web["page"] = True
     with pytest.raises(pacs.PacsError, match="did not confirm that it stored"):

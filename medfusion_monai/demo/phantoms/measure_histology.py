@@ -47,7 +47,14 @@ def _measure(image: np.ndarray) -> float:
     scale = min(stains.shape[1:]) / WORKING_SIZE
     if not _is_tissue(stains, TISSUE_SIGMA * scale):
         return float("nan")
-    return _count_blobs(stains[0], BLOB_SIGMA * scale) / (height * width / min(height, width) ** 2)
+    return len(_blob_places(stains[0], BLOB_SIGMA * scale)) / (height * width / min(height, width) ** 2)
+
+
+def lymphocyte_places(image: np.ndarray) -> np.ndarray:
+    """Return the centres (N, 2), row and column in pixels, of the lymphocytes of an image (3, H, W)."""
+    stains = _separate_stains(_reduce(image))
+    factor = image.shape[1] / stains.shape[1]
+    return (_blob_places(stains[0], BLOB_SIGMA * min(stains.shape[1:]) / WORKING_SIZE) + 0.5) * factor - 0.5
 
 
 def _reduce(image: np.ndarray) -> np.ndarray:
@@ -74,8 +81,8 @@ def _is_tissue(stains: np.ndarray, sigma: float) -> bool:
     return bool(pink.mean() > MIN_TISSUE and structure > MIN_STRUCTURE)
 
 
-def _count_blobs(hematoxylin: np.ndarray, sigma: float) -> int:
-    """Count the round maxima: a ring of nuclei or a spindle is strongly curved in one direction only."""
+def _blob_places(hematoxylin: np.ndarray, sigma: float) -> np.ndarray:
+    """Return the round maxima, (N, 2): a ring of nuclei or a spindle is strongly curved in one direction only."""
     padded = np.pad(_blur(hematoxylin, sigma), 1, mode="symmetric")
     center = padded[1:-1, 1:-1]
     rows = padded[2:, 1:-1] + padded[:-2, 1:-1] - 2 * center
@@ -84,7 +91,7 @@ def _count_blobs(hematoxylin: np.ndarray, sigma: float) -> int:
     # The smaller eigenvalue of the negative Hessian
     curvature = -(sigma**2) * ((rows + columns) / 2 + np.sqrt((rows - columns) ** 2 / 4 + mixed**2))
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(curvature, 1, constant_values=-np.inf), (3, 3))
-    return int(((curvature == windows.max((2, 3))) & (curvature > MIN_BLOB)).sum())
+    return np.argwhere((curvature == windows.max((2, 3))) & (curvature > MIN_BLOB))
 
 
 def _blur(array: np.ndarray, sigma: float) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from medfusion_monai.data.reading.images import read_image
 from medfusion_monai.demo.phantoms.draw_chest import draw_chest_phantom
 from medfusion_monai.demo.phantoms.draw_histology import draw_histology_phantom
-from medfusion_monai.demo.phantoms.measure_histology import measure_lymphocyte_density
+from medfusion_monai.demo.phantoms.measure_histology import lymphocyte_places, measure_lymphocyte_density
 from medfusion_monai.demo.phantoms.measurements import class_agreement
 
 REAL = Path(os.environ.get("MEDFUSION_DATA", "../shared/data")) / "histo"
@@ -73,6 +73,15 @@ def test_images_without_stained_tissue_are_not_measured():
 def test_chest_phantoms_in_three_channels_are_not_measured():
     chests = np.stack([np.repeat(draw_chest_phantom(seed, seed % 2)[0], 3, axis=0) for seed in range(30)])
     assert np.isnan(measure_lymphocyte_density(chests)).all()
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_places_are_dark_and_as_many_as_are_counted(size):
+    image = _draw(1, size)[0][0]
+    places = lymphocyte_places(image)
+    assert len(places) == measure_lymphocyte_density(image[None])[0]
+    rows, columns = places.round().astype(int).T
+    assert image[0, rows, columns].max() < np.quantile(image[0], 0.15)
 
 
 def test_tensor_and_array_give_the_same():

@@ -29,7 +29,7 @@ def models(tmp_path_factory):
     from medfusion_monai.runtime.locks import leave_folders
 
     folder = tmp_path_factory.mktemp("api") / "medfusion_cxr"
-    configs = Path(shutil.copytree(Path(__file__).parents[1] / "bundles/medfusion_cxr/configs", folder / "configs"))
+    configs = Path(shutil.copytree(Path(__file__).parents[2] / "bundles/medfusion_cxr/configs", folder / "configs"))
     prepare_phantoms(folder.parent / "data", num_images=20, size=32)
     tiny = {"autoencoder_channels": [8, 8, 16, 16], "unet_channels": [16, 16, 16, 32], "unet_embedding_channels": 32}
     tiny |= {

@@ -10,35 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.transforms import Compose
 from torch import Tensor
 
-from medfusion_monai.data.reading.transforms import read_and_resize
 from medfusion_monai.diffusion.guidance import Guide
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.networks.autoencoder import Autoencoder
+from medfusion_monai.model.own_sampler import make_sampler
+from medfusion_monai.model.sample_files import save_dicom
+from medfusion_monai.model.stored_model import untrained_info
 from medfusion_monai.networks.described import DescriptionError, build, refuse_other_arguments
 from medfusion_monai.networks.medfusion import Medfusion
-from medfusion_monai.networks.unet import UNet
 from medfusion_monai.runtime.errors import WeightsError
+from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.seeds import derive_seed
 from medfusion_monai.runtime.values import check_counts, check_image_size
-from medfusion_monai.sampling.plan import parse_labels, parse_negative_label
+from medfusion_monai.sampling.plan import parse_labels
 from medfusion_monai.weights.guidance_model import load_guide
 from medfusion_monai.weights.model_info import (
     PLACES,
-    describe_model,
     earlier_trainings,
     found_at,
     model_info_path,
     read_model_info,
     refuse_contradictions,
     require_model_info,
-    write_model_info,
 )
 from medfusion_monai.weights.places import find_weights, missing_weights, unpack_weights
-from medfusion_monai.weights.state_dict import load_weights, read_state, save_weights
+from medfusion_monai.weights.state_dict import load_weights, read_state
 
 
 def load(path: str | Path, device: torch.device | str | None = None, network: Medfusion | None = None) -> Model:
@@ -59,12 +57,11 @@ def load(path: str | Path, device: torch.device | str | None = None, network: Me
     """
     if Path(path).suffix == ".zip" and zipfile.is_zipfile(path):
         with tempfile.TemporaryDirectory() as folder:
-            return _loaded(unpack_weights(Path(path), Path(folder)), device, network)
+            model = _loaded(unpack_weights(Path(path), Path(folder)), device, network)
+            _ = model.weights_sha256  # the unpacked file is gone afterwards
+            return model
     return _loaded(find_weights(path), device, network)
 
-
-GUIDANCE = ("guidance_scale", "negative_label", "guidance_interval")
-"""Settings of a sampler that do not depend on the way in which it takes its steps."""
 
 NEEDED = {"class_names", "image_size", "image_channels", "prediction_type"}
 """What a config has to give, besides ``network_def``, for weights without a description."""
@@ -182,6 +179,11 @@ class Model:
         """The ``fingerprint`` of the images of each other training behind these weights; None where it is unknown."""
         return _fingerprints(earlier_trainings(self.info.get("training")))
 
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file."""
+        return file_sha256(self.path)
+
     @property
     def device(self) -> torch.device:
         """Device of the network."""
@@ -253,6 +255,12 @@ class Model:
         parts = [slice(start, start + batch_size) for start in range(0, len(seeds), batch_size)]
         return torch.cat([inferer(labels[at].to(self.device), self.network, seeds=seeds[at]).cpu() for at in parts])
 
+    def save_dicom(
+        self, images: Tensor, folder: str | Path, label: int | str | Sequence[int | str], seed: int = 0, **choices: Any
+    ) -> list[Path]:
+        """Write images of ``sample``, with the same label, seed and choices, as DICOM files, see ``save_dicom``."""
+        return save_dicom(self, images, folder, label, seed, **choices)
+
     @torch.no_grad()
     def sample_latents(
         self, label: int | str | Sequence[int | str], n: int = 1, seed: int = 0, **choices: Any
@@ -292,97 +300,6 @@ class Model:
         chosen = parse_labels(label, self.class_names)
         pairs = [(number, derive_seed("image", seed, number, index)) for number in chosen for index in range(n)]
         return torch.tensor([number for number, _ in pairs]), [own for _, own in pairs]
-
-
-def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any) -> LatentDiffusionSampler:
-    """Return the sampler that a model's weights define, with all choices that are not None in place of theirs.
-
-    If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults. If
-    ``guidance_scale`` 1 is chosen, a negative label or an interval of the weights is left out with the guidance.
-
-    Args:
-        model: with schedule, class names and image size.
-        network: to sample; None for the model's.
-        choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
-            one class per label. ``guidance_model``, the path of other weights, is read as the ``guide``.
-
-    Raises:
-        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit.
-    """
-    chosen = {name: value for name, value in choices.items() if value is not None}
-    if chosen.get("negative_label") is not None:
-        chosen["negative_label"] = parse_negative_label(chosen["negative_label"], model.class_names)
-    known = dict(model.info.get("sampler", {}))
-    if chosen.get("sampler", known.get("sampler")) != known.get("sampler"):
-        known = {name: value for name, value in known.items() if name in GUIDANCE}
-    if "guidance_model" in chosen:
-        chosen["guide"] = model.load_guide(chosen.pop("guidance_model"))
-        known.pop("negative_label", None)
-    if chosen.get("guidance_scale") == 1.0:
-        known = {name: value for name, value in known.items() if name not in GUIDANCE}
-    autoencoder = (model.network if network is None else network).autoencoder
-    check_image_size(model.image_size, autoencoder.downsampling_factor)
-    shape = autoencoder.latent_shape(model.image_size)
-    try:
-        return LatentDiffusionSampler(model.schedule, shape, **{**known, **chosen})
-    except TypeError as error:  # an unknown argument
-        raise ValueError(
-            f"the sampler settings of {model_info_path(model.path)}, or those chosen, are invalid: {error}"
-        ) from error
-
-
-def make_preprocessing(model: Model, mode: str | None = None, modalities: Sequence[str] | None = None) -> Compose:
-    """Return the transform that read a model's training images, to read other images in the same way.
-
-    Args:
-        model: defines size, channels, ``resize_mode`` and ``dicom_modalities``.
-        mode: another resize mode.
-        modalities: other accepted values of DICOM's Modality.
-
-    Raises:
-        ValueError: if the training used custom preprocessing.
-    """
-    form = model.info.get("image", {})
-    if form.get("preprocessing") and mode is None:
-        raise ValueError(
-            f"the training of {model.path} used custom preprocessing ({', '.join(form['preprocessing'])}), which is "
-            "not stored with the weights: give the same preprocessing in a config, or a resize_mode for the usual one"
-        )
-    mode, modalities = mode or form.get("resize_mode") or "crop", modalities or form.get("dicom_modalities")
-    return read_and_resize(model.image_size, model.image_channels, mode, modalities)
-
-
-def save_model(network: Medfusion, path: str | Path, sampler: LatentDiffusionSampler) -> None:
-    """Write weights that were not trained with this package, and their description, as a training would.
-
-    Args:
-        network: both stages, with ``class_names`` and ``image_size``.
-        path: the weights file; ``model.json`` is written beside it.
-        sampler: how the model is sampled by default; its schedule is the one that the UNet was trained with.
-
-    Raises:
-        ValueError: if the network has no ``class_names`` or ``image_size``.
-
-    Example:
-        >>> network = load_published("diffusion.ckpt")  # doctest: +SKIP
-        >>> network.class_names, network.image_size = ["no_cardiomegaly", "cardiomegaly"], [256, 256]  # doctest: +SKIP
-        >>> save_model(network, "models/model.pt", LatentDiffusionSampler(NoiseSchedule()))  # doctest: +SKIP
-    """
-    if not network.class_names or network.image_size is None:
-        raise ValueError("the network has no class_names or no image_size: set both")
-    save_weights(network, path)
-    write_model_info(path, describe_model(network, sampler.schedule, sampler.settings(), {}, {}))
-
-
-def untrained_info(
-    image_channels: int, class_names: Sequence[str], image_size: Sequence[int] = (256, 256), latent_channels: int = 8
-) -> dict[str, Any]:
-    """Return the description of the published networks without weights."""
-    with torch.device("meta"):
-        parts = Autoencoder(image_channels, latent_channels), UNet(latent_channels, num_classes=len(class_names))
-    schedule = NoiseSchedule(prediction_type="v_prediction")
-    settings = LatentDiffusionSampler(schedule, num_inference_steps=30, spacing="logsnr").settings()
-    return describe_model(Medfusion(*parts, class_names, image_size), schedule, settings, {}, {})
 
 
 def _fingerprints(trainings: Mapping[str, Any]) -> list[str | None]:

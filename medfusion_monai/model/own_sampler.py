@@ -1,0 +1,54 @@
+"""The sampler that a model's weights define."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.runtime.values import check_image_size
+from medfusion_monai.sampling.plan import parse_negative_label
+from medfusion_monai.weights.model_info import model_info_path
+
+if TYPE_CHECKING:
+    from medfusion_monai.model.trained_model import Model
+
+GUIDANCE = ("guidance_scale", "negative_label", "guidance_interval")
+"""Settings of a sampler that do not depend on the way in which it takes its steps."""
+
+
+def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any) -> LatentDiffusionSampler:
+    """Return the sampler that a model's weights define, with all choices that are not None in place of theirs.
+
+    If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults. If
+    ``guidance_scale`` 1 is chosen, a negative label or an interval of the weights is left out with the guidance.
+
+    Args:
+        model: with schedule, class names and image size.
+        network: to sample; None for the model's.
+        choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
+            one class per label. ``guidance_model``, the path of other weights, is read as the ``guide``.
+
+    Raises:
+        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit.
+    """
+    chosen = {name: value for name, value in choices.items() if value is not None}
+    if chosen.get("negative_label") is not None:
+        chosen["negative_label"] = parse_negative_label(chosen["negative_label"], model.class_names)
+    known = dict(model.info.get("sampler", {}))
+    if chosen.get("sampler", known.get("sampler")) != known.get("sampler"):
+        known = {name: value for name, value in known.items() if name in GUIDANCE}
+    if "guidance_model" in chosen:
+        chosen["guide"] = model.load_guide(chosen.pop("guidance_model"))
+        known.pop("negative_label", None)
+    if chosen.get("guidance_scale") == 1.0:
+        known = {name: value for name, value in known.items() if name not in GUIDANCE}
+    autoencoder = (model.network if network is None else network).autoencoder
+    check_image_size(model.image_size, autoencoder.downsampling_factor)
+    shape = autoencoder.latent_shape(model.image_size)
+    try:
+        return LatentDiffusionSampler(model.schedule, shape, **{**known, **chosen})
+    except TypeError as error:  # an unknown argument
+        raise ValueError(
+            f"the sampler settings of {model_info_path(model.path)}, or those chosen, are invalid: {error}"
+        ) from error

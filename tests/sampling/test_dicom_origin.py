@@ -1,0 +1,207 @@
+"""What DICOM files say of edited images: that they are edited, and whom they may show."""
+
+import json
+import shutil
+import subprocess
+from importlib import resources
+from io import BytesIO
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+
+from medfusion_monai.sampling.dicom_format import KINDS
+from medfusion_monai.sampling.dicom_origin import is_edited
+from medfusion_monai.sampling.dicom_values import code, item
+from medfusion_monai.sampling.image_formats import FORMATS
+
+SAMPLE = {"file": "1_b_000000.dcm", "label": 1, "class_name": "b", "seed": 5, "weights_sha256": "ab" * 32}
+EDIT = {
+    "synthetic": True,
+    "generator": "medfusion_monai",
+    "file": "Doe_1234567.dcm",
+    "label": 1,
+    "class_name": "cardiomegaly",
+    "seed": 0,
+    "source": "Doe_1234567.png",
+    "source_pixels": "cd" * 16,
+    "own_label": 0,
+    "index": 0,
+    "instance": 3,
+    "edit": "counterfactual",
+    "strength": "0.5",
+    "guidance_scale": "2.0",
+    "num_inference_steps": "20",
+    "spacing": "None",
+    "keep_patient": "False",
+    "weights_sha256": "ab" * 32,
+    "version": "9.8.7",
+}
+
+
+def patient():
+    """Return what is kept of a source."""
+    source = item(ReferencedSOPClassUID="1.2.840.10008.5.1.4.1.1.7", ReferencedSOPInstanceUID="1.2.3.4")
+    source.PurposeOfReferenceCodeSequence = [code("121322", "DCM", "Source image for image processing operation")]
+    return {
+        "PatientName": "Doe^Jane",
+        "PatientID": "1234567",
+        "IssuerOfPatientID": "HOSPITAL",
+        "PatientBirthDate": "19700203",
+        "PatientSex": "F",
+        "StudyInstanceUID": "1.2.3",
+        "StudyID": "S1",
+        "StudyDate": "20240102",
+        "StudyTime": "101112",
+        "AccessionNumber": "A1",
+        "SourceImageSequence": [source],
+    }
+
+
+def encode(name="dicom", note=EDIT, **changes):
+    channels = KINDS[name].channels[0]
+    return FORMATS[name].encode(np.full((channels, 9, 7), 0.5, np.float32), note | changes)
+
+
+def header(*args, **changes):
+    return dcmread(BytesIO(encode(*args, **changes)))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_edited_image_says_what_was_done_and_that_it_may_show_a_patient(name):
+    file = header(name)
+    assert is_edited(file)
+    assert file[0x0008001C].value == "YES"
+    assert file.ImageType[0] == "DERIVED"
+    assert name == "dicom_op" or file.ImageType[1] == "SECONDARY"
+    for part in ("counterfactual", "class 1 cardiomegaly", "strength 0.5", "guidance_scale 2.0", "ab" * 32):
+        assert part in file.DerivationDescription
+        assert part in file.ImageComments
+    assert "spacing" not in file.DerivationDescription, "not chosen"
+    assert "may show a real patient" in file.ImageComments
+    assert "may show a real patient" in file.PatientComments
+    (maker,) = file.ContributingEquipmentSequence
+    (purpose,) = maker.PurposeOfReferenceCodeSequence
+    assert (purpose.CodeValue, purpose.CodeMeaning) == ("109103", "Modifying Equipment")
+    assert maker.SoftwareVersions == "9.8.7"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_edited_image_names_nobody_and_claims_nothing_that_nobody_knows(name):
+    content = encode(name)
+    file = dcmread(BytesIO(content))
+    for word in (b"Doe", b"1234567", b"NO REAL PATIENT", b"shows no real patient", b"does not exist"):
+        assert word not in content
+    assert (file.PatientBirthDate, file.PatientSex, file.AccessionNumber, file.StudyDate) == ("", "", "", "")
+    assert file.get("BurnedInAnnotation", "YES") == "YES", "the source may show a name"
+    assert "PatientIdentityRemoved" not in file, "the pixels may still identify"
+    assert file.InstanceNumber == 3, "not the number in the name of the source, which may be an identifier"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_patient_and_study_are_kept_where_they_are_given(name):
+    file = header(name, keep_patient="True", patient=patient() | {"BurnedInAnnotation": "NO"})
+    for keyword, value in patient().items():
+        if keyword != "SourceImageSequence":
+            assert file[keyword].value == value, keyword
+    assert file.SourceImageSequence[0].ReferencedSOPInstanceUID == "1.2.3.4"
+    assert file.PatientIdentityRemoved == "NO"
+    assert file.BurnedInAnnotation == "NO"
+    assert file[0x0008001C].value == "YES"
+    assert is_edited(file)
+    assert "not named" not in file.PatientComments
+
+
+def test_identifiers_repeat_and_differ_where_the_image_differs():
+    assert encode() == encode()
+    whole = header()
+    for change in ({"file": "a"}, {"source": "b"}, {"score": 0.5, "flag": "yes"}):
+        assert header(**change).SOPInstanceUID == whole.SOPInstanceUID, change
+    for change in (
+        {"source_pixels": "ef"},
+        {"own_label": 1},
+        {"index": 1},
+        {"label": 0},
+        {"seed": 1},
+        {"strength": "0.6"},
+        {"edit": "variations"},
+        {"keep_patient": "True"},
+        {"weights_sha256": "cd" * 32},
+    ):
+        assert header(**change).SOPInstanceUID != whole.SOPInstanceUID, change
+
+
+def test_edits_of_a_run_are_one_study_and_one_series():
+    first, second = header(), header(source_pixels="ef", file="other.dcm", instance=4)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "StudyID"):
+        assert first[keyword].value == second[keyword].value
+    assert header(strength="0.6").StudyInstanceUID != first.StudyInstanceUID
+    assert header(note=SAMPLE).StudyInstanceUID != first.StudyInstanceUID
+    kept = header(keep_patient="True", patient=patient())
+    assert kept.StudyInstanceUID == "1.2.3"
+    assert kept.SeriesInstanceUID != first.SeriesInstanceUID
+
+
+def test_sample_is_not_edited():
+    assert not is_edited(header(note=SAMPLE))
+    assert not is_edited(Dataset())
+
+
+CASES = {"sample": SAMPLE, "edit": EDIT, "edit of a patient": EDIT | {"keep_patient": "True", "patient": patient()}}
+# Neither is an error of the file: the validator of 2022 does not know Synthetic Data, added in 2023, and two of its
+# modules contradict each other on Source Image Sequence, which may be empty (PS3.3, C.8.17.2).
+NEWER = ("(0008,001c)", "SourceImageSequence")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy of dicom3tools is not installed")
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("case", ["edit", "edit of a patient"])
+def test_validator_of_dicom3tools_finds_no_error_in_edited_images(name, case, tmp_path):
+    path = tmp_path / "image.dcm"
+    path.write_bytes(encode(name, CASES[case]))
+    found = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False).stderr
+    errors = [line for line in found.splitlines() if line.startswith("Error")]
+    assert any(line.startswith("Warning") for line in found.splitlines()), "it was read at all"
+    assert [line for line in errors if not any(word in line for word in NEWER)] == []
+
+
+def required(sop_class):
+    """Return the attributes of type 1 and 2 of a class's mandatory modules, as highdicom's tables of PS3.3 have them.
+
+    Pairs of the path of sequences and (keyword, type).
+    """
+    tables = resources.files("highdicom") / "_standard"
+    classes, modules, attributes = (
+        json.loads((tables / f"{table}.json").read_text(encoding="utf-8"))
+        for table in ("sop_class_iod_map", "iod_module_map", "module_attribute_map")
+    )
+    for module in modules[classes[sop_class]]:
+        if module["usage"] == "M":
+            for attribute in attributes[module["key"]]:
+                if attribute["type"] in ("1", "2"):
+                    yield tuple(attribute["path"]), attribute["keyword"], attribute["type"]
+
+
+def within(file, path):
+    """Return the items that a path of sequences leads to."""
+    places = [file]
+    for keyword in path:
+        places = [inner for place in places for inner in place.get(keyword) or []]
+    return places
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("case", CASES)
+def test_modules_of_the_standard_have_all_that_they_require(name, case):
+    pytest.importorskip("highdicom", reason="highdicom, whose tables are used, is not installed")
+    file = header(name, CASES[case])
+    missing, checked = [], 0
+    for path, keyword, kind in required(KINDS[name].sop_class):
+        for place in within(file, path):
+            checked += 1
+            if keyword not in place or (kind == "1" and place[keyword].is_empty):
+                missing.append((*path, keyword, kind))
+    assert missing == []
+    assert checked > 20
