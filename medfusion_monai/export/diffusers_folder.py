@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def pipeline_use(facts: CardFacts) -> list[Block]:
     ]
 
 
-def _pipeline(model: Model, info: dict[str, Any]) -> Any:
+def _pipeline(model: Model, info: Mapping[str, Any]) -> Any:
     """Return the pipeline of a model, described by known keys alone."""
     from medfusion_monai.export.diffusers_pipeline import DescribedModel, DescribedScheduler, MedfusionPipeline
 
