@@ -58,6 +58,11 @@ def written(trained, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def pipeline(written):
+    return pipeline_of(written)
+
+
 @pytest.fixture
 def edited(written, tmp_path):
     return Path(shutil.copytree(written, tmp_path / "edited"))
@@ -99,13 +104,13 @@ def test_pipeline_samples_the_pixels_of_the_model(name, network, tmp_path):
     assert_same_pixels(images, load(tmp_path / "model.pt", "cpu").sample(["cardiomegaly", 0], n=2, seed=3))
 
 
-def test_settings_can_be_chosen_in_the_call(written, trained):
+def test_settings_can_be_chosen_in_the_call(pipeline, trained):
     choices = {"sampler": "unipc", "num_inference_steps": 2, "guidance_scale": 1.0}
-    (images,) = pipeline_of(written)(1, seed=1, output_type="pt", return_dict=False, **choices)
+    (images,) = pipeline(1, seed=1, output_type="pt", return_dict=False, **choices)
     assert_same_pixels(images, load(trained, "cpu").sample(1, seed=1, **choices))
 
 
-def test_other_weights_can_guide_it(written, network, tmp_path):
+def test_other_weights_can_guide_it(pipeline, network, tmp_path):
     earlier = tiny()
     for weight in earlier.unet.parameters():
         weight.data *= 0.9
@@ -114,12 +119,11 @@ def test_other_weights_can_guide_it(written, network, tmp_path):
     choices = {"guidance_model": tmp_path / "earlier.pt", "guidance_scale": 2.0}
     save_weights(network, tmp_path / "model.pt")
     write_model_info(tmp_path / "model.pt", info_of(network))
-    images = pipeline_of(written)(1, output_type="pt", **choices).images
+    images = pipeline(1, output_type="pt", **choices).images
     assert_same_pixels(images, load(tmp_path / "model.pt", "cpu").sample(1, **choices))
 
 
-def test_images_are_pictures_unless_arrays_are_wanted(written):
-    pipeline = pipeline_of(written)
+def test_images_are_pictures_unless_arrays_are_wanted(pipeline):
     picture, array = pipeline(1).images[0], pipeline(1, output_type="np").images
     assert (picture.mode, picture.size) == ("L", (24, 16))
     assert array.shape == (1, 16, 24, 1)
@@ -144,8 +148,8 @@ def test_pipeline_is_loaded_without_a_network(written, monkeypatch):
     assert pipeline_of(written)(0).images
 
 
-def test_what_was_loaded_is_saved_as_it_was_without_the_place_it_came_from(written, tmp_path):
-    pipeline_of(written).save_pretrained(tmp_path / "again")
+def test_what_was_loaded_is_saved_as_it_was_without_the_place_it_came_from(written, pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "again")
     own = {
         name: content for name, content in contents(written).items() if name not in ("README.md", "checksums.sha256")
     }
@@ -293,6 +297,6 @@ def test_program_writes_and_prints_the_files(trained, tmp_path, capsys):
     assert (tmp_path / "README.md").read_text().startswith("---\nlicense: cc0-1.0\nlibrary_name: diffusers\n")
 
 
-def test_pipeline_module_is_the_one_that_the_file_names(written):
+def test_pipeline_is_the_one_of_the_installed_package(pipeline):
     module = import_module("medfusion_monai.export.diffusers_pipeline")
-    assert type(pipeline_of(written)) is module.MedfusionPipeline
+    assert type(pipeline) is module.MedfusionPipeline
