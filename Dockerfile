@@ -35,5 +35,5 @@ USER 1000:1000
 EXPOSE 7860
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request as url; url.urlopen('http://127.0.0.1:7860/health', timeout=5)"]
 
-# The port is reachable from other containers at most, unless it is published: docs/docker.md does so for this machine.
-CMD ["medfusion", "studio", "--model", "bundles/medfusion_cxr", "--data", "/data", "--host", "0.0.0.0", "--port", "7860"]
+# All addresses of the container: from outside, only those reach the port for whom it is published.
+CMD ["medfusion", "studio", "--model", "bundles/medfusion_cxr", "--host", "0.0.0.0", "--port", "7860"]

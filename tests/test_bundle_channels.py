@@ -1,6 +1,7 @@
 """The ways by which a bundle reaches others: what a push to a hub uploads, and that what is downloaded samples."""
 
 import shutil
+from importlib import import_module
 
 import pytest
 from hub_server import hub_server
@@ -29,7 +30,7 @@ def hub(monkeypatch):
     """A hub at 127.0.0.1 in the place of the real one."""
     with hub_server() as found:
         monkeypatch.setattr(hugging.constants, "ENDPOINT", found.url)
-        monkeypatch.setattr(hugging.hf_api.api, "endpoint", found.url)
+        monkeypatch.setattr(import_module("huggingface_hub.hf_api").api, "endpoint", found.url)
         template = hugging.constants.HUGGINGFACE_CO_URL_TEMPLATE
         place = template[template.index("/{repo_id}") :]
         monkeypatch.setattr(hugging.constants, "HUGGINGFACE_CO_URL_TEMPLATE", found.url + place)
