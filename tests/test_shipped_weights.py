@@ -188,7 +188,7 @@ def test_folder_holds_all_weights_and_nothing_of_a_run(used, tool, monkeypatch, 
     models = {name for name in written if name.startswith("models/")}
     assert models == {"models/checksums.sha256", "models/model.json", "models/model.pt"}
     assert {name.split("/")[0] for name in written} == {
-        "configs", "docs", "LICENSE", "medfusion_monai", "models", "requirements.txt"
+        "configs", "docs", "LICENSE", "medfusion_monai", "models", "README.md", "requirements.txt"
     }  # fmt: skip
     assert not any(b"planted" in content for content in written.values())
     assert "no zip of medfusion_cxr: weights over 25 MB take --weights-url" in capsys.readouterr().err
@@ -206,7 +206,28 @@ def test_folder_is_written_again_over_itself_alone(used, tool, monkeypatch, tmp_
     (tmp_path / "out" / "medfusion_cxr" / "runs").mkdir()
     (tmp_path / "out" / "medfusion_cxr" / "runs" / "0.png").write_text("of a run")
     assert tool.main(command) == 2
-    assert "0.png is no part of what is built: delete the folder" in capsys.readouterr().err
+    assert "0.png, which an upload of the folder would include" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "license_id"),
+    [([], "unknown"), (["--license", "cc-by-4.0"], "cc-by-4.0"), (["--without-weights"], "apache-2.0")],
+)
+def test_folder_has_a_card_that_the_hub_reads(more, license_id, used, tool, monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(tool, "build_wheel", small_wheel)
+    assert tool.main(["--output", str(tmp_path / "out"), "--bundles", str(used), "--folders", *more]) == 0
+    folder = tmp_path / "out" / "medfusion_cxr"
+    card = hub.ModelCard.load(folder / "README.md")
+    assert (card.data.license, card.data.library_name) == (license_id, "monai")
+    assert card.text.strip() == (folder / "docs" / "README.md").read_text().strip()
+
+
+def test_license_that_the_hub_does_not_know_is_refused(used, tool, tmp_path, capsys):
+    given = ["--output", str(tmp_path / "out"), "--bundles", str(used), "--folders", "--license", "CC BY 4.0"]
+    assert tool.main(given) == 2
+    assert "such as cc-by-4.0, cc0-1.0, apache-2.0 or other, received 'CC BY 4.0'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_bundle_is_not_written_over_by_its_own_folder(used, tool, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Builds what is given to others: the package's wheel, and each bundle as a zip in the layout of MONAI's model zoo.
 
-    python tools/build_bundles.py --output dist [--weights-url https://HOST/FOLDER | --without-weights] [--folders]
+    python tools/build_bundles.py --output dist [--weights-url https://HOST/FOLDER | --without-weights]
+        [--folders [--license ID]]
 
 Each bundle is checked first; one fault and nothing is written. ``MONAI_META_SCHEMA`` names the zoo's schema of
 ``metadata.json`` (``meta_schema_20240725.json``); where there is none, that one check is skipped, with a note.
@@ -11,7 +12,8 @@ inference refuses others in their place. The same tree gives the same bytes.
 
 Weights of more than 25 MB lie beside the zip, and ``large_files.yml`` in it says where
 ``python -m monai.bundle download_large_files`` gets them. ``--folders`` writes each bundle as a folder too, whatever
-the size of its weights: that is what to push to a hub.
+the size of its weights: that is what to push to a hub. Its ``README.md`` is ``docs/README.md`` with a head in YAML,
+from which the Hugging Face hub reads the terms (``--license``), the library and the task.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from medfusion_monai.export.bundle import PACKAGE, Parts, bundle_files, parts_of, read_metadata
+from medfusion_monai.export.card_head import card_head
 from medfusion_monai.export.readme import INSTALL, WEIGHTS, has_section
+from medfusion_monai.export.shared_folder import CARD, refuse_other_files
 from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 
 try:
@@ -57,7 +61,7 @@ FILES = (
 SECTIONS = (INSTALL, WEIGHTS, "Intended use", "Limits", "Training data", "Metrics")
 STATED = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 OLDEST_PYTHON = {"python_version": "3.10"}
-PUSHED = "README.md"  # which MONAI's push_to_hf_hub makes of docs/README.md
+LICENSE_WITHOUT_WEIGHTS = "apache-2.0"
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 
 
@@ -69,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--folders", action="store_true", help="write each bundle as a folder too, with all its weights"
     )
+    parser.add_argument("--license", help="terms for the weights, by the Hugging Face hub's identifier (unknown)")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--weights-url", help="address of the folder to which large weights will be uploaded")
     weights.add_argument("--without-weights", action="store_true", help="leave models out")
@@ -91,6 +96,7 @@ def build(arguments: argparse.Namespace) -> list[Path]:
     faults = [f"{bundle.name}: {fault}" for bundle in bundles for fault in faults_of(bundle, schema)]
     if faults:
         raise ValueError("nothing was built:\n" + "\n".join(faults))
+    card_head("monai", arguments.license)  # raises before any work
     parts = [parts_of(bundle, with_weights=not arguments.without_weights) for bundle in bundles]
     zipped = [one for one in parts if url is not None or not any(map(is_large, one.weights))]
     if not arguments.folders:
@@ -108,7 +114,7 @@ def build(arguments: argparse.Namespace) -> list[Path]:
             built += build_zip(one, package, output, url)
         else:
             print(f"no zip of {one.bundle.name}: weights over 25 MB take --weights-url", file=sys.stderr)
-        built += [build_folder(one, package, output)] if arguments.folders else []
+        built += [build_folder(one, package, output, arguments.license)] if arguments.folders else []
     return built
 
 
@@ -236,11 +242,20 @@ def build_zip(parts: Parts, package: Mapping[str, bytes], output: Path, weights_
     return [target, *large.values()]
 
 
-def build_folder(parts: Parts, package: Mapping[str, bytes], output: Path) -> Path:
-    """Write a bundle as a folder with all its weights, and return it."""
+def build_folder(parts: Parts, package: Mapping[str, bytes], output: Path, license_id: str | None = None) -> Path:
+    """Write a bundle as a folder with all its weights and a card for a hub, and return it.
+
+    Args:
+        parts: of the bundle.
+        package: files of the package.
+        output: folder of the folder.
+        license_id: the hub's identifier of the terms for the weights; None for unknown ones.
+    """
     target = output / parts.bundle.name
-    (target / PUSHED).unlink(missing_ok=True)
-    for inner, content in bundle_files(parts, package, _pip_lines()).items():
+    files = bundle_files(parts, package, _pip_lines())
+    head = card_head("monai", license_id or (None if parts.weights else LICENSE_WITHOUT_WEIGHTS))
+    files[CARD] = head.encode() + _bytes(files["docs/README.md"])
+    for inner, content in files.items():
         (target / inner).parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, Path):
             shutil.copyfile(content, target / inner)
@@ -253,13 +268,7 @@ def refuse_folder(target: Path, parts: Parts, package: Mapping[str, bytes]) -> N
     """Raise a ValueError if a folder that is to be written is the bundle itself, or holds anything else."""
     if target.resolve() == parts.bundle:
         raise ValueError(f"{target} is the bundle itself: name another --output")
-    files = bundle_files(parts, package, "")
-    others = [path for path in sorted(target.rglob("*")) if path.is_file()]
-    others = [path for path in others if path.relative_to(target).as_posix() not in {PUSHED, *files}]
-    if others:
-        raise ValueError(
-            f"{others[0]} is no part of what is built: delete the folder {target}, or name another --output"
-        )
+    refuse_other_files(target, {CARD, *bundle_files(parts, package, "")})
 
 
 def large_files(copies: Mapping[Path, Path], weights_url: str) -> str:

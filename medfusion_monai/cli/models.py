@@ -8,6 +8,9 @@ from typing import Any
 
 from medfusion_monai.cli.arguments import bundle_path, input_path, seed
 
+WITH_CARD = ("safetensors", "diffusers")
+"""Formats of ``medfusion export`` that write a model card."""
+
 
 def add_demo(subparsers: Any) -> None:
     """Add ``medfusion demo``."""
@@ -55,7 +58,7 @@ def add_assemble(subparsers: Any) -> None:
 
 def add_export(subparsers: Any) -> None:
     """Add ``medfusion export``."""
-    parser = subparsers.add_parser("export", help="write a trained model as safetensors, ONNX or TorchScript")
+    parser = subparsers.add_parser("export", help="write a trained model for other programs, or to share it")
     parser.add_argument(
         "--model-file", type=bundle_path, required=True, help="weights, or a folder or bundle that contains them"
     )
@@ -63,7 +66,8 @@ def add_export(subparsers: Any) -> None:
     parser.add_argument(
         "--format",
         default="onnx",
-        help="onnx or torchscript: networks and sampler.json; safetensors: weights, model card and checksums (onnx)",
+        help="onnx or torchscript: networks and sampler.json; safetensors: weights, model card and checksums; "
+        "diffusers: a pipeline of diffusers, model card and checksums (onnx)",
     )
     parser.add_argument(
         "--bundle",
@@ -71,16 +75,13 @@ def add_export(subparsers: Any) -> None:
         help="folder of the bundle that the card describes (the one that contains the weights)",
     )
     parser.add_argument(
-        "--report",
-        type=input_path,
-        metavar="FILE",
-        help="report.json of run evaluating, for the model card (safetensors)",
+        "--report", type=input_path, metavar="FILE", help="report.json of run evaluating, for the model card"
     )
     parser.add_argument(
-        "--audit",
-        type=input_path,
-        metavar="FILE",
-        help="audit.json of medfusion audit, for the model card (safetensors)",
+        "--audit", type=input_path, metavar="FILE", help="audit.json of medfusion audit, for the model card"
+    )
+    parser.add_argument(
+        "--license", metavar="ID", help="terms for the weights, by the Hugging Face hub's identifier (unknown)"
     )
     parser.add_argument("--half", action="store_true", help="store weights in float16, half the size (safetensors)")
     parser.set_defaults(handler=_export)
@@ -111,23 +112,26 @@ def _assemble(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from medfusion_monai.export.formats import FORMATS
 
-    if arguments.format == "safetensors":
-        return _export_weights(arguments)
-    if arguments.format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, safetensors, received {arguments.format!r}")
-    if arguments.report or arguments.audit or arguments.half:
-        raise ValueError(
-            f"--report, --audit and --half are for --format safetensors, received --format {arguments.format}"
-        )
-    return _export_programs(arguments)
+    known = (*FORMATS, *WITH_CARD)
+    if arguments.format not in known:
+        raise ValueError(f"format must be one of {', '.join(known)}, received {arguments.format!r}")
+    formats = {"half": ("safetensors",)} | dict.fromkeys(("report", "audit", "license", "bundle"), WITH_CARD)
+    for name, allowed in formats.items():
+        if getattr(arguments, name) and arguments.format not in allowed:
+            raise ValueError(f"--{name} is for --format {' or '.join(allowed)}, received --format {arguments.format}")
+    return _export_with_card(arguments) if arguments.format in WITH_CARD else _export_programs(arguments)
 
 
-def _export_weights(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.export.safetensors_folder import export_weights
+def _export_with_card(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.export import export_pipeline, export_weights
 
-    choices = {name: getattr(arguments, name) for name in ("bundle", "report", "audit", "half")}
-    for path in export_weights(arguments.model_file, arguments.output, **choices):
-        print(path)
+    choices = {name: getattr(arguments, name) for name in ("bundle", "report", "audit")}
+    choices["license_id"] = arguments.license
+    if arguments.format == "diffusers":
+        files = export_pipeline(arguments.model_file, arguments.output, **choices)
+    else:
+        files = export_weights(arguments.model_file, arguments.output, half=arguments.half, **choices)
+    print(*files, sep="\n")
     return 0
 
 

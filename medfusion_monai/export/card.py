@@ -102,11 +102,12 @@ def facts_of(
     )
 
 
-def model_card(facts: CardFacts) -> str:
+def model_card(facts: CardFacts, use: Callable[[CardFacts], list[Block]] | None = None) -> str:
     """Return the card as Markdown, with all texts escaped.
 
     Args:
         facts: its content.
+        use: returns its section about sampling; None for that of ``model.safetensors``.
 
     Raises:
         ValueError: if the report or the audit has an unexpected form.
@@ -114,7 +115,7 @@ def model_card(facts: CardFacts) -> str:
     metadata = facts.metadata or {}
     summary = [str(metadata[key]) for key in ("description", "task") if metadata.get(key)]
     sections = [
-        Section("Use", _use(facts)),
+        Section("Use", (use or _use)(facts)),
         Section("Intended use", [str(metadata.get("intended_use") or "Not stated.")]),
         Section("Limits", [LIMITS]),
         Section("Training data", training_data(facts.info, str(metadata.get("image_classes") or ""), TO_COMPLETE)),

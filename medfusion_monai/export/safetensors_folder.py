@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import medfusion_monai
-from medfusion_monai.export.card import facts_of, model_card
+from medfusion_monai.export.card import CardFacts, facts_of, model_card
+from medfusion_monai.export.card_head import card_head
 from medfusion_monai.export.metadata import METADATA, metadata_beside
 from medfusion_monai.export.public import open_model
+from medfusion_monai.export.shared_folder import CARD, refuse_other_files, written_whole
+from medfusion_monai.model import Model
 from medfusion_monai.report.read_back import read_measured, read_object
-from medfusion_monai.runtime.files import file_sha256, make_folders
+from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text
 from medfusion_monai.weights.model_info import METADATA_KEY, model_info_path, write_model_info
 from medfusion_monai.weights.state_dict import save_safetensors
 
 WEIGHTS = "model.safetensors"
-CARD = "README.md"
+NAMES = (WEIGHTS, model_info_path(WEIGHTS).name, CARD, CHECKSUMS)
 
 
 def export_weights(
@@ -30,6 +31,7 @@ def export_weights(
     report: str | Path | None = None,
     audit: str | Path | None = None,
     half: bool = False,
+    license_id: str | None = None,
 ) -> list[Path]:
     """Write ``model.safetensors``, ``model.json``, the card ``README.md`` and ``checksums.sha256`` into a folder.
 
@@ -37,42 +39,55 @@ def export_weights(
 
     Args:
         model_file: weights, or a folder or bundle that contains them.
-        output: folder of the files.
+        output: folder of the files, with no others in it.
         bundle: folder of the bundle that the card describes; None for the one whose ``models`` contains the weights.
         report: ``report.json`` of ``run evaluating``, for the card.
         audit: ``audit.json`` of ``medfusion audit``, for the card.
         half: whether to store the weights in float16, in half the space.
+        license_id: the Hugging Face hub's identifier of the terms for the weights; None for unknown ones.
 
     Returns:
         The files.
 
     Raises:
-        ValueError: for weights that cannot be loaded, reports of other weights, and files that cannot be read or
-            written.
+        ValueError: for weights that cannot be loaded, reports of other weights, other files in ``output``, and files
+            that cannot be read or written.
     """
+    head = card_head("monai", license_id)
+    refuse_other_files(output, NAMES)
     model = open_model(model_file)
+    facts = measured_facts(model, bundle, report, audit)
+    card = model_card(facts)
+    with written_whole(output, NAMES) as folder:
+        save_safetensors(model.network, folder / WEIGHTS, _header(facts.info, facts.metadata or {}), half)
+        write_model_info(folder / WEIGHTS, facts.info)
+        listed = checksums_text(folder.iterdir())  # not of the card, which may be edited
+        (folder / CHECKSUMS).write_text(listed, encoding="utf-8")
+        (folder / CARD).write_text(head + card, encoding="utf-8")
+    return [Path(output) / name for name in NAMES]
+
+
+def measured_facts(
+    model: Model, bundle: str | Path | None, report: str | Path | None, audit: str | Path | None
+) -> CardFacts:
+    """Return the facts about a model for its card.
+
+    Args:
+        model: whose weights exist.
+        bundle: that the card describes; None for the one whose ``models`` contains the weights.
+        report: ``report.json`` of ``run evaluating``.
+        audit: ``audit.json`` of ``medfusion audit``.
+
+    Raises:
+        ValueError: for reports of other weights, and files that cannot be read.
+    """
     sha256 = file_sha256(model.path)
-    facts = facts_of(
+    return facts_of(
         model,
         metadata=_metadata(model.path, bundle),
         report=None if report is None else read_measured(report, sha256),
         audit=None if audit is None else read_measured(audit, sha256),
     )
-    card = model_card(facts)
-    output = Path(output)
-    make_folders([output])
-    with tempfile.TemporaryDirectory(dir=output, prefix=".export.") as scratch:
-        folder = Path(scratch)
-        save_safetensors(model.network, folder / WEIGHTS, _header(facts.info, facts.metadata or {}), half)
-        write_model_info(folder / WEIGHTS, facts.info)
-        (folder / CARD).write_text(card, encoding="utf-8")
-        listed = checksums_text(path for path in folder.iterdir() if path.name != CARD)  # which may be edited
-        (folder / CHECKSUMS).write_text(listed, encoding="utf-8")
-        (output / CHECKSUMS).unlink(missing_ok=True)  # or a kill in between would leave files that the old list refuses
-        names = [WEIGHTS, model_info_path(WEIGHTS).name, CARD, CHECKSUMS]
-        for name in names:
-            os.replace(folder / name, output / name)
-    return [output / name for name in names]
 
 
 def _metadata(weights: Path, bundle: str | Path | None) -> dict[str, Any] | None:

@@ -79,6 +79,7 @@ class Model:
         without_weights: ``image_channels`` and ``class_names`` of the untrained, published network that replaces a
             missing file; None for an error.
         network: to use instead of the one that the weights describe.
+        info: description of ``network``, which is filled, in place of that of the weights; they need not exist then.
 
     Raises:
         WeightsError: if the weights have no description, or a given value contradicts it.
@@ -90,13 +91,14 @@ class Model:
         given: Mapping[str, Any] | None = None,
         without_weights: Mapping[str, Any] | None = None,
         network: Medfusion | None = None,
+        info: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.given = Path(path), {name: value for name, value in (given or {}).items() if value is not None}
         unknown = self.given.keys() - PLACES.keys()
         if unknown:
             raise ValueError(f"given has unknown names {sorted(unknown)}: use those of {', '.join(PLACES)}")
-        self.is_filled = False
-        self.info = self._read(without_weights)
+        self.is_filled = info is not None
+        self.info = self._read(without_weights) if info is None else dict(info)
         size = self.given.get("image_size", [8, 8])
         if not isinstance(size, list | tuple) or len(size) != 2:
             check_image_size(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +135,25 @@ def _load(folder: Path) -> Any:
         ) from error
     finally:
         logging.set_verbosity(level)
-    wrong = {kind: report[f"{kind}_keys"] for kind in ("missing", "unexpected") if report[f"{kind}_keys"]}
     settings = network.config
     if settings.in_channels != settings.out_channels:
         raise WeightsError(
             f"first stage {folder} has {settings.in_channels} input and {settings.out_channels} output channels: "
             "give one with as many of both"
         )
-    if wrong:  # diffusers would leave missing weights randomly initialised
-        misfits = "; ".join(f"{len(names)} {kind} ({', '.join(sorted(names)[:3])})" for kind, names in wrong.items())
+    misfits = misfits_of(report)
+    if misfits:
         raise WeightsError(
             f"first stage {folder}: weights do not fit {CONFIG}: {misfits}. Fetch both files of one model"
         )
     return network
+
+
+def misfits_of(report: Mapping[str, Any]) -> str:
+    """Return which weights do not fit a network, in words; empty if all do.
+
+    Args:
+        report: of diffusers on loading the network, which leaves missing weights randomly initialised.
+    """
+    wrong = {kind: sorted(report[f"{kind}_keys"]) for kind in ("missing", "unexpected")}
+    return "; ".join(f"{len(names)} {kind} ({', '.join(names[:3])})" for kind, names in wrong.items() if names)

@@ -14,9 +14,15 @@ ODD_BYTES = "surrogateescape"  # file names need not be UTF-8
 LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
-def checksums_text(files: Iterable[str | Path]) -> str:
-    """Return the checksums of files, sorted by name, in the format of ``sha256sum``."""
-    return "".join(f"{file_sha256(path)}  {path.name}\n" for path in sorted(map(Path, files), key=lambda x: x.name))
+def checksums_text(files: Iterable[str | Path], folder: str | Path | None = None) -> str:
+    """Return the checksums of files, sorted by name, in the format of ``sha256sum``.
+
+    Args:
+        files: the files.
+        folder: in which they are, for names that are their paths in it; None for their bare names.
+    """
+    named = {path.name if folder is None else path.relative_to(folder).as_posix(): path for path in map(Path, files)}
+    return "".join(f"{file_sha256(named[name])}  {name}\n" for name in sorted(named))
 
 
 def expected_sha256(path: str | Path) -> str | None:

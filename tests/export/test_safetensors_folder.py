@@ -160,6 +160,19 @@ def test_export_over_an_older_one_is_whole(written, trained, tmp_path):
     assert contents(folder) == contents(written)
 
 
+def test_folder_with_other_files_is_refused_as_an_upload_would_include_them(written, trained, tmp_path):
+    folder = Path(shutil.copytree(written, tmp_path / "old"))
+    (folder / "runs").mkdir()
+    (folder / "runs" / "0.png").write_text("of a patient")
+    with pytest.raises(ValueError, match=r"contains 1 other files, e\.g\. .*0\.png, which an upload .* would include"):
+        export_weights(trained, folder, BUNDLE)
+
+
+def test_card_has_a_head_that_the_hub_reads(written):
+    card = pytest.importorskip("huggingface_hub").ModelCard.load(written / "README.md")
+    assert (card.data.library_name, card.data.license) == ("monai", "unknown")
+
+
 def test_export_killed_between_its_files_leaves_no_list_that_refuses_them(
     written, trained, network, tmp_path, monkeypatch
 ):
@@ -242,9 +255,11 @@ def test_report_of_these_weights_is_in_the_card(export, trained, tmp_path):
         (["--model-file", "none.pt"], "do not exist"),
         (
             ["--format", "onnx", "--report", "x"],
-            "--report, --audit and --half are for --format safetensors",
+            "--report is for --format safetensors or diffusers, received --format onnx",
         ),
-        (["--format", "pickle"], "onnx, torchscript, safetensors, received 'pickle'"),
+        (["--format", "diffusers", "--half"], "--half is for --format safetensors, received --format diffusers"),
+        (["--license", "CC BY"], "license must be one of the Hugging Face hub's identifiers"),
+        (["--format", "pickle"], "onnx, torchscript, safetensors, diffusers, received 'pickle'"),
     ],
 )
 def test_export_that_cannot_be_made_is_refused_with_what_to_do(more, words, export, capsys, tmp_path):

@@ -1,5 +1,7 @@
 """Weights that the project ships in ``models/starter`` of a bundle."""
 
+import shutil
+
 import pytest
 from tiny_models import copy_of_chest_bundle
 
@@ -23,8 +25,9 @@ def test_starter_weights_are_shared_where_there_are_no_others(bundle):
     assert parts_of(bundle, with_weights=False).weights == []
 
 
-def test_weights_of_a_training_are_shared_in_their_place(bundle, model_file):
-    export_weights(model_file, bundle / "models", bundle)
+def test_weights_of_a_training_are_shared_in_their_place(bundle, model_file, tmp_path):
+    export_weights(model_file, tmp_path / "shared", bundle)
+    shutil.copytree(tmp_path / "shared", bundle / "models", dirs_exist_ok=True)
     assert parts_of(bundle).weights == [bundle / "models" / "model.safetensors"]
 
 
