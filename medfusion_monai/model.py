@@ -13,6 +13,8 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor
 
+from medfusion_monai.baselines.gan import Gan
+from medfusion_monai.baselines.gan_sampler import GanSampler
 from medfusion_monai.data.reading.transforms import read_and_resize
 from medfusion_monai.diffusion.guidance import Guide
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
@@ -31,9 +33,11 @@ from medfusion_monai.weights.model_info import (
     describe_model,
     earlier_trainings,
     found_at,
+    has_latents,
     model_info_path,
     read_model_info,
     refuse_contradictions,
+    require_latents,
     require_model_info,
     write_model_info,
 )
@@ -41,7 +45,7 @@ from medfusion_monai.weights.places import find_weights, missing_weights, unpack
 from medfusion_monai.weights.state_dict import load_weights, read_state, save_weights
 
 
-def load(path: str | Path, device: torch.device | str | None = None, network: Medfusion | None = None) -> Model:
+def load(path: str | Path, device: torch.device | str | None = None, network: Medfusion | Gan | None = None) -> Model:
     """Load a trained model; nothing in its files is executed.
 
     Args:
@@ -71,9 +75,10 @@ NEEDED = {"class_names", "image_size", "image_channels", "prediction_type"}
 
 
 class Model:
-    """A class-conditional latent diffusion model, built from the description of its weights.
+    """A class-conditional latent diffusion model or GAN, built from the description of its weights.
 
-    Input and output images are float32 (B, C, H, W) in [0, 1]; latents (B, L, h, w) have unit variance.
+    Only a diffusion model (``has_latents``) has latents to encode and decode, and a noise schedule. Input and output
+    images are float32 (B, C, H, W) in [0, 1]; latents (B, L, h, w) have unit variance.
 
     Args:
         path: the weights file; it need not exist before ``load_weights``.
@@ -92,7 +97,7 @@ class Model:
         path: str | Path,
         given: Mapping[str, Any] | None = None,
         without_weights: Mapping[str, Any] | None = None,
-        network: Medfusion | None = None,
+        network: Medfusion | Gan | None = None,
     ) -> None:
         self.path, self.given = Path(path), {name: value for name, value in (given or {}).items() if value is not None}
         unknown = self.given.keys() - PLACES.keys()
@@ -136,24 +141,36 @@ class Model:
     def image_channels(self) -> int:
         """1 (gray) or 3 (RGB)."""
         known = self._known("image_channels")
-        return self.network.autoencoder.in_channels if known is None else known
+        return self.network.image_channels if known is None else known
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether the weights are those of a diffusion model, not of a GAN."""
+        return has_latents(self.info)
 
     @cached_property
-    def network(self) -> Medfusion:
-        """Both stages; random until ``load_weights``.
+    def network(self) -> Any:
+        """All networks, a ``Medfusion`` or a ``Gan``; random until ``load_weights``.
 
         Raises:
             WeightsError: if the description names an unknown network.
         """
         try:
             parts = {name: build(part) for name, part in self.info.get("networks", {}).items()}
+            if not self.has_latents:
+                return Gan(parts["generator"], self.class_names, self.image_size)
             return Medfusion(parts["autoencoder"], parts["unet"], self.class_names, self.image_size)
         except (DescriptionError, KeyError) as error:
             raise WeightsError(f"{model_info_path(self.path)} does not describe a network: {error}") from error
 
     @cached_property
     def schedule(self) -> NoiseSchedule:
-        """The noise schedule that the UNet was trained with."""
+        """The noise schedule that the UNet was trained with.
+
+        Raises:
+            WeightsError: for a GAN.
+        """
+        require_latents(self.path, self.info)
         if "schedule" in self.info:
             return build(self.info["schedule"])
         return NoiseSchedule(
@@ -163,7 +180,7 @@ class Model:
         )
 
     @cached_property
-    def sampler(self) -> LatentDiffusionSampler:
+    def sampler(self) -> Any:
         """The model's default sampler."""
         return make_sampler(self)
 
@@ -192,7 +209,7 @@ class Model:
         self.network.to(device)
         return self
 
-    def load_weights(self, network: Medfusion | None = None) -> Medfusion:
+    def load_weights(self, network: Any = None) -> Any:
         """Fill the network, or another one, with the weights, and return it ready for evaluation.
 
         Raises:
@@ -202,9 +219,14 @@ class Model:
         if not self.path.is_file():
             raise WeightsError(missing_weights(self.path))
         filled = self.network if network is None else network
+        parts = dict(filled.named_children())
         try:
             for name, description in self.info.get("networks", {}).items():
-                refuse_other_arguments(getattr(filled, name), description, name)
+                if name not in parts:
+                    raise DescriptionError(
+                        f"it has {', '.join(parts)}, the weights have {', '.join(self.info['networks'])}"
+                    )
+                refuse_other_arguments(parts[name], description, name)
         except DescriptionError as error:
             raise WeightsError(
                 f"weights {self.path} do not fit this network: {error}. Leave out network_def: the weights describe it"
@@ -240,7 +262,7 @@ class Model:
             seed: of the set; image k of a label is the same however many others are requested.
             batch_size: images at a time.
             choices: other settings of ``LatentDiffusionSampler``, e.g. ``num_inference_steps=50``, or
-                ``dtype=torch.bfloat16`` if the device supports it.
+                ``dtype=torch.bfloat16`` if the device supports it; for a GAN only ``dtype``.
 
         Returns:
             float32 (len(label) * n, C, H, W) in [0, 1], on the CPU.
@@ -258,6 +280,7 @@ class Model:
         self, label: int | str | Sequence[int | str], n: int = 1, seed: int = 0, **choices: Any
     ) -> Tensor:
         """Sample latents of unit variance (len(label) * n, L, h, w); ``decode`` yields ``sample``'s images."""
+        require_latents(self.path, self.info)
         inferer = make_sampler(self, **choices) if choices else self.sampler
         labels, seeds = self._plan(label, n, seed)
         return inferer.sample_latents(labels.to(self.device), self.network, seeds)
@@ -294,7 +317,7 @@ class Model:
         return torch.tensor([number for number, _ in pairs]), [own for _, own in pairs]
 
 
-def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any) -> LatentDiffusionSampler:
+def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
     """Return the sampler that a model's weights define, with all choices that are not None in place of theirs.
 
     If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults. If
@@ -306,10 +329,16 @@ def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any)
         choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
             one class per label. ``guidance_model``, the path of other weights, is read as the ``guide``.
 
+    Returns:
+        A ``LatentDiffusionSampler``; for a GAN, a ``GanSampler``.
+
     Raises:
-        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit.
+        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit; for a GAN, for any setting
+            but ``dtype``, and for another image size than that of its weights.
     """
     chosen = {name: value for name, value in choices.items() if value is not None}
+    if not model.has_latents:
+        return _gan_sampler(model, **chosen)
     if chosen.get("negative_label") is not None:
         chosen["negative_label"] = parse_negative_label(chosen["negative_label"], model.class_names)
     known = dict(model.info.get("sampler", {}))
@@ -329,6 +358,18 @@ def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any)
         raise ValueError(
             f"the sampler settings of {model_info_path(model.path)}, or those chosen, are invalid: {error}"
         ) from error
+
+
+def _gan_sampler(model: Model, dtype: torch.dtype = torch.float32, **others: Any) -> GanSampler:
+    if others:
+        raise ValueError(
+            f"weights {model.path} are those of a GAN, which samples in one step and without guidance: leave out "
+            f"{', '.join(others)}, or choose the weights of a diffusion model"
+        )
+    own = found_at(model.info, "image_size")
+    if list(model.image_size) != own:
+        raise ValueError(f"the GAN {model.path} draws images of {own} only: leave out image_size {model.image_size}")
+    return GanSampler(dtype)
 
 
 def make_preprocessing(model: Model, mode: str | None = None, modalities: Sequence[str] | None = None) -> Compose:
@@ -390,7 +431,7 @@ def _fingerprints(trainings: Mapping[str, Any]) -> list[str | None]:
     return [fingerprint for part in found for fingerprint in part]
 
 
-def _loaded(path: Path, device: torch.device | str | None, network: Medfusion | None) -> Model:
+def _loaded(path: Path, device: torch.device | str | None, network: Medfusion | Gan | None) -> Model:
     model = Model(path, network=network)
     model.load_weights()
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
