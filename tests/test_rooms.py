@@ -11,6 +11,7 @@ ROOMS = [
     "runtime",
     "data",
     "networks",
+    "baselines",
     "diffusion",
     "weights",
     "losses",

@@ -30,6 +30,7 @@ OWN_KEYS = (
     "untrained",
     "sampler",
     "eta",
+    "gan_augmentations",
 )
 OWN_LINES = re.compile(r"^# (?:Should reach|Reached).*\n", re.MULTILINE)
 OWN_BLOCK = re.compile(r"^# The modality\n(?:.+\n)*", re.MULTILINE)

@@ -62,6 +62,7 @@ PICTURE = "closest.png"
 RESULTS = ("audit.html", "audit.md", "audit.json", PICTURE, GUARD_NAME)
 """Files that an audit writes into its folder."""
 NEEDS_MODEL = "needs the model's weights (--model-file)"
+NO_DENOISING = "the model is a GAN, which has no denoising loss"
 
 UNKNOWN_TRAINING = (
     "No file states which images the model was trained on: the audit assumes the training images of this data set. If "
@@ -231,10 +232,10 @@ class Audit:
         return (lambda path: torch.as_tensor(preprocessing({"image": path})["image"])), words
 
     def _make_extractor(self, features: str | None) -> Any:
-        if self.model is None:
+        own = features == LATENTS or (features is None and self.model is not None and self.model.has_latents)
+        if not own:
             return load_extractor(features or AUTO)
-        if features not in (None, LATENTS):
-            return load_extractor(features)
+        assert self.model is not None
         assert self.weights_sha256 is not None
         return LatentFeatures(self.model.network.autoencoder, self.weights_sha256, self.model.image_size)
 
@@ -267,6 +268,8 @@ class Audit:
         """Measure how well the denoising loss separates training images from held-out ones."""
         if self.model is None:
             return {"auc": Figure(None, note=f"not measured: {NEEDS_MODEL}").as_dict()}
+        if not self.model.has_latents:
+            return {"auc": Figure(None, note=f"not measured: {NO_DENOISING}").as_dict()}
         settings = self.settings
         if not settings.membership_images:
             return {}

@@ -12,7 +12,9 @@ def add_check(subparsers: Any) -> None:
     """Add ``medfusion check``."""
     parser = subparsers.add_parser("check", help="check a training without starting it, and report all problems")
     parser.add_argument("config", nargs="+", help="config files as for the bundle runner, e.g. configs/train.yaml")
-    parser.add_argument("--run", default="training", help="training, train_autoencoder or train_diffusion (training)")
+    parser.add_argument(
+        "--run", default="training", help="training, train_autoencoder, train_diffusion or train_gan (training)"
+    )
     parser.add_argument(
         "--contact-sheet", metavar="FILE", help="PNG to write with a sample of the images as the networks will see them"
     )

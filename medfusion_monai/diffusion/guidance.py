@@ -88,6 +88,11 @@ class Guide(nn.Module):
         super().__init__()
         self.unet, self.sha256 = unet, sha256
 
+    @property
+    def main(self) -> nn.Module:
+        """The network that takes most of the time, as that of ``Medfusion``."""
+        return self.unet
+
 
 def autoguided_denoiser(
     unet: Callable[..., Tensor], worse: Callable[..., Tensor], class_labels: Tensor, guidance_scale: float

@@ -21,6 +21,7 @@ from medfusion_monai.diffusion.guidance import (
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
+from medfusion_monai.networks.described import description_digest
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.dtype import DTYPES, autocast
@@ -123,6 +124,14 @@ class LatentDiffusionSampler(Inferer):
     def settings(self) -> dict[str, Any]:
         """Return the settings that a sample depends on besides weights, label, seed and schedule, as plain data."""
         return {name: getattr(self, name) for name in SETTINGS}
+
+    def identity(self, network: Medfusion) -> dict[str, Any]:
+        """Return what identifies networks, schedule and guide of a sample, as plain data."""
+        return {
+            "guidance_model": "none" if self.guide is None else self.guide.sha256,
+            "prediction_type": self.schedule.prediction_type,
+            "networks": description_digest(network.autoencoder, network.unet, self.schedule),
+        }
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]

@@ -89,6 +89,7 @@ class Edit(Inferer):
         super().__init__()
         if edit not in EDITS:
             raise ValueError(f"edit must be one of {', '.join(EDITS)}, received {edit!r}")
+        model.schedule  # noqa: B018  raises for weights that cannot edit
         self.edit, self.model, self.dtype = edit, model, dtype
         self.kind: Kind = EDITS[edit]
         if network is not None:

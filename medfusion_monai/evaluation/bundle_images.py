@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 OURS = "Medfusion"
 """What tables call the bundle's own samples and its first stage."""
+GAN = "GAN"
+"""What they call the samples of weights without latents."""
 
 
 class BundleImages:
@@ -55,6 +57,8 @@ class BundleImages:
         other_samples: Mapping[str, str] | None = None,
     ) -> None:
         self.class_names, self.size, self.channels = model.class_names, model.image_size, model.image_channels
+        self.has_latents = model.has_latents
+        self.ours = OURS if model.has_latents else GAN
         self.dataset_dir, self.preprocessing = dataset_dir, preprocessing
         self.splits, self._reference_split = splits, reference_split
         self.samples_dir, self.other_samples = samples_dir, other_samples or {}
@@ -95,7 +99,7 @@ class BundleImages:
     def _open_samples(self) -> list[tuple[ImageSet, ImageForm, list[ImageFacts]]]:
         folders = dict(self.other_samples)
         if self.samples_dir is not None and os.path.isfile(Path(self.samples_dir) / MANIFEST):
-            folders = {OURS: str(self.samples_dir), **folders}
+            folders = {self.ours: str(self.samples_dir), **folders}
         elif self.samples_dir is not None:
             logger.warning("no samples of inference in %s: none are measured", self.samples_dir)
             self.warnings.append(

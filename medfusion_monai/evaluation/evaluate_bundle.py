@@ -49,6 +49,7 @@ from medfusion_monai.weights.model_info import read_model_info
 logger = logging.getLogger(__name__)
 
 TIMESTEPS = 1000
+NO_RECONSTRUCTIONS = "Reconstructions were not measured: the model is a GAN, which has no autoencoder."
 
 
 class Evaluation:
@@ -158,7 +159,12 @@ class Evaluation:
         """
         images = self.images
         check_kinds(images.other_samples, others or {}, images.splits, sweep_steps, classifier_seeds)
-        taken = sorted({OURS, *RESERVED} & {*images.other_samples, *(others or {})})
+        if not images.has_latents and (others or sweep_steps):
+            raise ValueError(
+                "the model is a GAN, which reconstructs no images and samples in one step: leave out "
+                "other_autoencoders and sweep_steps"
+            )
+        taken = sorted({images.ours, *RESERVED} & {*images.other_samples, *(others or {})})
         if taken:
             raise ValueError(f"the names {taken} are reserved for this bundle's images and the real ones: use others")
         images.items  # noqa: B018  raises here
@@ -175,7 +181,7 @@ class Evaluation:
             images.check_real(neighbours, classifier_seeds)
         self.draft.add_warnings(*images.warnings)
 
-    def add_reconstructions(self, evaluator: Any, network: Medfusion, lpips: str | None = None) -> None:
+    def add_reconstructions(self, evaluator: Any, network: Any, lpips: str | None = None) -> None:
         """Reconstruct the splits' images with each first stage: tables 1, 2 and 4 and figure 2 of the paper.
 
         Args:
@@ -183,6 +189,9 @@ class Evaluation:
             network: ours.
             lpips: backbone of LPIPS, if it is among the metrics.
         """
+        if not self.images.has_latents:
+            self.draft.add_warnings(NO_RECONSTRUCTIONS)
+            return
         checksums = {f"first stage {name}": other.sha256 for name, other in self.others.items()}
         if lpips is not None:
             checksums[f"LPIPS, {lpips}"] = pretrained.KNOWN[BACKBONES[lpips]].sha256
@@ -259,7 +268,8 @@ class Evaluation:
         self.draft.note("checksums", **{Path(audit_file).name: file_sha256(audit_file)})
         self.draft.add_warnings(*audit["warnings"])
         [audited] = [item for item in audit["sets"] if item["name"] == "generated"]
-        ours = {content_sha256(facts) for images, _, facts in self.images.sample_sets if images.name == OURS}
+        own = self.images.ours
+        ours = {content_sha256(facts) for images, _, facts in self.images.sample_sets if images.name == own}
         if ours - {audited["content_sha256"]}:
             self.draft.add_warnings(AUDIT_OF_OTHERS)
 

@@ -33,13 +33,15 @@ def metadata_of(metadata: Mapping[str, Any], model: Model) -> dict[str, Any]:
         changed["task"] = f"Class-conditional generation of images: {', '.join(names)}"
     for key, subject in (("image_classes", "images"), ("pred_classes", "synthetic images")):
         changed[key] = image_text(str(metadata.get(key, "")), subject, channels, model.image_size)
-    side = f"{model.network.autoencoder.downsampling_factor}*n"
+    sides: list[Any] = list(model.image_size)
+    if model.has_latents:
+        sides = [f"{model.network.autoencoder.downsampling_factor}*n"] * 2
     formats = changed.get("network_data_format", {})
     for group, name, gray in (("inputs", "image", "image"), ("outputs", "pred", "reconstruction")):
         tensor = formats.get(group, {}).get(name)
         if tensor is None:
             continue
-        tensor["spatial_shape"] = [side, side]
+        tensor["spatial_shape"] = sides
         if tensor.get("num_channels") != channels:
             tensor["num_channels"] = channels
             tensor["channel_def"] = COLOURS if channels == len(COLOURS) else {"0": gray}

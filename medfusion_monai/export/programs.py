@@ -19,6 +19,7 @@ from medfusion_monai.export.parts import Part, parts_of
 from medfusion_monai.export.public import open_model
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.files import file_sha256, make_folders
+from medfusion_monai.weights.model_info import require_latents
 
 FACTS = "sampler.json"
 TOLERANCE = 1.0e-4
@@ -45,6 +46,7 @@ def export_programs(model_file: str | Path, output: str | Path, file_format: str
     """
     writer = format_named(file_format)
     model = open_model(model_file)
+    require_latents(model.path, model.info)
     network, sampler = model.network, model.sampler
     parts = parts_of(network, len(model.class_names), sampler.schedule.num_train_timesteps)
     facts = {

@@ -39,7 +39,7 @@ def public_info(model: Model) -> dict[str, Any]:
     return {
         **describe_model(
             model.network,
-            model.schedule,
+            model.schedule if model.has_latents else None,
             sampler=known(found.get("sampler"), SETTINGS),
             image=known(found.get("image"), IMAGE),
             training=known_training(found.get("training")),

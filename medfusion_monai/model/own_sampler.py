@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from medfusion_monai.baselines.gan_sampler import GanSampler
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
-from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.values import check_image_size
 from medfusion_monai.sampling.plan import parse_negative_label
-from medfusion_monai.weights.model_info import model_info_path
+from medfusion_monai.weights.model_info import found_at, model_info_path
 
 if TYPE_CHECKING:
     from medfusion_monai.model.trained_model import Model
@@ -17,7 +19,7 @@ GUIDANCE = ("guidance_scale", "negative_label", "guidance_interval")
 """Settings of a sampler that do not depend on the way in which it takes its steps."""
 
 
-def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any) -> LatentDiffusionSampler:
+def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
     """Return the sampler that a model's weights define, with all choices that are not None in place of theirs.
 
     If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults. If
@@ -29,10 +31,16 @@ def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any)
         choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
             one class per label. ``guidance_model``, the path of other weights, is read as the ``guide``.
 
+    Returns:
+        A ``LatentDiffusionSampler``; for a GAN, a ``GanSampler``.
+
     Raises:
-        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit.
+        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit; for a GAN, for any setting
+            but ``dtype``, and for another image size than that of its weights.
     """
     chosen = {name: value for name, value in choices.items() if value is not None}
+    if not model.has_latents:
+        return _gan_sampler(model, **chosen)
     if chosen.get("negative_label") is not None:
         chosen["negative_label"] = parse_negative_label(chosen["negative_label"], model.class_names)
     known = dict(model.info.get("sampler", {}))
@@ -52,3 +60,15 @@ def make_sampler(model: Model, network: Medfusion | None = None, **choices: Any)
         raise ValueError(
             f"the sampler settings of {model_info_path(model.path)}, or those chosen, are invalid: {error}"
         ) from error
+
+
+def _gan_sampler(model: Model, dtype: torch.dtype = torch.float32, **others: Any) -> GanSampler:
+    if others:
+        raise ValueError(
+            f"weights {model.path} are those of a GAN, which samples in one step and without guidance: leave out "
+            f"{', '.join(others)}, or choose the weights of a diffusion model"
+        )
+    own = found_at(model.info, "image_size")
+    if list(model.image_size) != own:
+        raise ValueError(f"the GAN {model.path} draws images of {own} only: leave out image_size {model.image_size}")
+    return GanSampler(dtype)

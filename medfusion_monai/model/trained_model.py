@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medfusion_monai.baselines.gan import Gan
 from medfusion_monai.diffusion.guidance import Guide
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
@@ -30,16 +31,18 @@ from medfusion_monai.weights.model_info import (
     PLACES,
     earlier_trainings,
     found_at,
+    has_latents,
     model_info_path,
     read_model_info,
     refuse_contradictions,
+    require_latents,
     require_model_info,
 )
 from medfusion_monai.weights.places import find_weights, missing_weights, unpack_weights
 from medfusion_monai.weights.state_dict import load_weights, read_state
 
 
-def load(path: str | Path, device: torch.device | str | None = None, network: Medfusion | None = None) -> Model:
+def load(path: str | Path, device: torch.device | str | None = None, network: Medfusion | Gan | None = None) -> Model:
     """Load a trained model; nothing in its files is executed.
 
     Args:
@@ -68,9 +71,10 @@ NEEDED = {"class_names", "image_size", "image_channels", "prediction_type"}
 
 
 class Model:
-    """A class-conditional latent diffusion model, built from the description of its weights.
+    """A class-conditional latent diffusion model or GAN, built from the description of its weights.
 
-    Input and output images are float32 (B, C, H, W) in [0, 1]; latents (B, L, h, w) have unit variance.
+    Only a diffusion model (``has_latents``) has latents to encode and decode, and a noise schedule. Input and output
+    images are float32 (B, C, H, W) in [0, 1]; latents (B, L, h, w) have unit variance.
 
     Args:
         path: the weights file; it need not exist before ``load_weights``.
@@ -90,7 +94,7 @@ class Model:
         path: str | Path,
         given: Mapping[str, Any] | None = None,
         without_weights: Mapping[str, Any] | None = None,
-        network: Medfusion | None = None,
+        network: Medfusion | Gan | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.given = Path(path), {name: value for name, value in (given or {}).items() if value is not None}
@@ -135,24 +139,36 @@ class Model:
     def image_channels(self) -> int:
         """1 (gray) or 3 (RGB)."""
         known = self._known("image_channels")
-        return self.network.autoencoder.in_channels if known is None else known
+        return self.network.image_channels if known is None else known
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether the weights are those of a diffusion model, not of a GAN."""
+        return has_latents(self.info)
 
     @cached_property
-    def network(self) -> Medfusion:
-        """Both stages; random until ``load_weights``.
+    def network(self) -> Any:
+        """All networks, a ``Medfusion`` or a ``Gan``; random until ``load_weights``.
 
         Raises:
             WeightsError: if the description names an unknown network.
         """
         try:
             parts = {name: build(part) for name, part in self.info.get("networks", {}).items()}
+            if not self.has_latents:
+                return Gan(parts["generator"], self.class_names, self.image_size)
             return Medfusion(parts["autoencoder"], parts["unet"], self.class_names, self.image_size)
         except (DescriptionError, KeyError) as error:
             raise WeightsError(f"{model_info_path(self.path)} does not describe a network: {error}") from error
 
     @cached_property
     def schedule(self) -> NoiseSchedule:
-        """The noise schedule that the UNet was trained with."""
+        """The noise schedule that the UNet was trained with.
+
+        Raises:
+            WeightsError: for a GAN.
+        """
+        require_latents(self.path, self.info)
         if "schedule" in self.info:
             return build(self.info["schedule"])
         return NoiseSchedule(
@@ -162,7 +178,7 @@ class Model:
         )
 
     @cached_property
-    def sampler(self) -> LatentDiffusionSampler:
+    def sampler(self) -> Any:
         """The model's default sampler."""
         return make_sampler(self)
 
@@ -196,7 +212,7 @@ class Model:
         self.network.to(device)
         return self
 
-    def load_weights(self, network: Medfusion | None = None) -> Medfusion:
+    def load_weights(self, network: Any = None) -> Any:
         """Fill the network, or another one, with the weights, and return it ready for evaluation.
 
         Raises:
@@ -206,9 +222,14 @@ class Model:
         if not self.path.is_file():
             raise WeightsError(missing_weights(self.path))
         filled = self.network if network is None else network
+        parts = dict(filled.named_children())
         try:
             for name, description in self.info.get("networks", {}).items():
-                refuse_other_arguments(getattr(filled, name), description, name)
+                if name not in parts:
+                    raise DescriptionError(
+                        f"it has {', '.join(parts)}, the weights have {', '.join(self.info['networks'])}"
+                    )
+                refuse_other_arguments(parts[name], description, name)
         except DescriptionError as error:
             raise WeightsError(
                 f"weights {self.path} do not fit this network: {error}. Leave out network_def: the weights describe it"
@@ -244,7 +265,7 @@ class Model:
             seed: of the set; image k of a label is the same however many others are requested.
             batch_size: images at a time.
             choices: other settings of ``LatentDiffusionSampler``, e.g. ``num_inference_steps=50``, or
-                ``dtype=torch.bfloat16`` if the device supports it.
+                ``dtype=torch.bfloat16`` if the device supports it; for a GAN only ``dtype``.
 
         Returns:
             float32 (len(label) * n, C, H, W) in [0, 1], on the CPU.
@@ -268,6 +289,7 @@ class Model:
         self, label: int | str | Sequence[int | str], n: int = 1, seed: int = 0, **choices: Any
     ) -> Tensor:
         """Sample latents of unit variance (len(label) * n, L, h, w); ``decode`` yields ``sample``'s images."""
+        require_latents(self.path, self.info)
         inferer = make_sampler(self, **choices) if choices else self.sampler
         labels, seeds = self._plan(label, n, seed)
         return inferer.sample_latents(labels.to(self.device), self.network, seeds)
@@ -309,7 +331,7 @@ def _fingerprints(trainings: Mapping[str, Any]) -> list[str | None]:
     return [fingerprint for part in found for fingerprint in part]
 
 
-def _loaded(path: Path, device: torch.device | str | None, network: Medfusion | None) -> Model:
+def _loaded(path: Path, device: torch.device | str | None, network: Medfusion | Gan | None) -> Model:
     model = Model(path, network=network)
     model.load_weights()
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

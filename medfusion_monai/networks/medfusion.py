@@ -22,6 +22,7 @@ class Medfusion(nn.Module):
 
     autoencoder: Any
     unet: Any
+    has_latents = True
 
     def __init__(
         self,
@@ -46,6 +47,16 @@ class Medfusion(nn.Module):
         if self.image_size is None:
             raise ValueError("the network was built without image_size: give it, or the sampler's latent_shape")
         return self.autoencoder.latent_shape(self.image_size)
+
+    @property
+    def main(self) -> nn.Module:
+        """The network that takes most of the time of a sample."""
+        return self.unet
+
+    @property
+    def image_channels(self) -> int:
+        """1 (gray) or 3 (RGB)."""
+        return self.autoencoder.in_channels
 
     def forward(self, image: Tensor) -> Tensor:
         """Reconstruct images (B, C, H, W) in [-1, 1], without randomness."""

@@ -69,20 +69,20 @@ def make_ready(
     channels_last: bool | str = "auto",
     compiled: bool = False,
 ) -> None:
-    """Move a ``Medfusion``, or the ``Guide`` of one, to a device and prepare it for sampling.
+    """Move a ``Medfusion`` or ``Gan``, or a ``Guide``, to a device and prepare it for sampling.
 
     Args:
         network: changed in place; None for nothing to do.
         device: target device.
         dtype: type in which it will run.
         channels_last: as for ``choose_channels_last``.
-        compiled: whether to compile its UNet.
+        compiled: whether to compile its largest network, ``main``.
     """
     if network is None:
         return
-    unet: Any = network.unet
-    lay_out(network.to(device), choose_channels_last(channels_last, device, dtype, widths(unet)))
-    compile_network(unet, compiled, device)
+    main: Any = network.main
+    lay_out(network.to(device), choose_channels_last(channels_last, device, dtype, widths(main)))
+    compile_network(main, compiled, device)
 
 
 def compile_network(

@@ -51,7 +51,7 @@ def check_image_size(image_size: Any, factor: int = 8) -> None:
     sides: Sequence[Any] = list(image_size) if isinstance(image_size, list | tuple) else []
     if len(sides) != 2 or any(not is_whole(side) or side <= 0 or side % factor for side in sides):
         raise ValueError(
-            f"image_size must be [height, width], both multiples of {factor} (the autoencoder reduces images by this "
+            f"image_size must be [height, width], both multiples of {factor} (the networks reduce images by this "
             f"factor), received {image_size}"
         )
 

@@ -17,9 +17,8 @@ from torch.utils.data import Sampler
 from tqdm import tqdm
 
 import medfusion_monai
+from medfusion_monai.baselines.gan_sampler import GanSampler
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
-from medfusion_monai.networks.described import description_digest
-from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime import distributed
 from medfusion_monai.runtime.distributed import from_first, gather
 from medfusion_monai.runtime.dtype import precision_name
@@ -36,8 +35,8 @@ ITEM_COLUMNS = ("file", "label", "class_name", "seed")
 
 
 def sample_settings(
-    inferer: LatentDiffusionSampler,
-    network: Medfusion,
+    inferer: LatentDiffusionSampler | GanSampler,
+    network: Any,
     image_size: Sequence[int],
     batch_size: int,
     output_format: str,
@@ -56,9 +55,7 @@ def sample_settings(
     return {
         "copy_guard": guard_sha256,
         **inferer.settings(),
-        "guidance_model": "none" if inferer.guide is None else inferer.guide.sha256,
-        "prediction_type": inferer.schedule.prediction_type,
-        "networks": description_digest(network.autoencoder, network.unet, inferer.schedule),
+        **inferer.identity(network),
         "precision": precision_name(inferer.dtype),
         "batch_size": batch_size,
         "image_size": "x".join(str(side) for side in image_size),

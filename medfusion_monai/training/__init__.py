@@ -1,16 +1,18 @@
-"""Training of both phases; ``train_autoencoder.py`` and ``train_diffusion.py`` hold one each, from top to bottom."""
+"""Training; ``train_autoencoder.py``, ``train_diffusion.py`` and ``train_gan.py`` hold a phase each, top to bottom."""
 
 from medfusion_monai.runtime.distributed import default_device
 from medfusion_monai.runtime.values import epochs
 from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
 from medfusion_monai.training.diffusion_step import DiffusionStep
+from medfusion_monai.training.gan_step import GanTrainer
 from medfusion_monai.training.latent_dataset import LatentDataset
 from medfusion_monai.training.latent_encoding import cached_latents
 from medfusion_monai.training.latent_statistics import measure_latent_statistics
-from medfusion_monai.training.learning_rate import Adam, AdamW, warmup_decay
+from medfusion_monai.training.learning_rate import Adam, AdamW, GanAdam, warmup_decay
 from medfusion_monai.training.prepare_batch import (
     AutoencoderPrepareBatch,
     DiffusionPrepareBatch,
+    GanPrepareBatch,
     ReconstructionPrepareBatch,
     SamplingPrepareBatch,
 )
@@ -18,6 +20,7 @@ from medfusion_monai.training.pretrained_start import PretrainedStart
 from medfusion_monai.training.run import TrainingRun
 from medfusion_monai.training.train_autoencoder import AutoencoderTraining
 from medfusion_monai.training.train_diffusion import DiffusionTraining
+from medfusion_monai.training.train_gan import GanTraining, refuse_phase
 from medfusion_monai.training.training_images import TrainingImages
 
 __all__ = [
@@ -29,6 +32,10 @@ __all__ = [
     "DiffusionPrepareBatch",
     "DiffusionStep",
     "DiffusionTraining",
+    "GanAdam",
+    "GanPrepareBatch",
+    "GanTrainer",
+    "GanTraining",
     "LatentDataset",
     "PretrainedStart",
     "ReconstructionPrepareBatch",
@@ -39,5 +46,6 @@ __all__ = [
     "default_device",
     "epochs",
     "measure_latent_statistics",
+    "refuse_phase",
     "warmup_decay",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from medfusion_monai.baselines.relativistic import check_ramp, ramp
 from medfusion_monai.runtime.values import check_counts, check_numbers
 
 
@@ -57,6 +58,47 @@ class AdamW(Adam):
     """``Adam`` with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     kind: ClassVar[type[Optimizer]] = torch.optim.AdamW
+
+
+@dataclass(frozen=True)
+class GanAdam:
+    """Settings of the optimizer of a GAN: Adam without momentum, whose rates move along a ramp.
+
+    Args:
+        lr: the learning rate at the beginning, and from the end of the ramp on.
+        beta2: share of the old average of squared gradients, likewise.
+        ramp_steps: steps of the ramp, which is half a cosine; the weight of the penalties and the probability of the
+            augmentation follow it too.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+
+    lr: Sequence[float] = (2.0e-4, 5.0e-5)
+    beta2: Sequence[float] = (0.9, 0.99)
+    ramp_steps: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        check_ramp(gan_lr=self.lr)
+        check_ramp(most=0.999999, gan_beta2=self.beta2)
+        check_counts(gan_ramp_steps=self.ramp_steps)
+        if not self.lr[0]:
+            raise ValueError(f"gan_lr must begin above 0, received {list(self.lr)}")
+
+    def build(self, parameters: Iterable[nn.Parameter], total_steps: int) -> tuple[Optimizer, WarmupDecay]:
+        """Return the optimizer of the parameters and its learning rate schedule; ``total_steps`` are not needed."""
+        optimizer = torch.optim.Adam(parameters, lr=self.lr[0], betas=(0.0, self.beta2[0]), fused=True)
+        return optimizer, WarmupDecay(optimizer, lambda step: ramp(self.lr, self.progress(step)) / self.lr[0])
+
+    def progress(self, step: int) -> float:
+        """Return how far the ramp is at a step, from 0 to 1."""
+        return min(1.0, step / self.ramp_steps)
+
+    def set_beta2(self, optimizer: Optimizer, progress: float) -> None:
+        """Set the share of the old average in an optimizer."""
+        for group in optimizer.param_groups:
+            group["betas"] = (0.0, ramp(self.beta2, progress))
 
 
 def check_decay(decay: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medfusion_monai.baselines.augmentation import draw
 from medfusion_monai.diffusion.guidance import drop_labels
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
@@ -98,6 +99,32 @@ class DiffusionPrepareBatch:
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         target = self.schedule.target(latents, noise, timesteps)
         return noisy, target, (), {"timesteps": timesteps, "class_labels": labels}
+
+
+class GanPrepareBatch:
+    """Prepares real images in [-1, 1], their labels, and noise for as many generated images.
+
+    Args:
+        noise_channels: length of the noise of an image.
+    """
+
+    def __init__(self, noise_channels: int) -> None:
+        self.noise_channels = noise_channels
+
+    def __call__(
+        self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Tensor]]:
+        """Turn ``image`` (B, C, H, W) in [0, 1], ``label`` and ``seed`` into what a step of a GAN needs.
+
+        Returns:
+            noise (B, noise_channels); the real images; random numbers (2B, DRAWS) to augment the real images, then the
+            generated ones; ``class_labels`` (B,).
+        """
+        sources = generators(batch["seed"])
+        noise = to_device(randn((self.noise_channels,), sources), device)
+        draws = to_device(torch.cat([draw(sources), draw(sources)]), device)
+        labels = to_device(torch.as_tensor(batch["label"]).cpu(), device)
+        return noise, to_network(batch["image"], device, non_blocking), (draws,), {"class_labels": labels}
 
 
 class ReconstructionPrepareBatch:

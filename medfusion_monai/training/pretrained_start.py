@@ -17,7 +17,7 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.values import differences_of, flat_settings
-from medfusion_monai.weights.model_info import earlier_trainings, require_model_info
+from medfusion_monai.weights.model_info import earlier_trainings, require_latents, require_model_info
 from medfusion_monai.weights.places import missing_weights, weights_at
 from medfusion_monai.weights.state_dict import check_listed, fill_weights, read_state
 
@@ -82,6 +82,7 @@ class PretrainedStart:
         file = self._file()
         check_listed(file)
         info, state = require_model_info(file), read_state(file)
+        require_latents(file, info)
         same_classes = info["class_names"] == network.class_names
         self._compare(network, schedule, info, same_classes)
         if not same_classes:

@@ -1,4 +1,4 @@
-"""What both phases share: device, precision, seed, processes, folders, checkpoints, TensorBoard."""
+"""What all phases share: device, precision, seed, processes, folders, checkpoints, TensorBoard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medfusion_monai.training.handlers.image_grid import ImageGrid
 from medfusion_monai.training.handlers.non_finite_loss import StopOnNonFiniteLoss
 from medfusion_monai.training.handlers.progress import ProgressBar
 from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal
-from medfusion_monai.training.learning_rate import Adam
+from medfusion_monai.training.learning_rate import Adam, GanAdam
 from medfusion_monai.training.preflight.run_checks import is_rehearsal
 from medfusion_monai.training.pretrained_start import PretrainedStart
 from medfusion_monai.training.training_images import TrainingImages
@@ -281,7 +281,7 @@ class TrainingRun:
             with stop.listening():
                 steps()
 
-    def changeable(self, optimizer: Adam, steps: int) -> dict[str, Any]:
+    def changeable(self, optimizer: Adam | GanAdam, steps: int) -> dict[str, Any]:
         """Return the settings of a phase that a run may change when it resumes.
 
         Args:

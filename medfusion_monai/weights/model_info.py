@@ -22,6 +22,7 @@ from medfusion_monai.weights.checksums import forget_checksum
 from medfusion_monai.weights.state_dict import check_listed, read_safetensors_metadata
 
 if TYPE_CHECKING:
+    from medfusion_monai.baselines.gan import Gan
     from medfusion_monai.networks.medfusion import Medfusion
 
 logger = logging.getLogger(__name__)
@@ -55,8 +56,8 @@ PLACES: dict[str, tuple[str, ...]] = {
 
 
 def describe_model(
-    network: Medfusion,
-    schedule: nn.Module,
+    network: Medfusion | Gan,
+    schedule: nn.Module | None,
     sampler: Mapping[str, Any],
     image: Mapping[str, Any],
     training: Mapping[str, Any],
@@ -65,14 +66,14 @@ def describe_model(
     """Return the description of a trained model.
 
     Args:
-        network: both stages, with class names and image size.
-        schedule: its noise schedule.
-        sampler: its default settings of ``LatentDiffusionSampler``.
+        network: all its networks, with class names and image size.
+        schedule: its noise schedule; None for a model without one.
+        sampler: its default settings of ``LatentDiffusionSampler``, or those of another sampler.
         image: how its image files are read: ``resize_mode``, ``dicom_modalities``.
         training: what it was trained on and for how long.
         class_shares: of the classes among the training images, in label order.
     """
-    form = {"size": network.image_size, "channels": network.autoencoder.in_channels, "range": [0.0, 1.0], **image}
+    form = {"size": network.image_size, "channels": network.image_channels, "range": [0.0, 1.0], **image}
     return {
         "format": FORMAT,
         "version": medfusion_monai.__version__,
@@ -80,7 +81,7 @@ def describe_model(
         "class_shares": class_shares,
         "image": form,
         "networks": {name: describe(part) for name, part in network.named_children()},
-        "schedule": describe(schedule),
+        **({} if schedule is None else {"schedule": describe(schedule)}),
         "sampler": dict(sampler),
         "training": dict(training),
     }
@@ -157,10 +158,26 @@ def require_model_info(path: str | Path) -> dict[str, Any]:
             "with them. A config may instead give network_def, class_names, image_size, image_channels and "
             "prediction_type"
         )
-    missing = [name for name, kind in PARTS.items() if not isinstance(info.get(name), kind)]
+    needed = {name: kind for name, kind in PARTS.items() if name != "schedule" or has_latents(info)}
+    missing = [name for name, kind in needed.items() if not isinstance(info.get(name), kind)]
     if missing:
         raise WeightsError(f"{model_info_path(path)} has no {', '.join(missing)}. {MEND}")
     return info
+
+
+def has_latents(info: Mapping[str, Any]) -> bool:
+    """Return whether a description is of a diffusion model, with latents and a noise schedule, not of a GAN."""
+    networks = info.get("networks")
+    return not (isinstance(networks, Mapping) and "generator" in networks)
+
+
+def require_latents(path: str | Path, info: Mapping[str, Any]) -> None:
+    """Raise a WeightsError if a description is of a GAN."""
+    if not has_latents(info):
+        raise WeightsError(
+            f"weights {path} are those of a GAN, which has no autoencoder, UNet or noise schedule: choose the weights "
+            "of a diffusion model (train_diffusion)"
+        )
 
 
 def refuse_contradictions(path: str | Path, info: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -176,6 +193,7 @@ def refuse_contradictions(path: str | Path, info: Mapping[str, Any], given: Mapp
     Raises:
         WeightsError: with each key that differs, and both values.
     """
+    _refuse_unused(path, info, given)
     wanted = json.loads(json.dumps({name: value for name, value in given.items() if value is not None}))
     found = {name: found_at(info, name) for name in wanted}
     differing = [name for name, value in wanted.items() if found[name] is not None and found[name] != value]
@@ -191,6 +209,20 @@ def refuse_contradictions(path: str | Path, info: Mapping[str, Any], given: Mapp
         raise WeightsError(
             f"weights {path} were trained with {words}: leave out what the weights define themselves, or choose "
             "other weights"
+        )
+
+
+def _refuse_unused(path: str | Path, info: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise a WeightsError for values of parts, as a UNet, that the weights do not have."""
+    parts = {"schedule", *info.get("networks", {})} if has_latents(info) else set(info.get("networks", {}))
+    unused = [
+        name
+        for name, place in PLACES.items()
+        if given.get(name) is not None and place[0] in ("networks", "schedule") and place[-2] not in parts
+    ]
+    if unused:
+        raise WeightsError(
+            f"weights {path} have only these networks: {', '.join(info['networks'])}. Leave out {', '.join(unused)}"
         )
 
 

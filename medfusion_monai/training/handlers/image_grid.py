@@ -14,9 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.losses.reconstruction import to_unit
-from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.seeds import derive_seed
 
 
@@ -83,9 +81,17 @@ def reconstruction_rows(autoencoder: Any, images: Tensor) -> list[Tensor]:
 
 
 def sample_rows(
-    network: Medfusion, inferer: LatentDiffusionSampler, num_classes: int, num_samples: int = 8, seed: int = 0
+    network: nn.Module, inferer: Any, num_classes: int, num_samples: int = 8, seed: int = 0
 ) -> list[Tensor]:
-    """Sample one row of images (N, C, H, W) in [0, 1] per class, always with the same seeds."""
+    """Sample one row of images (N, C, H, W) in [0, 1] per class, always with the same seeds.
+
+    Args:
+        network: that is sampled.
+        inferer: its sampler, of a diffusion model or a GAN.
+        num_classes: number of rows.
+        num_samples: images per row.
+        seed: of the images.
+    """
     device = next(network.parameters()).device
     seeds = [derive_seed("grid", seed, number) for number in range(num_samples)]
     labels = [torch.full((num_samples,), label, device=device) for label in range(num_classes)]

@@ -1,6 +1,7 @@
 """Checks before the first step of a training, which would otherwise fail after days."""
 
+from medfusion_monai.training.preflight.gan_checks import GanChecks
 from medfusion_monai.training.preflight.run_checks import PreflightError
 from medfusion_monai.training.preflight.training_checks import TrainingChecks
 
-__all__ = ["PreflightError", "TrainingChecks"]
+__all__ = ["GanChecks", "PreflightError", "TrainingChecks"]

@@ -49,6 +49,19 @@ def check_disk(
         Path(model_dir) / "autoencoder.pt": first,
         Path(model_dir) / "model.pt": 2 * (first + second),
     }
+    return check_room(files, other)
+
+
+def check_room(files: Mapping[Path, int], other: Mapping[str, int] | None = None) -> str:
+    """Compare what a run will write with the free space of each disk, and return both in words.
+
+    Args:
+        files: bytes of checkpoints and weights by their places; existing files are subtracted.
+        other: bytes to be written in other folders, e.g. pictures and latents.
+
+    Raises:
+        ValueError: naming the folders on a full disk, the space needed and the space free.
+    """
     needed: dict[Path, int] = defaultdict(int)
     for path, size in files.items():
         written = (path, path.with_name(f"{path.stem}.previous{path.suffix}"))

@@ -23,6 +23,7 @@ from medfusion_monai.training.preflight.image_sample import check_sample
 from medfusion_monai.training.preflight.machine import check_device, check_versions
 from medfusion_monai.training.preflight.run_checks import Check, check_all, contact_sheet, is_rehearsal
 from medfusion_monai.training.preflight.trial_step import check_memory
+from medfusion_monai.weights.model_info import has_latents, read_model_info
 
 if TYPE_CHECKING:
     from medfusion_monai.networks.medfusion import Medfusion
@@ -40,19 +41,13 @@ class TrainingChecks:
     Args:
         run: what both phases share.
         images: of training and validation.
-        autoencoder: ``steps``, ``val_interval`` and ``batch_size`` of phase one.
-        diffusion: the same of phase two.
+        phases: ``steps``, ``val_interval`` and ``batch_size`` of each phase, by its name.
     """
 
-    def __init__(
-        self,
-        run: TrainingRun,
-        images: TrainingImages,
-        autoencoder: Mapping[str, Any],
-        diffusion: Mapping[str, Any],
-    ) -> None:
-        self.run, self.images = run, images
-        self.phases = {"autoencoder": autoencoder, "diffusion": diffusion}
+    has_latents = True
+
+    def __init__(self, run: TrainingRun, images: TrainingImages, **phases: Mapping[str, Any]) -> None:
+        self.run, self.images, self.phases = run, images, phases
 
     def check_settings(self) -> None:
         """Check machine, settings and data.
@@ -60,35 +55,36 @@ class TrainingChecks:
         Raises:
             ValueError: one problem, or all of them.
         """
+        check_all(self._checks_of_settings())
+
+    def _checks_of_settings(self) -> list[Check]:
         run, images = self.run, self.images
-        check_all(
-            [
-                Check("machine", "versions", check_versions),
-                Check("machine", "device", lambda: check_device(run.device)),
-                Check("settings", "image_size", lambda: check_image_size(images.image_size, images.downsampling)),
-                Check("settings", "choices", images.check_choices),
-                *(
-                    Check(
-                        "settings",
-                        f"{name}_steps",
-                        partial(check_steps, name, phase["steps"], phase["val_interval"], run.val_interval),
-                    )
-                    for name, phase in self.phases.items()
-                ),
-                Check("settings", "seed", lambda: check_counts(0, seed=run.seed)),
-                Check("settings", "counts", self._check_counts),
-                Check("settings", "switches", self._check_switches),
-                Check("settings", "pretrained_model", lambda: run.pretrained.refuse_own_output(run.model_dir)),
-                Check("data", "training", lambda: images.training and None),
-                Check("data", "validation", lambda: images.validation and None),
-                Check("data", "sample", self._check_sample),
-                Check("data", "labels", images.describe_labels),
-                Check("data", "folders", self._check_folders),
-                Check("machine", "compile", lambda: check_compile(run.device) if run.compile is True else None),
-                Check("networks", "precision", lambda: run.dtype and None),
-                Check("networks", "class_shares", lambda: images.shares and None),
-            ]
-        )
+        return [
+            Check("machine", "versions", check_versions),
+            Check("machine", "device", lambda: check_device(run.device)),
+            Check("settings", "image_size", lambda: check_image_size(images.image_size, images.downsampling)),
+            Check("settings", "choices", images.check_choices),
+            *(
+                Check(
+                    "settings",
+                    f"{name}_steps",
+                    partial(check_steps, name, phase["steps"], phase["val_interval"], run.val_interval),
+                )
+                for name, phase in self.phases.items()
+            ),
+            Check("settings", "seed", lambda: check_counts(0, seed=run.seed)),
+            Check("settings", "counts", self._check_counts),
+            Check("settings", "switches", self._check_switches),
+            Check("settings", "pretrained_model", lambda: run.pretrained.refuse_own_output(run.model_dir)),
+            Check("data", "training", lambda: images.training and None),
+            Check("data", "validation", lambda: images.validation and None),
+            Check("data", "sample", self._check_sample),
+            Check("data", "labels", images.describe_labels),
+            Check("data", "folders", self._check_folders),
+            Check("machine", "compile", lambda: check_compile(run.device) if run.compile is True else None),
+            Check("networks", "precision", lambda: run.dtype and None),
+            Check("networks", "class_shares", lambda: images.shares and None),
+        ]
 
     def check_networks(
         self, network: Medfusion, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining
@@ -129,8 +125,20 @@ class TrainingChecks:
         return check_sample(paths, **images.reading, contact_sheet=contact_sheet())
 
     def _check_folders(self) -> None:
+        self._refuse_other_kind()
         refuse_used(self.run.folders)
         refuse_unwritable(self.run.folders)
+
+    def _refuse_other_kind(self) -> None:
+        """Raise a ValueError if the training would replace the weights of another kind of model by its own."""
+        file = self.run.model_file
+        info = read_model_info(file) if file.is_file() else None
+        if info is not None and has_latents(info) != self.has_latents:
+            kinds = {True: "a diffusion model", False: "a GAN"}
+            raise ValueError(
+                f"{file} are the weights of {kinds[not self.has_latents]}, and the training of "
+                f"{kinds[self.has_latents]} would replace them: choose another --model_dir"
+            )
 
     def _check_disk(self, network: Medfusion, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining) -> str:
         run, images = self.run, self.images
