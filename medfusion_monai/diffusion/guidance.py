@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medfusion_monai.diffusion.denoiser import Denoiser
+from medfusion_monai.diffusion.denoiser import Denoiser, DenoiserByTimestep
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.values import is_number
@@ -154,8 +154,7 @@ def within_interval(
         return guided
     low, high = interval
 
-    def chosen(latents: Tensor, timesteps: Tensor) -> Tensor:
-        level = schedule.noise_to_signal(int(timesteps[0]))  # samplers use the same timestep for the whole batch
-        return (guided if low < level <= high else plain)(latents, timesteps)
+    def chosen(timestep: int) -> Denoiser:
+        return guided if low < schedule.noise_to_signal(timestep) <= high else plain
 
-    return chosen
+    return DenoiserByTimestep(chosen)

@@ -216,7 +216,9 @@ class TrainingRun:
             passes: over the items, each with different noise.
         """
         share = distributed.share(passes * len(stream), distributed.rank(), distributed.world_size())
-        evaluator.data_loader = DataLoader(stream, batch_size, sampler=share, num_workers=self.num_workers)
+        evaluator.data_loader = DataLoader(
+            stream, batch_size, sampler=share, num_workers=self.num_workers, pin_memory=self.on_cuda
+        )
         evaluator.state.epoch_length = len(evaluator.data_loader)
 
     def attach(self, trainer: Any, phase: Phase) -> StopOnSignal:

@@ -116,10 +116,11 @@ class AutoencoderTraining(AutoencoderTrainer):
             network=self.autoencoder,
             **run.engine_options,
         )
+        measured: dict[str, Any] = {"output_transform": _pred_and_image, "device": run.device}  # or each batch is read
         self.evaluator = SupervisedEvaluator(
             val_data_loader=[],
-            key_val_metric={"autoencoder_val_loss": Loss(self._validation_loss, output_transform=_pred_and_image)},
-            additional_metrics={"autoencoder_val_ssim": Loss(_mean_ssim, output_transform=_pred_and_image)},
+            key_val_metric={"autoencoder_val_loss": Loss(self._validation_loss, **measured)},
+            additional_metrics={"autoencoder_val_ssim": Loss(_mean_ssim, **measured)},
             metric_cmp_fn=operator.lt,
             prepare_batch=AutoencoderPrepareBatch(self.autoencoder),
             network=self.autoencoder,

@@ -142,7 +142,7 @@ class DiffusionTraining(SupervisedTrainer):
             network=self.ema.module,
             inferer=MixedPrecisionInferer(run.dtype, inferer),
             prepare_batch=prepare_batch,
-            key_val_metric={"diffusion_val_loss": Loss(loss, output_transform=_pred_and_target)},
+            key_val_metric={"diffusion_val_loss": Loss(loss, output_transform=_pred_and_target, device=run.device)},
             metric_cmp_fn=operator.lt,
             **run.engine_options,
         )

@@ -32,6 +32,13 @@ def tiny(class_names=CLASSES, channels=1, image_size=(16, 24)):
     return network
 
 
+def smallest(class_names=CLASSES, image_size=(16, 24)):
+    """Both networks with one level and one block each, where only the kinds of their operations matter."""
+    autoencoder = Autoencoder(latent_channels=2, channels=[8, 8])
+    unet = UNet(in_channels=2, channels=[8, 8], num_res_blocks=1, embedding_channels=16, norm_groups=8)
+    return Medfusion(autoencoder, unet, class_names, image_size).eval()
+
+
 def info_of(network):
     """Return the description that a training would write for these networks."""
     schedule = NoiseSchedule(prediction_type="v_prediction")

@@ -67,7 +67,7 @@ class FeatureExtractor(nn.Module):
             raise ValueError(
                 f"images have {image.shape[1]} channels, but {self.name} takes gray images: choose other features"
             )
-        low, high = image.amin().item(), image.amax().item()
+        low, high = torch.stack(image.aminmax()).cpu().tolist()  # one read, which waits for a GPU
         if not (low >= -1e-4 and high <= 1 + 1e-4):  # NaN fails both
             raise ValueError(f"images have values from {low:.3g} to {high:.3g}: scale them to [0, 1]")
         return image.float().clamp(0.0, 1.0).expand(-1, self.channels, -1, -1)

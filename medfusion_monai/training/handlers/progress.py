@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
@@ -41,7 +42,7 @@ class ProgressBar:
             self.bar = self._open(engine)
         self.losses.append(engine.state.output[0][Keys.LOSS].detach())
         if time.monotonic() - self.shown >= self.interval:
-            mean = sum(float(loss) for loss in self.losses) / len(self.losses)
+            mean = float(torch.stack(self.losses).mean())  # one read, which waits for a GPU
             self.bar.set_postfix_str(f"loss {mean:.4f}, step {engine.state.iteration}", refresh=False)
             self.losses.clear()
             self.shown = time.monotonic()
