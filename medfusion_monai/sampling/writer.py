@@ -219,7 +219,7 @@ class SampleWriter(Sampler[list[int]]):
         """Write images (B, C, H, W) and their lines, and return B; runs in its own thread."""
         if copied is not None:
             copied.synchronize()
-        _refuse_non_finite(images, rows)
+        refuse_non_finite(images, rows)
         kept = self.refusals.sift(images, rows)
         for index in kept:
             self._write(images[index], rows[index])
@@ -273,11 +273,17 @@ class SampleWriter(Sampler[list[int]]):
                     )
 
 
+def note_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the note that the file of an image holds, from its line of the manifest."""
+    return {"synthetic": True, "generator": "medfusion_monai", **row}
+
+
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str) else int(value)  # labels and seeds are collated to tensors
 
 
-def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
+def refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a ValueError if one of the images (B, C, H, W) of these rows has values that are not finite."""
     for image, row in zip(images, rows, strict=True):
         if not bool(image.isfinite().all()):
             raise ValueError(
