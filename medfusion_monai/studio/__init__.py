@@ -1,0 +1,1 @@
+"""``medfusion studio``: sample, edit and judge images in a browser on this machine."""
