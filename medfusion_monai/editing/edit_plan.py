@@ -98,12 +98,13 @@ def edit_plan(
     if edit == "interpolate":
         plan[:] = _frames(plan, number, suffix)
     else:
-        plan[:] = [{**item, **extra} for item in plan for extra in _numbered(item["source"], number, suffix)]
+        plan[:] = [{**item, **extra} for item in plan for extra in numbered_files(item["source"], number, suffix)]
     _refuse_equal_names(plan)
     return plan
 
 
-def _numbered(source: str, number: int, suffix: str) -> list[dict[str, Any]]:
+def numbered_files(source: str, number: int, suffix: str) -> list[dict[str, Any]]:
+    """Return ``file`` and ``number`` of each image that is made from a source, a path relative to its folder."""
     if number == 1:
         return [{"file": f"{_bare(source)}{suffix}", "number": 0}]
     width = len(str(number - 1))
@@ -116,7 +117,7 @@ def _frames(plan: Sequence[Mapping[str, Any]], number: int, suffix: str) -> list
     first, last = plan
     ends = {"other": last["path"], "other_label": last["own_label"], "source": f"{first['source']}, {last['source']}"}
     ends["source_pixels"] = f"{first['source_pixels']}, {last['source_pixels']}"
-    return [{**first, **ends, **extra} for extra in _numbered("frame", number, suffix)]
+    return [{**first, **ends, **extra} for extra in numbered_files("frame", number, suffix)]
 
 
 class EditImages(Dataset):

@@ -217,7 +217,7 @@ class SampleWriter(Sampler[list[int]]):
         """Write images (B, C, H, W) and their lines, and return B; runs in its own thread."""
         if copied is not None:
             copied.synchronize()
-        _refuse_non_finite(images, rows)
+        refuse_non_finite(images, rows)
         kept = self.refusals.sift(images, rows)
         for index in kept:
             self._write(images[index], rows[index])
@@ -248,10 +248,9 @@ class SampleWriter(Sampler[list[int]]):
         return item["file"] in self.written and self.format.is_whole(self.output_dir / item["file"])
 
     def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
-        note = {"synthetic": True, "generator": "medfusion_monai", **row}
         path = self.output_dir / row["file"]
         with renamed_when_whole(path) as partial:
-            partial.write_bytes(self.format.encode(image.numpy(), note))
+            partial.write_bytes(self.format.encode(image.numpy(), note_of(row)))
 
     def _note(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.written.update({str(row["file"]): {name: str(value) for name, value in row.items()} for row in rows})
@@ -272,11 +271,17 @@ class SampleWriter(Sampler[list[int]]):
                     )
 
 
+def note_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the note that the file of an image holds, from its line of the manifest."""
+    return {"synthetic": True, "generator": "medfusion_monai", **row}
+
+
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str) else int(value)  # labels and seeds are collated to tensors
 
 
-def _refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
+def refuse_non_finite(images: Tensor, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a ValueError if one of the images (B, C, H, W) of these rows has values that are not finite."""
     for image, row in zip(images, rows, strict=True):
         if not bool(image.isfinite().all()):
             raise ValueError(

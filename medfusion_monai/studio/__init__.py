@@ -1,1 +1,1 @@
-"""``medfusion studio``: sample, edit and judge images in a browser on this machine."""
+"""A local web service and its pages: sample, edit and compare images in a browser (extra ``studio``)."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from medfusion_monai.runtime.values import check_counts
 from medfusion_monai.sampling.dicom_format import Note
-from medfusion_monai.sampling.image_formats import png_text
+from medfusion_monai.sampling.image_formats import png_pixels, png_text
 
 
-def film_bytes(frames: Tensor, note: Note, milliseconds: int = 120) -> bytes:
-    """Encode frames (N, C, H, W) in [0, 1] as a film that runs forth and back without end.
+def film_bytes(frames: Sequence[Tensor], note: Note, milliseconds: int = 120) -> bytes:
+    """Encode frames, each (C, H, W) in [0, 1], as a film that runs forth and back without end.
 
     Args:
         frames: at least two, gray or RGB.
@@ -26,8 +25,7 @@ def film_bytes(frames: Tensor, note: Note, milliseconds: int = 120) -> bytes:
     """
     check_counts(2, frames=len(frames))
     check_counts(milliseconds=milliseconds)
-    values = np.rint(frames.clamp(0.0, 1.0).cpu().numpy() * 255).astype(np.uint8)
-    forth = [Image.fromarray(frame[0] if len(frame) == 1 else frame.transpose(1, 2, 0)) for frame in values]
+    forth = [png_pixels(frame.cpu().numpy()) for frame in frames]
     pictures = [*forth, *forth[-2:0:-1]]
     times = [milliseconds * (3 if at in (0, len(forth) - 1) else 1) for at in range(len(pictures))]
     file = io.BytesIO()

@@ -77,8 +77,8 @@ def plan_quiz(real_counts: Sequence[int], questions: int, seed: int = 0) -> list
     chosen = [generator.permutation(count)[:share] for count, share in zip(real_counts, shares, strict=True)]
     pairs = [(label, int(real), place) for label, images in enumerate(chosen) for place, real in enumerate(images)]
     sides = generator.permutation(np.arange(questions) % 2) + 1
-    order = generator.permutation(questions)
-    return [Question(number, *pairs[at], int(sides[at])) for number, at in enumerate(order, 1)]
+    drawn = [(*pairs[at], int(sides[at])) for at in generator.permutation(questions)]
+    return [Question(number, *facts) for number, facts in enumerate(drawn, 1)]
 
 
 def _shares(available: Sequence[int], total: int) -> list[int]:
