@@ -88,6 +88,4 @@ class EditResults:
                         ui.element("div").classes("bar").style(f"width:{max(1.0, 100 * share):.1f}%")
         if not found.is_calibrated:
             with self.rows:
-                ui.label("Not calibrated: the order of the classes may be right, the values are too sure.").classes(
-                    "hint"
-                )
+                ui.label("Not calibrated: the probabilities are too close to 0 and 1.").classes("hint")

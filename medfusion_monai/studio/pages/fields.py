@@ -10,14 +10,9 @@ from nicegui import ui
 from medfusion_monai.networks.unet import NO_LABEL
 
 
-def number_field(
-    label: str, value: float | None, low: float, high: float, step: float = 1, hint: str = ""
-) -> ui.number:
+def number_field(label: str, value: float | None, low: float, high: float, step: float = 1) -> ui.number:
     """Show an input for a number between two limits, which ``value_of`` reads."""
-    field = ui.number(label, value=value, min=low, max=high, step=step).props("outlined dense").classes("field")
-    if hint:
-        field.props["hint"] = hint
-    return field
+    return ui.number(label, value=value, min=low, max=high, step=step).props("outlined dense").classes("field")
 
 
 def value_of(field: ui.number, whole: bool = True) -> Any:
