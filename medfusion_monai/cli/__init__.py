@@ -15,6 +15,7 @@ from medfusion_monai.cli.compare import add_compare
 from medfusion_monai.cli.models import add_assemble, add_average, add_demo, add_export
 from medfusion_monai.cli.prepare import add_prepare
 from medfusion_monai.cli.samples import add_card, add_send
+from medfusion_monai.cli.studio import add_studio
 from medfusion_monai.cli.weights import add_weights
 
 
@@ -65,4 +66,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_send(subparsers)
     add_export(subparsers)
     add_weights(subparsers)
+    add_studio(subparsers)
     return parser

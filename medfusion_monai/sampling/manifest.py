@@ -55,12 +55,12 @@ class RowList:
             self._ends_whole = True
             is_new = not self.path.exists() or self.path.stat().st_size == 0
             with open(self.path, "a", newline="", encoding="utf-8") as file:
-                _write(file, rows, columns, header=is_new)
+                write_rows(file, rows, columns, header=is_new)
 
     def make_one(self, rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> None:
         """Rewrite the list, each file once and sorted, and remove the lists of other processes."""
         with renamed_when_whole(self.main) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-            _write(file, [rows[name] for name in sorted(rows)], columns, header=True)
+            write_rows(file, [rows[name] for name in sorted(rows)], columns, header=True)
         for path in self.paths()[1:]:
             path.unlink()
 
@@ -78,7 +78,8 @@ def _whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _write(file: Any, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], header: bool) -> None:
+def write_rows(file: Any, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], header: bool) -> None:
+    """Write rows to an open list, cells that a spreadsheet program would run as texts."""
     table = csv.DictWriter(file, columns, lineterminator="\n")
     if header:
         table.writeheader()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from nicegui import ui
 
@@ -47,7 +47,7 @@ def show_about(visit: Visit) -> None:
 def _facts(visit: Visit) -> Iterator[tuple[str, str]]:
     model = visit.studio.model
     yield "Weights", model.path.name
-    shares = model.class_shares or [None] * len(model.class_names)
+    shares: Sequence[float | None] = model.class_shares or [None] * len(model.class_names)
     for number, (name, share) in enumerate(zip(model.class_names, shares, strict=True)):
         known = "" if share is None else f", {100 * share:.1f}% of the training images"
         yield f"Class {number}", f"{name}{known}"

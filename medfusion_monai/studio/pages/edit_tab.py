@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from nicegui import events, run, ui
+from nicegui import events, ui
 
 from medfusion_monai.editing.edit_run import EDITS
 from medfusion_monai.studio import tasks
@@ -31,24 +32,26 @@ class EditTab:
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
         with ui.element("div").classes("work"):
-            with ui.element("section").classes("controls").props('aria-label="Settings"'):
-                text("h2", "Edit an image")
-                self.source = ImageSource(visit, "Image", self._take_image)
-                titles = {name: title for name, (title, _) in WORDS.items()}
-                self.edit = choice_field("Edit", titles, "counterfactual").on_value_change(self._choose)
-                self.about = ui.label().classes("hint")
-                self.settings = EditSettings(visit)
-                self.mask_box = ui.element("div")
-                with self.mask_box:
-                    self.mask = MaskEditor(visit.studio.model.image_size)
-                    UploadButton(visit, "Upload mask", ACCEPTED, self._upload_mask, self._explain)
-                apply = ui.button("Apply", on_click=lambda: self.jobs.start(self._submit))
-                apply.props("unelevated no-caps").classes("run")
+            with ui.element("section").classes("controls").props('aria-label="Settings"') as controls:
+                self._show_settings()
             with ui.element("section").classes("results").props('aria-label="Edited image"'):
                 self.jobs = JobView(visit, self._show, self._finish)
                 self.results = EditResults(visit)
-        self.jobs.buttons.append(apply)
+        with controls:
+            self.jobs.add_button("Apply", self._submit).props("unelevated").classes("run")
         self._choose()
+
+    def _show_settings(self) -> None:
+        text("h2", "Edit an image")
+        self.source = ImageSource(self.visit, "Image", self._take_image)
+        titles = {name: title for name, (title, _) in WORDS.items()}
+        self.edit = choice_field("Edit", titles, "counterfactual").on_value_change(self._choose)
+        self.about = ui.label().classes("hint")
+        self.settings = EditSettings(self.visit)
+        self.mask_box = ui.element("div")
+        with self.mask_box:
+            self.mask = MaskEditor(self.visit.studio.model.image_size)
+            UploadButton(self.visit, "Upload mask", ACCEPTED, self._upload_mask, self._explain)
 
     def _choose(self) -> None:
         name = self.edit.value
@@ -70,7 +73,7 @@ class EditTab:
             self._explain("Choose an image before its mask")
             return
         try:
-            mask = await run.io_bound(
+            mask = await asyncio.to_thread(
                 read_upload_mask,
                 self.visit.studio,
                 content,
@@ -88,15 +91,20 @@ class EditTab:
         name, image = self.edit.value, self.source.image
         if image is None:
             raise ValueError("Choose an image first: upload one, or use a generated one")
-        self.results.begin(name, self.source)
         if name == "classify":
-            return [tasks.classify(self.visit.studio, image)]
-        given: dict[str, Any] = self.settings.values(name)
+            job = tasks.classify(self.visit.studio, image)
+        else:
+            job = tasks.edit(self.visit.studio, name, image, source=self.source.name, **self._given(name))
+        self.results.begin(name, self.source)
+        return [job]
+
+    def _given(self, name: str) -> dict[str, Any]:
+        given = self.settings.values(name)
         if name == "inpaint":
             if not bool(self.mask.canvas.mask.any()):
                 raise ValueError("The mask is empty: draw on the image where new content should be sampled")
             given["mask"] = self.mask.canvas.mask
-        return [tasks.edit(self.visit.studio, name, image, source=self.source.name, **given)]
+        return given
 
     def _show(self, pictures: Any) -> None:
         self.results.show(pictures)

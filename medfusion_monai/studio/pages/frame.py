@@ -29,12 +29,16 @@ def show_frame(visit: Visit) -> None:
         with ui.tabs().props('no-caps dense align=left indicator-color="primary" aria-label="Tasks"') as tabs:
             names = [ui.tab(name) for name in ("Generate", "Edit", "Interpolate", "Quiz", "About")]
     with ui.tab_panels(tabs, value=names[0], animated=False).classes("panels").props('role="main"'):
-        builders = (GenerateTab, EditTab, FramesTab, QuizTab, show_about)
-        built = []
-        for name, build in zip(names, builders, strict=True):
-            with ui.tab_panel(name):
-                built.append(build(visit))
-    editor = built[1]
+        with ui.tab_panel(names[0]):
+            GenerateTab(visit)
+        with ui.tab_panel(names[1]):
+            editor = EditTab(visit)
+        with ui.tab_panel(names[2]):
+            FramesTab(visit)
+        with ui.tab_panel(names[3]):
+            QuizTab(visit)
+        with ui.tab_panel(names[4]):
+            show_about(visit)
 
     def edit(picture: Picture) -> None:
         tabs.set_value(names[1])

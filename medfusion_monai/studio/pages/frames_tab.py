@@ -27,30 +27,33 @@ class FramesTab:
     """
 
     def __init__(self, visit: Visit) -> None:
-        self.visit, limits = visit, visit.studio.limits
+        self.visit = visit
         with ui.element("div").classes("work"):
-            with ui.element("section").classes("controls").props('aria-label="Settings"'):
-                text("h2", "Interpolate")
-                self.kind = ui.radio(ENDS, value="seeds").props('inline dense aria-label="Between"')
-                with ui.element("div").classes("settings") as seeds:
-                    self.label = class_field("Class", visit.class_names)
-                    with ui.element("div").classes("pair"):
-                        self.first = number_field("First seed", 0, 0, limits.seed)
-                        self.last = number_field("Last seed", 1, 0, limits.seed)
-                with ui.element("div").classes("settings") as images:
-                    self.start = ImageSource(visit, "First image")
-                    self.end = ImageSource(visit, "Last image")
-                seeds.bind_visibility_from(self.kind, "value", value="seeds")
-                images.bind_visibility_from(self.kind, "value", value="images")
-                self.frames = number_field("Frames", min(12, limits.frames), 2, limits.frames)
-                run = ui.button("Interpolate", on_click=lambda: self.jobs.start(self._submit))
-                run.props("unelevated no-caps").classes("run")
+            with ui.element("section").classes("controls").props('aria-label="Settings"') as controls:
+                self._show_settings()
             with ui.element("section").classes("results").props('aria-label="Frames"'):
                 self.jobs = JobView(visit, lambda _: None, self._show)
                 self.film = ui.element("div").classes("film")
                 with self.film:
                     ui.label("The frames appear here, with a slider and as a film.").classes("empty")
-        self.jobs.buttons.append(run)
+        with controls:
+            self.jobs.add_button("Interpolate", self._submit).props("unelevated").classes("run")
+
+    def _show_settings(self) -> None:
+        limits = self.visit.studio.limits
+        text("h2", "Interpolate")
+        self.kind = ui.radio(ENDS, value="seeds").props('inline dense aria-label="Between"')
+        with ui.element("div").classes("settings") as seeds:
+            self.label = class_field("Class", self.visit.class_names)
+            with ui.element("div").classes("pair"):
+                self.first = number_field("First seed", 0, 0, limits.seed)
+                self.last = number_field("Last seed", 1, 0, limits.seed)
+        with ui.element("div").classes("settings") as images:
+            self.start = ImageSource(self.visit, "First image")
+            self.end = ImageSource(self.visit, "Last image")
+        seeds.bind_visibility_from(self.kind, "value", value="seeds")
+        images.bind_visibility_from(self.kind, "value", value="images")
+        self.frames = number_field("Frames", min(12, limits.frames), 2, limits.frames)
 
     def _submit(self) -> list[Job]:
         frames = value_of(self.frames)

@@ -27,33 +27,33 @@ class GenerateTab:
     """
 
     def __init__(self, visit: Visit) -> None:
-        self.visit, limits, usual = visit, visit.studio.limits, visit.studio.sampler_defaults
+        self.visit = visit
         with ui.element("div").classes("work"):
-            with ui.element("section").classes("controls").props('aria-label="Settings"'):
-                text("h2", "Generate images")
-                self.label = class_field("Class", visit.class_names)
-                with ui.element("div").classes("pair"):
-                    self.count = number_field("Images", min(8, limits.count), 1, limits.count)
-                    self.seed = number_field("Seed", 0, 0, limits.seed)
-                    self.steps = number_field("Steps", usual["num_inference_steps"], 1, limits.num_inference_steps)
-                    self.guidance = number_field("Guidance", usual["guidance_scale"], 0, limits.guidance_scale, 0.5)
-                ui.label(
-                    "The same settings give the same images. Guidance 1 is none; more follows the class more "
-                    "closely and varies less."
-                ).classes("hint")
-                run = ui.button("Generate", on_click=self.run).props("unelevated no-caps").classes("run")
+            with ui.element("section").classes("controls").props('aria-label="Settings"') as controls:
+                self._show_settings()
             with ui.element("section").classes("results").props('aria-label="Generated images"'):
                 self.jobs = JobView(visit, self.show)
                 self.saving = SaveAll("generated")
                 self.grid = ui.element("div").classes("grid")
                 with self.grid:
                     ui.label("Images appear here as they are made.").classes("empty")
-        self.jobs.buttons.append(run)
+        with controls:
+            self.jobs.add_button("Generate", self._submit).props("unelevated").classes("run")
         self.dialog = PictureDialog(visit)
 
-    def run(self) -> None:
-        """Start sampling with the settings."""
-        self.jobs.start(self._submit)
+    def _show_settings(self) -> None:
+        limits, usual = self.visit.studio.limits, self.visit.studio.sampler_defaults
+        text("h2", "Generate images")
+        self.label = class_field("Class", self.visit.class_names)
+        with ui.element("div").classes("pair"):
+            self.count = number_field("Images", min(8, limits.count), 1, limits.count)
+            self.seed = number_field("Seed", 0, 0, limits.seed)
+            self.steps = number_field("Steps", usual["num_inference_steps"], 1, limits.num_inference_steps)
+            self.guidance = number_field("Guidance", usual["guidance_scale"], 0, limits.guidance_scale, 0.5)
+        ui.label(
+            "The same settings give the same images. Guidance 1 is none; more follows the class more closely and "
+            "varies less."
+        ).classes("hint")
 
     def _submit(self) -> list[Job]:
         job = tasks.sample(

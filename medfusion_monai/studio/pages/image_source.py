@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
-from nicegui import events, run, ui
+from nicegui import events, ui
 from torch import Tensor
 
 from medfusion_monai.sampling.image_formats import png_bytes
@@ -51,7 +52,7 @@ class ImageSource:
     async def _upload(self, event: events.UploadEventArguments) -> None:
         content = await event.file.read()
         try:
-            image = await run.io_bound(read_upload, self.visit.studio, content, event.file.name)
+            image = await asyncio.to_thread(read_upload, self.visit.studio, content, event.file.name)
         except ValueError as error:
             self._explain(str(error))
             return

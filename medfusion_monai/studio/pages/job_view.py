@@ -43,6 +43,12 @@ class JobView:
         self.problem.set_visibility(False)
         self.timer = ui.timer(INTERVAL, self._look, active=False)
 
+    def add_button(self, title: str, make: Callable[[], list[Job]]) -> ui.button:
+        """Show a button that starts jobs, disabled while they run, where elements are being added."""
+        button = ui.button(title, on_click=lambda: self.start(make)).props("no-caps")
+        self.buttons.append(button)
+        return button
+
     def start(self, make: Callable[[], list[Job]]) -> None:
         """Start the jobs that a function submits, or show why they were refused."""
         self.explain("")

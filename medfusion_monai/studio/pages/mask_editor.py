@@ -50,7 +50,8 @@ class MaskCanvas(ui.element, component="mask_canvas.js"):
         self.run_method("erase")
 
     def _receive(self, event: events.GenericEventArguments) -> None:
-        self.mask = decoded(event.args, tuple(self.mask.shape[-2:]))
+        height, width = self.mask.shape[-2:]
+        self.mask = decoded(event.args, (height, width))
 
 
 def decoded(url: str, size: tuple[int, int]) -> Tensor:

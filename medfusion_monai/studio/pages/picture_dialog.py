@@ -81,7 +81,6 @@ class PictureDialog:
                     words = f"{neighbour.class_name} · distance {neighbour.distance:.3f}"
                     show_image(plain_url(neighbour.image), "Training image", REAL, words)
 
-        button = ui.button("Nearest training images", on_click=lambda: jobs.start(submit)).props("outline no-caps")
         jobs = JobView(self.visit, lambda _: None, show)
-        jobs.buttons.append(button)
+        jobs.add_button("Nearest training images", submit).props("outline")
         found.move(target_index=-1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
-from nicegui import events, run, ui
+from nicegui import events, ui
 from torch import Tensor
 
 from medfusion_monai.studio import tasks
@@ -43,7 +44,7 @@ class QuizTab:
                 return
             self.setup = ui.element("section").props('aria-label="Settings"')
             with self.setup:
-                self._show_settings()
+                self._show_settings(visit.studio.data)
             self.jobs = JobView(visit, lambda _: None, self._begin)
             self.jobs.buttons.append(self.button)
             self.stage = ui.element("section").classes("stage").props('tabindex=-1 aria-label="Question"')
@@ -68,7 +69,7 @@ class QuizTab:
         try:
             self.quiz_seed = value_of(self.seed)
             self.questions = plan_quiz(data.counts, value_of(self.number), self.quiz_seed)
-            self.real = await run.io_bound(
+            self.real = await asyncio.to_thread(
                 lambda: [data.image(question.label, question.real_image) for question in self.questions]
             )
         except ValueError as error:

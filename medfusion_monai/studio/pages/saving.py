@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
-from nicegui import run, ui
+from nicegui import ui
 
 from medfusion_monai.studio.downloads import encode, formats_of, name_of, zip_of
 from medfusion_monai.studio.pages.fields import choice_field
@@ -47,5 +48,5 @@ class SaveAll:
         self.box.set_visibility(bool(pictures))
 
     async def _save(self) -> None:
-        content = await run.io_bound(zip_of, self.pictures, self.format.value)
+        content = await asyncio.to_thread(zip_of, self.pictures, self.format.value)
         ui.download.content(content, f"{self.name}.zip")

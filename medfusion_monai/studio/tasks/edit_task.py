@@ -60,6 +60,7 @@ def edit(
     editor = Edit(edit, studio.model, label=label, **settings)
     batch = {"image": images, "seed": [seed], **_labels_of(studio, label, own_label), **_mask_of(edit, mask, images)}
     rows = _rows(studio, editor, batch, source)
+    common = studio.with_weights(editor.settings(1, "png"))
     finds_class = _needs_class(edit, batch)
 
     def work(job: Job) -> None:
@@ -68,7 +69,7 @@ def edit(
                 batch["own_label"] = own_labels(studio.model, images, None).cpu()
             for number, row in enumerate(rows):
                 output = editor(images, None, {**batch, "number": [number]})
-                add_pictures(job, output, [{**row, **editor.figures(output[0])}])
+                add_pictures(job, output, [{**row, **editor.figures(output[0]), **common}])
 
     return studio.jobs.submit(edit, work)
 
@@ -98,7 +99,7 @@ def _mask_of(edit: str, mask: Tensor | None, images: Tensor) -> dict[str, Tensor
 
 
 def _rows(studio: Studio, editor: Edit, batch: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
-    """Return the lines of the manifest, as those of ``run editing``."""
+    """Return the lines of the manifest without settings, as those of ``run editing``."""
     label = int(batch["label"][0])
     own = {
         "label": label,
@@ -107,9 +108,7 @@ def _rows(studio: Studio, editor: Edit, batch: Mapping[str, Any], source: str) -
         "source": source,
         "source_pixels": pixel_digest(batch["image"][0].cpu().numpy()),
     }
-    settings = studio.with_weights(editor.settings(1, "png"))
-    files = numbered_files(source, editor.number, ".png")
-    return [{"file": item["file"], **own, **settings} for item in files]
+    return [{"file": item["file"], **own} for item in numbered_files(source, editor.number, ".png")]
 
 
 def _needs_class(edit: str, batch: Mapping[str, Any]) -> bool:
