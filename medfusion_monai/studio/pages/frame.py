@@ -10,7 +10,7 @@ from medfusion_monai.studio.pages.about_tab import show_about
 from medfusion_monai.studio.pages.edit_tab import EditTab
 from medfusion_monai.studio.pages.frames_tab import FramesTab
 from medfusion_monai.studio.pages.generate_tab import GenerateTab
-from medfusion_monai.studio.pages.quiz_tab import QuizTab
+from medfusion_monai.studio.pages.quiz_tab import show_quiz
 from medfusion_monai.studio.pages.text import text
 from medfusion_monai.studio.pages.visit import Visit
 from medfusion_monai.studio.picture import Picture
@@ -36,7 +36,7 @@ def show_frame(visit: Visit) -> None:
         with ui.tab_panel(names[2]):
             FramesTab(visit)
         with ui.tab_panel(names[3]):
-            QuizTab(visit)
+            show_quiz(visit)
         with ui.tab_panel(names[4]):
             show_about(visit)
 

@@ -12,10 +12,10 @@ from medfusion_monai.studio.pages.text import text
 from medfusion_monai.studio.quiz import Answer, answers_csv, conclusion, score
 
 if TYPE_CHECKING:
-    from medfusion_monai.studio.pages.quiz_tab import QuizTab
+    from medfusion_monai.studio.pages.quiz_view import QuizView
 
 
-def show_result(quiz: QuizTab) -> None:
+def show_result(quiz: QuizView) -> None:
     """Show the score of a quiz whose questions are all answered."""
     figure, answers = score(quiz.answers), quiz.answers
     correct = sum(answer.is_correct for answer in answers)
@@ -35,7 +35,7 @@ def show_result(quiz: QuizTab) -> None:
                 _show_pair(quiz, answer, real)
 
 
-def _show_pair(quiz: QuizTab, answer: Answer, real: Tensor) -> None:
+def _show_pair(quiz: QuizView, answer: Answer, real: Tensor) -> None:
     number, label, _, generated_image, place = answer.question
     made = quiz.generated[label, generated_image]
     shown = [
