@@ -47,7 +47,7 @@ class ImageSource:
         """Choose a generated picture."""
         self.label, self.tag = int(picture.row["label"]), GENERATED
         self.url, self.content = picture_url(picture), png_bytes(picture.image.numpy(), picture.row)
-        self._show(picture.image[None], picture.row["file"], f"{GENERATED} · {picture.row['class_name']}")
+        self._show(picture.image[None], picture.row["file"], picture.row["class_name"])
 
     async def _upload(self, event: events.UploadEventArguments) -> None:
         content = await event.file.read()

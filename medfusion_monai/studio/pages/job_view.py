@@ -32,6 +32,7 @@ class JobView:
         self.buttons: list[ui.button] = []
         """Disabled while jobs run."""
         self._seen, self._begun = 0, 0.0
+        self.top = ui.element("div")
         with ui.element("div").classes("job") as self.box:
             self.bar = ui.linear_progress(0, show_value=False, size="6px").props('aria-label="Progress" rounded')
             with ui.element("div").classes("job-line"):
@@ -61,6 +62,9 @@ class JobView:
         self._seen, self._begun = 0, time.monotonic()
         self._open(True)
         self.outcome.set_text("Started")
+        ui.run_javascript(
+            f"if (matchMedia('(max-width: 48rem)').matches) getHtmlElement({self.top.id}).scrollIntoView()"
+        )
         self._look()
 
     def cancel(self) -> None:

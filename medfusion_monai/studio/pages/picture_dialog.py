@@ -15,7 +15,7 @@ from medfusion_monai.studio.picture import Picture
 
 FACTS = {
     "class_name": "Class",
-    "seed": "Seed of this image",
+    "seed": "Image seed",
     "sampler": "Sampler",
     "num_inference_steps": "Steps",
     "guidance_scale": "Guidance",

@@ -24,7 +24,7 @@ def show_result(quiz: QuizView) -> None:
         interval = f"95% interval {100 * figure.low:.0f}% to {100 * figure.high:.0f}% (Wilson)"
         ui.label(f"{100 * figure.value:.0f}%, {interval}. Guessing gives 50%.")
     ui.label(conclusion(figure))
-    content = answers_csv(answers, quiz.visit.class_names, quiz.quiz_seed, quiz.reader.value or "")
+    content = answers_csv(answers, quiz.visit.class_names, quiz.quiz_seed, quiz.reader.value or "").encode()
     ui.button("Download answers as CSV", on_click=lambda: ui.download.content(content, "quiz.csv")).props(
         "outline no-caps"
     )
