@@ -51,15 +51,24 @@ def png_bytes(image: np.ndarray, note: Note, bits: int = 8) -> bytes:
             image is an edited one, which still shows its patient.
         bits: 8, or 16 for gray images.
     """
+    file = io.BytesIO()
+    png_pixels(image, bits).save(file, format="PNG", pnginfo=png_text(note))
+    return file.getvalue()
+
+
+def png_pixels(image: np.ndarray, bits: int = 8) -> Image.Image:
+    """Return the pixels of ``png_bytes``: values rounded, one channel stays gray."""
     values = np.rint(image.clip(0.0, 1.0) * (2**bits - 1)).astype(np.uint16 if bits == 16 else np.uint8)
+    return Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0))
+
+
+def png_text(note: Note) -> PngImagePlugin.PngInfo:
+    """Return the text entries of a PNG: a mark as generated or edited, the program, and a note."""
     text = PngImagePlugin.PngInfo()
     text.add_text("Synthetic", EDITED if "edit" in note else MADE)
     text.add_text("Software", "medfusion_monai")
     text.add_text("Comment", json.dumps(dict(note)))
-    pixels = values[0] if len(values) == 1 else values.transpose(1, 2, 0)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", pnginfo=text)
-    return file.getvalue()
+    return text
 
 
 def png16_bytes(image: np.ndarray, note: Note) -> bytes:
