@@ -24,6 +24,7 @@ ROOMS = [
     "audit",
     "export",
     "demo",
+    "apps",
     "cli",
 ]
 """From the ground up: a room may import those before it. ``docs/architecture.md`` says what each is for."""
