@@ -18,7 +18,7 @@ from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.sampling.image_formats import EDITED, png_bytes
 
 WITH_GEOMETRY = (".nrrd", ".nii", ".nii.gz", ".mha", ".mhd")
-TYPES = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
+TYPES: dict[str, Any] = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
 DESCRIPTION = b"SYNTHETIC, edited by medfusion_monai"
 
 

@@ -100,7 +100,7 @@ def in_file_order(upright: np.ndarray, path: str) -> np.ndarray:
         return upright
     turned = np.empty(upright.shape, upright.dtype).reshape(-1, *upright.shape[2:])
     turned[places.ravel()] = upright.reshape(-1, *upright.shape[2:])
-    return turned.reshape(*_file_size(path), *upright.shape[2:])
+    return turned.reshape(*(_file_size(path) or ()), *upright.shape[2:])
 
 
 def upright_mask(mask: np.ndarray, study: Study) -> Tensor:
