@@ -3,6 +3,7 @@
 # make test   run the tests;  make check   tests, linter, types
 # make test-generative   run the tests with monai-generative, in .venv-generative
 # make test-oldest   run the tests of data, networks and sampling with numpy 1 and pydicom 2, in .venv-oldest
+# make test-monailabel   run the app for MONAI Label in its own server, in .venv-monailabel (some GB)
 # make bundles   build the wheel and a zip per bundle into dist (OPTIONS="--folders", "--weights-url https://HOST/FOLDER")
 # Each sets up .venv by itself on a machine that has git, make and Python 3.10 or newer.
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BUNDLE ?= cxr
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow test-generative test-oldest lint check bundles clean
+.PHONY: install demo test test-slow test-generative test-oldest test-monailabel lint check bundles clean
 
 install: $(VENV)/installed
 
@@ -32,6 +33,10 @@ test-generative: $(VENV)-generative/installed
 test-oldest: $(VENV)-oldest/installed
 	$(VENV)-oldest/bin/python -m pytest tests/data tests/networks tests/diffusion tests/sampling \
 		tests/bundles/test_inference.py tests/bundles/test_files.py tests/export/test_pacs.py
+
+# MONAI Label has about 150 requirements, and runs with numpy 1 and pydicom 2 only.
+test-monailabel: $(VENV)-monailabel/installed
+	$(VENV)-monailabel/bin/python -m pytest -m "slow or not slow" tests/apps/monailabel
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -63,5 +68,13 @@ $(VENV)-oldest/installed: pyproject.toml constraints.txt constraints-oldest.txt
 	$(VENV)-oldest/bin/python -m pip install --quiet --constraint $(VENV)-oldest/constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)-monailabel/installed: pyproject.toml constraints.txt constraints-monailabel.txt
+	$(PYTHON) -m venv $(VENV)-monailabel
+	sed -n 's/==.*/==/p' constraints-monailabel.txt | sed 's/^/^/' | grep -v -f - constraints.txt \
+		| cat - constraints-monailabel.txt > $(VENV)-monailabel/constraints.txt
+	$(VENV)-monailabel/bin/python -m pip install --quiet --constraint $(VENV)-monailabel/constraints.txt \
+		--editable '.[dicom,label]' pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-generative $(VENV)-oldest runs build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-generative $(VENV)-oldest $(VENV)-monailabel runs build dist *.egg-info

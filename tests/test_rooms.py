@@ -26,6 +26,7 @@ ROOMS = [
     "export",
     "demo",
     "studio",
+    "apps",
     "cli",
 ]
 """From the ground up: a room may import those before it. ``docs/architecture.md`` says what each is for."""

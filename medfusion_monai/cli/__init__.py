@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from medfusion_monai.cli.audit import add_audit
 from medfusion_monai.cli.check import add_check
 from medfusion_monai.cli.compare import add_compare
+from medfusion_monai.cli.label import add_label
 from medfusion_monai.cli.models import add_assemble, add_average, add_demo, add_export
 from medfusion_monai.cli.prepare import add_prepare
 from medfusion_monai.cli.samples import add_card, add_send
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_assemble(subparsers)
     add_card(subparsers)
     add_send(subparsers)
+    add_label(subparsers)
     add_export(subparsers)
     add_weights(subparsers)
     add_studio(subparsers)

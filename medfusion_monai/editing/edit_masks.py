@@ -29,9 +29,23 @@ def read_mask(path: str, image: str, size: Sequence[int], preprocessing: Compose
             f"{path}: is a mask of {pixels.shape[1]}x{pixels.shape[2]} pixels, but its image {image} has "
             f"{shape[1]}x{shape[2]}. Draw it on the image's own pixels."
         )
-    marked = torch.from_numpy((pixels.max(0, keepdims=True) > 0).astype("float32"))
     resize = ResizeCenterCropd("mask", [*size], form_of(preprocessing).get("resize_mode", "crop"))
-    resized = resize({"mask": marked})["mask"] > 1e-3
+    return fitted_mask(torch.from_numpy(pixels.max(0, keepdims=True) > 0), resize, path, image)
+
+
+def fitted_mask(marked: torch.Tensor, resize: ResizeCenterCropd, path: str, image: str) -> torch.Tensor:
+    """Return a mask (1, H, W), booleans, at the size of the model: what is marked in part is marked.
+
+    Args:
+        marked: (1, H, W), true where to sample.
+        resize: what the preprocessing does to images; its key is ``mask``.
+        path: of the mask, for the error text.
+        image: likewise.
+
+    Raises:
+        DataError: for a mask that is empty or covers all.
+    """
+    resized = resize({"mask": marked.float()})["mask"] > 1e-3
     if bool(resized.all()) or not bool(resized.any()):
         what = "covers all of" if bool(resized.all()) else "marks nothing of"
         raise DataError(f"{path}: is a mask that {what} what the model sees of {image}. Values other than 0 mark.")

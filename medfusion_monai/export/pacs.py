@@ -132,7 +132,6 @@ def _connection(to: str, user: str | None) -> AbstractContextManager[Store]:
             f"{PASSWORD} or {TOKEN}"
         )
     if is_web:
-        _refuse_readable_password(parts)
         return _dicomweb(to, user)
     try:
         port = parts.port
@@ -154,10 +153,18 @@ def _refuse_readable_password(parts: SplitResult) -> None:
         raise PacsError(f"{given[0]} would be readable on the way to {parts.hostname}: use https://, or unset it")
 
 
-@contextmanager
-def _dicomweb(url: str, user: str | None) -> Iterator[Store]:
-    requests, web = _imported("requests"), _imported("dicomweb_client.api")
-    session = requests.Session()
+def open_session(url: str, user: str | None) -> Any:
+    """Return a session of requests for a DICOMweb service, with a time limit and without redirections.
+
+    Args:
+        url: root of the service.
+        user: with the password in ``MEDFUSION_PACS_PASSWORD``; a token is in ``MEDFUSION_PACS_TOKEN``.
+
+    Raises:
+        PacsError: for a user without password, and for a password that others could read on its way.
+    """
+    _refuse_readable_password(urlsplit(url))
+    session = _imported("requests").Session()
     password, token = os.environ.get(PASSWORD), os.environ.get(TOKEN)
     if user is not None and password is None:
         raise PacsError(f"user {user} needs a password: set {PASSWORD}")
@@ -165,19 +172,38 @@ def _dicomweb(url: str, user: str | None) -> Iterator[Store]:
         session.auth = (user, password)
     elif token:
         session.headers["Authorization"] = f"Bearer {token}"
-    client = web.DICOMwebClient(url, session=session)
-    client.set_http_retry_params(retry=False)
     session.request, session.max_redirects = _with_timeout(session.request), 0
+    return session
+
+
+@contextmanager
+def answering(url: str, request: str) -> Iterator[None]:
+    """Turn errors of a DICOMweb service into ``PacsError``.
+
+    Args:
+        url: root of the service.
+        request: what is asked for, which the service may refuse, for the error text.
+    """
+    exceptions = _imported("requests").exceptions
+    try:
+        yield
+    except exceptions.HTTPError as error:
+        code = error.response.status_code
+        hint = f" (name a --user, with {PASSWORD}, or set {TOKEN})" if code in (401, 403) else ""
+        raise PacsError(f"{request} was refused: HTTP {code} {error.response.reason}{hint}") from error
+    except exceptions.RequestException as error:
+        raise PacsError(f"no answer of a DICOMweb service from {url}: {type(error).__name__}") from error
+
+
+@contextmanager
+def _dicomweb(url: str, user: str | None) -> Iterator[Store]:
+    session = open_session(url, user)
+    client = _imported("dicomweb_client.api").DICOMwebClient(url, session=session)
+    client.set_http_retry_params(retry=False)
 
     def store(file: Dataset) -> None:
-        try:
+        with answering(url, str(file.filename)):
             answer = client.store_instances([file])
-        except requests.exceptions.HTTPError as error:
-            code = error.response.status_code
-            hint = f" (name a --user, with {PASSWORD}, or set {TOKEN})" if code in (401, 403) else ""
-            raise PacsError(f"{file.filename} was refused: HTTP {code} {error.response.reason}{hint}") from error
-        except requests.exceptions.RequestException as error:
-            raise PacsError(f"no answer of a DICOMweb service from {url}: {type(error).__name__}") from error
         failed = answer.get("FailedSOPSequence") or []
         if failed:
             raise PacsError(f"{file.filename} was refused: failure reason {failed[0].get('FailureReason')}")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from medfusion_monai.data.preparing.splits import DataError
-from medfusion_monai.editing.edit_plan import read_mask
+from medfusion_monai.editing.edit_masks import read_mask
 from medfusion_monai.model import make_preprocessing
 from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.studio.service import Studio

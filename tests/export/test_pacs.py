@@ -2,11 +2,7 @@
 
 import csv
 import json
-import shutil
-import socket
-import subprocess
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 
@@ -14,6 +10,7 @@ import numpy as np
 import pytest
 import requests
 from dicomweb_client.api import DICOMwebClient
+from local_servers import LOCAL, free_port, running_orthanc
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
@@ -22,8 +19,6 @@ from medfusion_monai.cli import main
 from medfusion_monai.export import pacs
 from medfusion_monai.sampling.dicom_format import KINDS
 from medfusion_monai.sampling.image_formats import FORMATS
-
-LOCAL = "127.0.0.1"
 
 
 @pytest.fixture
@@ -186,12 +181,6 @@ def test_password_and_token_come_from_the_environment(samples, web, monkeypatch)
     assert "secret" not in (samples / "sent.csv").read_text()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("scheme", ["dicom://STORE@", "http://"])
 def test_server_that_is_not_there_is_an_error(samples, scheme, capsys):
     address = f"{scheme}{LOCAL}:{free_port()}" + ("/dicom-web" if scheme == "http://" else "")
@@ -301,37 +290,8 @@ def test_missing_library_is_named_with_the_way_to_get_it(samples, monkeypatch):
 @pytest.fixture
 def orthanc(tmp_path):
     """A real PACS on the loopback address: (DICOMweb address, C-STORE address)."""
-    program = shutil.which("Orthanc")
-    if program is None:
-        pytest.skip("Orthanc is not installed")
-    http, dicom = free_port(), free_port()
-    settings = {
-        "Name": "TEST",
-        "StorageDirectory": str(tmp_path / "storage"),
-        "IndexDirectory": str(tmp_path / "storage"),
-        "HttpPort": http,
-        "DicomPort": dicom,
-        "DicomAet": "ORTHANC",
-        "DicomAlwaysAllowStore": True,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": True,
-        "RegisteredUsers": {"anna": "secret"},
-        "Plugins": ["/usr/lib/orthanc", "/usr/share/orthanc/plugins"],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
-    log = open(tmp_path / "orthanc.log", "w")  # noqa: SIM115
-    process = subprocess.Popen([program, str(tmp_path / "orthanc.json")], stdout=log, stderr=log)
-    for _ in range(120):
-        try:
-            requests.get(f"http://{LOCAL}:{http}/system", auth=("anna", "secret"), timeout=1).raise_for_status()
-            break
-        except requests.RequestException:
-            time.sleep(0.5)
-    yield f"http://{LOCAL}:{http}/dicom-web", f"dicom://ORTHANC@{LOCAL}:{dicom}"
-    process.terminate()
-    process.wait(20)
-    log.close()
+    with running_orthanc(tmp_path) as addresses:
+        yield addresses
 
 
 @pytest.mark.slow

@@ -63,6 +63,18 @@ def read_nifti(path: Path, value_range: ValueRange | None = None) -> np.ndarray:
         ) from error
 
 
+def places_in_file(path: Path) -> np.ndarray:
+    """Return the place in a NIfTI file of each pixel of its upright image, (H, W): ``x + nx * y``.
+
+    Args:
+        path: a file that ``read_nifti`` reads.
+    """
+    image = nib.load(path)
+    nx, ny = image.shape[:2]  # type: ignore[attr-defined]
+    places = np.arange(nx * ny).reshape(ny, nx)
+    return _upright(places.T[..., None], image)[0]  # type: ignore[arg-type]
+
+
 def _refuse_other_content(path: Path, content: bytes) -> None:
     if content[344:347] == b"ni1" or content[4:7] == b"ni2":
         raise DataError(f"{path}: is one file of a NIfTI pair (.hdr and .img). Write it as one file, .nii or .nii.gz.")

@@ -106,16 +106,18 @@ class ResizeCenterCropd(MapTransform):
             result[key] = self._resize(torch.as_tensor(result[key], dtype=torch.float32))
         return result
 
-    def _resize(self, image: torch.Tensor) -> torch.Tensor:
-        if image.ndim != 3:
-            raise ValueError(f"image has shape {tuple(image.shape)} instead of (C, H, W).")
-        ratios = [target / side for target, side in zip(self.size, image.shape[1:], strict=True)]
+    def resized(self, shape: Sequence[int]) -> list[int]:
+        """Return height and width that an image of (H, W) is resized to, before the target is cut out or padded."""
+        ratios = [target / side for target, side in zip(self.size, shape, strict=True)]
         scale = max(ratios) if self.mode == "crop" else min(ratios)
         # One side matches exactly; rounding must not move the other past the target.
         limit = max if self.mode == "crop" else min
-        resized = [
-            limit(target, max(1, round(side * scale))) for target, side in zip(self.size, image.shape[1:], strict=True)
-        ]
+        return [limit(target, max(1, round(side * scale))) for target, side in zip(self.size, shape, strict=True)]
+
+    def _resize(self, image: torch.Tensor) -> torch.Tensor:
+        if image.ndim != 3:
+            raise ValueError(f"image has shape {tuple(image.shape)} instead of (C, H, W).")
+        resized = self.resized(image.shape[1:])
         if resized != list(image.shape[1:]):
             image = F.interpolate(image[None], size=resized, mode="bilinear", antialias=True)[0]
         return self._fit(image).clamp(0, 1)

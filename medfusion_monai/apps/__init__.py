@@ -1,0 +1,1 @@
+"""Apps for programs that users already work with."""

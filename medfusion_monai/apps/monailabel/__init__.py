@@ -1,0 +1,1 @@
+"""The app for MONAI Label: ``main.py`` is what its server loads, ``label_server`` starts it."""
