@@ -23,6 +23,7 @@ ROOMS = [
     "editing",
     "audit",
     "export",
+    "sites",
     "demo",
     "cli",
 ]

@@ -120,7 +120,7 @@ def sampling_plan(
         own_seeds = seeds or [derive_seed("image", seed, number, index) for index in range(count)]
         for index, image_seed in enumerate(own_seeds):
             # The number distinguishes classes whose names differ only in characters that are replaced.
-            file = f"{number}_{_file_name(name)}_{index:06d}{suffix}"
+            file = f"{number}_{name_in_files(name)}_{index:06d}{suffix}"
             plan.append({"file": file, "label": number, "class_name": name, "seed": image_seed})
     return plan
 
@@ -174,6 +174,7 @@ def _checked_seeds(image_seeds: Any) -> list[int]:
     return seeds
 
 
-def _file_name(class_name: str) -> str:
+def name_in_files(class_name: str) -> str:
+    """Return what stands for a class in the names of files: its letters and digits, and underscores."""
     name = "".join(character if character.isalnum() else "_" for character in class_name)
     return name.encode()[:NAME_BYTES].decode(errors="ignore")
