@@ -24,6 +24,7 @@ ROOMS = [
     "editing",
     "audit",
     "export",
+    "sites",
     "demo",
     "studio",
     "apps",

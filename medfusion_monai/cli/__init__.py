@@ -15,7 +15,7 @@ from medfusion_monai.cli.compare import add_compare
 from medfusion_monai.cli.label import add_label
 from medfusion_monai.cli.models import add_assemble, add_average, add_demo, add_export
 from medfusion_monai.cli.prepare import add_prepare
-from medfusion_monai.cli.samples import add_card, add_send
+from medfusion_monai.cli.samples import add_card, add_send, add_share
 from medfusion_monai.cli.studio import add_studio
 from medfusion_monai.cli.weights import add_weights
 
@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_average(subparsers)
     add_assemble(subparsers)
     add_card(subparsers)
+    add_share(subparsers)
     add_send(subparsers)
     add_label(subparsers)
     add_export(subparsers)

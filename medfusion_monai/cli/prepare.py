@@ -50,6 +50,7 @@ def add_prepare(subparsers: Any) -> None:
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     _add_prepare_folder(sources)
     _add_prepare_phantoms(sources)
+    _add_prepare_shared(sources)
     for name, text in DOWNLOADS.items():
         _add_prepare_download(sources, name, text)
 
@@ -141,6 +142,16 @@ def _add_prepare_phantoms(sources: Any) -> None:
     parser.set_defaults(handler=_prepare_phantoms)
 
 
+def _add_prepare_shared(sources: Any) -> None:
+    parser = sources.add_parser("shared", help="samples of several sites, from the packages of medfusion share")
+    parser.add_argument("packages", nargs="+", type=input_path, metavar="ZIP", help="one package per site")
+    parser.add_argument(
+        "--test", action="store_true", help="all images as test, e.g. of a classifier; the same as --fractions 0 0 1"
+    )
+    _add_common(parser)
+    parser.set_defaults(handler=_prepare_shared, fractions=(1.0, 0.0, 0.0))
+
+
 def _add_prepare_download(sources: Any, name: str, text: str) -> None:
     parser = sources.add_parser(name, help=text)
     parser.add_argument("--root", type=input_path, required=True, help="folder of the original download")
@@ -158,7 +169,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=(0.8, 0.1, 0.1),
         metavar=("TRAINING", "VALIDATION", "TEST"),
-        help="shares of the patients (0.8 0.1 0.1)",
+        help="shares of the patients (0.8 0.1 0.1; of shared: 1 0 0)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="seed of all random choices (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace a different datalist")
@@ -211,6 +222,16 @@ def _prepare_phantoms(arguments: argparse.Namespace) -> int:
     from medfusion_monai.demo.phantoms.families import prepare_phantoms
 
     _print_counts(prepare_phantoms(**_options(arguments)), arguments.output)
+    return 0
+
+
+def _prepare_shared(arguments: argparse.Namespace) -> int:
+    from medfusion_monai.sites.combine import TEST, prepare_shared
+
+    options = _options(arguments)
+    if options.pop("test"):
+        options["fractions"] = TEST
+    _print_counts(prepare_shared(**options), arguments.output)
     return 0
 
 

@@ -96,7 +96,12 @@ def refuse_changed(images: ImageSet, facts: Sequence[ImageFacts]) -> None:
 
 def content_sha256(facts: Sequence[ImageFacts]) -> str:
     """Return a checksum of a set's pixels, regardless of the order and names of files."""
-    return hashlib.sha256("\n".join(sorted(fact.digest for fact in facts)).encode()).hexdigest()
+    return content_sha256_of([fact.digest for fact in facts])
+
+
+def content_sha256_of(digests: Sequence[str]) -> str:
+    """Return the same checksum from the ``pixel_digest`` of each image."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
 def common_form(

@@ -59,6 +59,11 @@ LICENCE = (
     "The terms for these images depend on those of the training images and of the weights: whoever shares the images "
     "states them here."
 )
+OF_A_PACKAGE = (
+    "A package does not name the site that made it: whoever passes it on knows whose images the model was trained on, "
+    "and with whose permission."
+)
+TERMS = "The terms for these images are in the file {file}."
 COMMANDS = (
     "python -m monai.bundle run evaluating --config_file configs/evaluate.yaml --dataset_dir DATA "
     "--samples_dir SAMPLES --output_dir REPORT",
@@ -88,6 +93,7 @@ class DataFacts(NamedTuple):
         figures: of a report, see ``own_figures``; None without a report.
         audit: content of ``audit.json``; None without an audit.
         audit_problem: why the audit's figures must not be shown, see ``audit_problem``; None to show them.
+        terms: file with the terms for the images, in a package; None in a folder of samples, whose card is completed.
     """
 
     classes: Sequence[ClassCount]
@@ -98,6 +104,7 @@ class DataFacts(NamedTuple):
     figures: Mapping[str, Any] | None = None
     audit: Mapping[str, Any] | None = None
     audit_problem: str | None = None
+    terms: str | None = None
 
 
 def data_card(facts: DataFacts) -> str:
@@ -113,13 +120,13 @@ def data_card(facts: DataFacts) -> str:
     sections = [
         Section("Images", _images(facts)),
         Section("Source", [_source(facts)]),
-        Section("Training images of the model", _training(facts.model)),
+        Section("Training images of the model", _training(facts)),
         Section("Fidelity", readable("report", _fidelity, facts.figures)),
         Section("Diversity", readable("report", _diversity, facts.figures)),
         Section("Utility", readable("report", _utility, facts.figures)),
         Section("Privacy", [_guard_text(facts), *readable("audit", lambda audit: _audit(audit, facts), facts.audit)]),
         Section("Limits", [LIMITS]),
-        Section("Licence", [LICENCE]),
+        Section("Licence", [TERMS.format(file=facts.terms) if facts.terms else LICENCE]),
         Section("Files and commands", _files(facts)),
     ]
     answer = readable("audit", lambda audit: _answer(audit, facts), facts.audit)
@@ -170,8 +177,9 @@ def _source(facts: DataFacts) -> Table:
     return Table("Model, sampler and seeds", [Column("Setting"), Column("Value")], [Group("", cells)], [])
 
 
-def _training(model: Mapping[str, Any] | None) -> list[Block]:
-    return [TO_COMPLETE, NO_MODEL] if model is None else training_data(model, "", TO_COMPLETE)
+def _training(facts: DataFacts) -> list[Block]:
+    unknown = OF_A_PACKAGE if facts.terms else TO_COMPLETE
+    return [unknown, NO_MODEL] if facts.model is None else training_data(facts.model, "", unknown)
 
 
 def _fidelity(figures: Mapping[str, Any] | None) -> list[Block]:
@@ -219,9 +227,10 @@ def _guard_text(facts: DataFacts) -> str:
     if guard is None:
         return NO_GUARD
     refused = sum(each.refused for each in facts.classes)
+    listed = f", and {REFUSED} lists them" if refused and not facts.terms else ""
     return (
         f"A guard (SHA-256 {plain(guard)}) judged every image before it was written and refused {refused:,} as copies "
-        f"of training images: they are not in the set{f', and {REFUSED} lists them' if refused else ''}."
+        f"of training images: they are not in the set{listed}."
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.data.reading.images import read_image
-from medfusion_monai.evaluation.image_form import content_sha256, inspect_set
+from medfusion_monai.evaluation.image_form import ImageFacts, content_sha256, inspect_set
 from medfusion_monai.evaluation.image_set import ImageSet, open_image_set, read_manifest
 from medfusion_monai.export.card import readable
 from medfusion_monai.export.data_card import ClassCount, DataFacts, data_card, problems
@@ -80,24 +80,66 @@ def write_card(
         ValueError: for a folder without samples, missing images, other weights, and files that cannot be read or
             written.
     """
+    samples = open_samples(folder, model_file)
+    audited = None if audit is None else read_audit(audit, samples.weights_sha256)
+    evaluated = None if report is None else read_measured(report, samples.weights_sha256)
+    facts = samples.facts()
+    if report or audit:
+        facts = with_figures(facts, samples.identity(inspect_set(samples.images)), evaluated, audited)
+    for problem in problems(facts):
+        logger.warning(problem)
+    return _write(samples.folder, facts)
+
+
+class Samples(NamedTuple):
+    """A folder that inference wrote.
+
+    Attributes:
+        folder: of the samples.
+        images: listed by the manifest.
+        rows: of the manifest.
+        weights_sha256: of the weights that the images were sampled from.
+        model: these weights, not loaded; None if they were not given.
+    """
+
+    folder: Path
+    images: ImageSet
+    rows: Rows
+    weights_sha256: str
+    model: Model | None
+
+    def facts(self) -> DataFacts:
+        """Return what the card says without report and audit."""
+        channels = len(read_image(self.images.paths[0])) if self.model is None else self.model.image_channels
+        return _facts(self.folder, self.rows, channels, None if self.model is None else model_facts(self.model))
+
+    def identity(self, inspected: Sequence[ImageFacts]) -> Identity:
+        """Return what identifies the images.
+
+        Args:
+            inspected: of ``inspect_set``.
+        """
+        trained_on = None if self.model is None else self.model.trained_on
+        return Identity(content_sha256(inspected), self.images.counts(), self.weights_sha256, trained_on)
+
+
+def open_samples(folder: str | Path, model_file: str | Path | None = None) -> Samples:
+    """Lock and open a folder that inference wrote; no image is decoded.
+
+    Args:
+        folder: of the samples.
+        model_file: as for ``write_card``.
+
+    Raises:
+        ValueError: for a folder without samples, missing images, and other weights.
+    """
     folder = Path(folder)
     if folder.is_dir():
         take_folders([folder])
     images = _open(folder)
     rows = read_manifest(folder / MANIFEST)
     weights = _weights_sha256(rows, folder)
-    model = None if model_file is None else _model(model_file, weights)
-    evaluated = None if report is None else read_measured(report, weights)
-    audited = None if audit is None else read_audit(audit, weights)
-    channels = len(read_image(images.paths[0])) if model is None else model.image_channels
-    facts = _facts(folder, rows, channels, None if model is None else model_facts(model))
-    if report or audit:
-        trained_on = None if model is None else model.trained_on
-        identity = Identity(content_sha256(inspect_set(images)), images.counts(), weights, trained_on)
-        facts = _with_figures(facts, identity, evaluated, audited)
-    for problem in problems(facts):
-        logger.warning(problem)
-    return _write(folder, facts)
+    return Samples(folder, images, rows, weights, None if model_file is None else _model(model_file, weights))
 
 
 def model_facts(model: Model) -> dict[str, Any]:
@@ -164,9 +206,17 @@ def _facts(folder: Path, rows: Rows, channels: int, model: Mapping[str, Any] | N
     )
 
 
-def _with_figures(
+def with_figures(
     facts: DataFacts, identity: Identity, report: Mapping[str, Any] | None, audit: Mapping[str, Any] | None
 ) -> DataFacts:
+    """Return the content of a card with those figures of a report and an audit that are of these images.
+
+    Args:
+        facts: without figures.
+        identity: of the images.
+        report: content of ``report.json``; None for none.
+        audit: content of ``audit.json``; None for none.
+    """
     problem = None if audit is None else readable("audit", lambda found: audit_problem(found, identity), audit)
     return facts._replace(
         checksums={**facts.checksums, "pixels of all images": identity.content_sha256},

@@ -28,7 +28,7 @@ from medfusion_monai.training.handlers.image_grid import ImageGrid
 from medfusion_monai.training.handlers.non_finite_loss import StopOnNonFiniteLoss
 from medfusion_monai.training.handlers.progress import ProgressBar
 from medfusion_monai.training.handlers.stop_on_signal import StopOnSignal
-from medfusion_monai.training.learning_rate import Adam, GanAdam
+from medfusion_monai.training.learning_rate import Adam, GanAdam, WarmupDecay
 from medfusion_monai.training.preflight.run_checks import is_rehearsal
 from medfusion_monai.training.pretrained_start import PretrainedStart
 from medfusion_monai.training.training_images import TrainingImages
@@ -282,6 +282,21 @@ class TrainingRun:
         if done == 0 or done < wanted:
             with stop.listening():
                 steps()
+
+    def begin_at(self, trainer: Any, sampler: StreamSampler, lr_scheduler: WarmupDecay, step: int) -> None:
+        """Have a trainer continue as after some steps, for a site that joins a federated training late.
+
+        Order of images, noise and learning rate follow from the step; weights are those that the trainer has.
+
+        Args:
+            trainer: of a phase, before its next run.
+            sampler: of its batches.
+            lr_scheduler: of its optimizer.
+            step: number of steps, of whole epochs.
+        """
+        trainer.state.iteration = sampler.start_iteration = step
+        trainer.state.epoch = step // trainer.state.epoch_length
+        lr_scheduler.load_state_dict({"last_epoch": step, "_step_count": step + 1})
 
     def changeable(self, optimizer: Adam | GanAdam, steps: int) -> dict[str, Any]:
         """Return the settings of a phase that a run may change when it resumes.

@@ -147,9 +147,18 @@ class AutoencoderTraining(AutoencoderTrainer):
             with idist.one_rank_first():
                 self._write()
             return
+        self.train_steps()
+        self.finish()
+
+    def train_steps(self) -> None:
+        """Train or resume until the last step, without choosing the best weights or writing them."""
         stop = self._prepare()
         self.training_run.train(self, stop, super().run)
-        self.finish()
+
+    def begin_at(self, step: int) -> None:
+        """Continue as after some steps, see ``TrainingRun.begin_at``."""
+        self._prepare()
+        self.training_run.begin_at(self, self._sampler, self.lr_scheduler, step)
 
     def to_device(self) -> None:
         """Move everything that a step needs to the device."""
@@ -166,8 +175,8 @@ class AutoencoderTraining(AutoencoderTrainer):
         if run.num_workers:  # else each worker would read the images again
             dataset.images.keep()
             self.val_dataset.images.keep()
-        sampler = run.sampler(self.batch_size)
-        self.data_loader = run.loader(dataset.image_stream(run.seed, self.images.shares), sampler)
+        self._sampler = run.sampler(self.batch_size)
+        self.data_loader = run.loader(dataset.image_stream(run.seed, self.images.shares), self._sampler)
         validation = self.val_dataset.image_stream(run.seed, shuffle=False)
         run.open_validation(self.evaluator, validation, self.batch_size)
         self._stop = run.attach(
@@ -182,7 +191,7 @@ class AutoencoderTraining(AutoencoderTrainer):
                 objects=self._checkpointed(),
                 settings=self._settings(),
                 changeable=self._changeable(),
-                sampler=sampler,
+                sampler=self._sampler,
                 best=self.best,
                 handlers=self._arguments["train_handlers"],
             ),

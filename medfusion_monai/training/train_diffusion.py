@@ -194,6 +194,11 @@ class DiffusionTraining(SupervisedTrainer):
         self.network = data_parallel(compile_network(self.unet, run.compile, run.device), run.device)
         self._is_open = True
 
+    def begin_at(self, step: int) -> None:
+        """Continue as after some steps, see ``TrainingRun.begin_at``."""
+        self.open()
+        self.training_run.begin_at(self, self._sampler, self.lr_scheduler, step)
+
     def to_device(self) -> None:
         """Move everything that a step needs to the device."""
         device, unet = self.training_run.device, self.unet

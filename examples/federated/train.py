@@ -1,0 +1,116 @@
+"""Trains a bundle over several sites with NVIDIA FLARE: one autoencoder for all, then one UNet.
+
+python examples/federated/train.py --bundle bundles/medfusion_cxr --overlays demo.yaml --sites a b c \
+    --site-files SITES --autoencoder-rounds 10 --rounds 10 --steps 100 --output RUN
+
+SITES holds a.yaml, b.yaml, c.yaml, see docs/federated.md. The model is RUN/models/model.pt. The same command continues
+a run that was stopped, with the rounds that are left. Without --kit all runs in the simulator on this machine;
+with it, the jobs go to a server.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
+from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
+from nvflare.recipe import ProdEnv, SimEnv
+
+from medfusion_monai.cli.arguments import add_settings, settings_of
+from medfusion_monai.sites.federation import (
+    ROUNDS,
+    Plan,
+    agree_on_latents,
+    first_state,
+    open_parts,
+    write_model,
+)
+from medfusion_monai.weights.state_dict import load_weights, save_atomically, save_weights
+
+CLIENT = Path(__file__).with_name("client.py")
+GLOBAL = "FL_global_model.pt"
+
+
+def arguments():
+    """Return the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--overlays", nargs="*", default=[], help="merged after train.yaml, e.g. small.yaml")
+    add_settings(parser, "keys of the bundle's configs, the same for all sites", "image_size=[128,128]")
+    parser.add_argument("--sites", nargs="+", required=True, help="names of the sites")
+    parser.add_argument("--site-files", type=Path, help="simulator: folder with a NAME.yaml per site")
+    parser.add_argument("--rounds", type=int, required=True, help="of phase two")
+    parser.add_argument("--autoencoder-rounds", type=int, default=0, help="of phase one")
+    parser.add_argument("--autoencoder", type=Path, help="autoencoder.pt of an earlier training, in place of phase one")
+    parser.add_argument("--steps", type=int, required=True, help="of a round, at each site")
+    parser.add_argument("--least-sites", type=int, help="a round goes on with so many (all)")
+    parser.add_argument("--kit", type=Path, help="startup kit of a server's administrator, instead of the simulator")
+    parser.add_argument("--user", default="admin@nvidia.com", help="of the kit")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    return parser.parse_args()
+
+
+def run_phase(phase, rounds, state, agreement, options):
+    """Run the rounds of a phase that are left, and return the weights of all sites."""
+    workspace = options.output / "workspace"
+    finished, begun = options.output / f"{phase}.pt", options.output / f"{phase}_begin.pt"
+    if finished.is_file():
+        return torch.load(finished, weights_only=True)
+    total = rounds + (phase == "autoencoder")  # the last one measures the latents
+    killed = sorted((workspace / phase).glob(f"**/{GLOBAL}"))
+    if killed:
+        state = torch.load(killed[-1], weights_only=True)["model"]
+    done = round(float(torch.as_tensor(state[ROUNDS])[0]))
+    save_atomically({name: torch.as_tensor(value) for name, value in state.items()}, begun)
+    shutil.rmtree(workspace / phase, ignore_errors=True)
+    if done < total:
+        recipe = FedAvgRecipe(
+            name=phase,
+            model_persistor=PTFileModelPersistor(source_ckpt_file_full_name=str(begun.resolve())),
+            min_clients=options.least_sites or len(options.sites),
+            num_rounds=total - done,
+            train_script=str(CLIENT),
+            train_args=f"--plan {Plan(phase, rounds, options.steps, agreement).encoded()}",
+            key_metric="",
+        )
+        recipe.set_per_site_config({name: {} for name in options.sites})
+        result = Path(recipe.execute(environment(options, workspace)).get_result())
+        [path] = result.glob(f"**/{GLOBAL}")
+        state = torch.load(path, weights_only=True)["model"]
+    save_atomically({name: torch.as_tensor(value) for name, value in state.items()}, finished)
+    return torch.load(finished, weights_only=True)
+
+
+def environment(options, workspace):
+    """Return where jobs run."""
+    if options.kit is not None:
+        return ProdEnv(startup_kit_location=str(options.kit), username=options.user)
+    os.environ["MEDFUSION_SITES"] = str(options.site_files.resolve())
+    return SimEnv(clients=options.sites, num_threads=len(options.sites), workspace_root=str(workspace.resolve()))
+
+
+def main():
+    """Train both phases, and write the model."""
+    options = arguments()
+    options.output.mkdir(parents=True, exist_ok=True)
+    configs = options.bundle / "configs"
+    files = [configs / name for name in ("train.yaml", *options.overlays)]
+    torch.manual_seed(0)
+    parts = open_parts(files, settings_of(options))
+    if options.autoencoder is not None:
+        load_weights(parts.network.autoencoder, options.autoencoder)
+    else:
+        begin = first_state("autoencoder", parts.network)
+        agree_on_latents(
+            run_phase("autoencoder", options.autoencoder_rounds, begin, parts.agreement(), options), parts.network
+        )
+    save_weights(parts.network.autoencoder, options.output / "models" / "autoencoder.pt")
+    begin = first_state("diffusion", parts.network)
+    state = run_phase("diffusion", options.rounds, begin, parts.agreement(), options)
+    write_model(state, parts, options.rounds * options.steps, options.output / "models" / "model.pt")
+    print(options.output / "models" / "model.pt")
+
+
+main()

@@ -1,0 +1,1 @@
+"""Samples of several sites: the package that a site shares, and one datalist of several packages."""
