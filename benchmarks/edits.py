@@ -1,4 +1,4 @@
-"""Measure edits on held-out images: inversion, classes by denoising error, whether counterfactuals change the class.
+"""Measure edits on held-out images: inversion, classes by denoising error, counterfactuals, seams of inpainting.
 
 The class of a counterfactual is judged by the model itself, which can see what it changed and need not be right. Shares
 have intervals of 95% (Clopper and Pearson). Images of a class are spread evenly over the split.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from edit_proofs import seam_figures
 from torch import Tensor
 
 from medfusion_monai import Model, load
@@ -43,6 +44,7 @@ def main() -> None:
         "images": len(images),
         **inversion_figures(model, images, labels),
         **class_figures(model, images, labels),
+        "inpainting": seam_figures(model, images, labels, len(images))[1],
     }
     for name, value in figures.items():
         print(f"{name}: {value}")

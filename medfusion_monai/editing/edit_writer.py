@@ -15,9 +15,10 @@ from medfusion_monai.editing.edit_plan import EditPlan
 from medfusion_monai.editing.edit_run import Edit
 from medfusion_monai.editing.known_images import KnownImages
 from medfusion_monai.runtime.csv_cells import inert
+from medfusion_monai.runtime.distributed import from_first
 from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
 from medfusion_monai.runtime.values import check_counts
-from medfusion_monai.sampling.writer import ITEM_COLUMNS, SampleWriter
+from medfusion_monai.sampling.writer import ITEM_COLUMNS, SampleWriter, refuse_difference
 
 UNREADABLE = "unreadable.csv"
 """The file that lists images that were left out."""
@@ -64,13 +65,34 @@ class EditWriter(SampleWriter):
     @cached_property
     def settings(self) -> dict[str, str]:
         """Settings of every image, as text; asked for when the edit knows its threshold or temperature."""
+        return self._current_settings()
+
+    def _current_settings(self) -> dict[str, str]:
         settings = {
-            **self.edit.settings(self.batch_size, self.output_format),
             **(self.known.settings if self.known is not None else {}),
+            **self.edit.settings(self.batch_size, self.output_format),
             "keep_patient": self.keep_patient,
             "weights_sha256": file_sha256(self.model_file),
         }
         return {name: str(value) for name, value in settings.items()}
+
+    def refuse_other_run(self) -> None:
+        """Refuse a folder of another run before known images are scored, which can take hours.
+
+        Raises:
+            ValueError: if the folder contains another run.
+        """
+        if self.known is None or not self.known.plan:
+            return  # later, with the first image
+        expected = self._current_settings()
+        del expected[self.known.setting]
+
+        def check() -> None:
+            for path in self.manifest.paths():
+                for name, row in self.manifest.read(path).items():
+                    refuse_difference(path, name, row, expected)
+
+        from_first(check)
 
     @property
     def columns(self) -> list[str]:

@@ -265,12 +265,17 @@ class SampleWriter(Sampler[list[int]]):
             if name in planned:
                 columns = [column for column in self.item_columns if column not in ("file", "class_name")]
                 expected |= {column: str(planned[name][column]) for column in columns}
-            for column, value in expected.items():
-                if row.get(column) != value:
-                    raise ValueError(
-                        f"{path} contains images of another run: {name} has {column} {row.get(column)}, this run "
-                        f"has {value}. Choose another --output_dir, or delete that folder"
-                    )
+            refuse_difference(path, name, row, expected)
+
+
+def refuse_difference(path: Path, name: str, row: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Raise a ValueError if an image of a manifest was made with other settings than those expected."""
+    for column, value in expected.items():
+        if row.get(column) != value:
+            raise ValueError(
+                f"{path} contains images of another run: {name} has {column} {row.get(column)}, this run has {value}. "
+                "Choose another --output_dir, or delete that folder"
+            )
 
 
 def note_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_all_proofs_run_and_are_written(proofs, saved, tmp_path, monkeypatch, ca
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert 0 <= figures["counterfactuals"]["moved"] <= 1
     assert set(figures["lesions"]) == {f"AUC, radius {radius} of 128" for radius in (3, 6, 12)}
-    assert figures["seams"]["ratio at the edge"] > 0
+    assert figures["seams"]["ratio of the steps at the edge"] > 0
     assert "seams" in capsys.readouterr().out
     with Image.open(tmp_path / "rows.png") as picture:
         assert picture.size == (2 * 32, 10 * 32)

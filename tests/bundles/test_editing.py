@@ -359,9 +359,12 @@ def test_threshold_and_flags_are_those_of_healthy_images(edit, model, images, he
     whole = contents(place)
     edit(**call)
     assert contents(place) == whole
-    with pytest.raises(RuntimeError) as caught:
-        edit(**(call | {"false_positive_rate": 0.1}))
-    assert "has false_positive_rate 0.2, this run has 0.1" in str(first_cause(caught.value))
+    for change in ({"false_positive_rate": 0.1}, {"strength": 0.6}):
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            edit(**(call | change))
+        [(name, value)] = change.items()
+        assert f"has {name} {call.get(name, 0.5)}, this run has {value}" in str(first_cause(caught.value))
+    assert contents(place) == whole
 
 
 def test_known_images_that_were_scored_are_not_scored_again(edit, healthy, monkeypatch):
