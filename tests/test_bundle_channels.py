@@ -1,16 +1,16 @@
 """The ways by which a bundle reaches others: what a push to a hub uploads, and that what is downloaded samples."""
 
 import shutil
-from importlib import import_module
 
 import pytest
-from hub_server import hub_server
 from monai.bundle import download, push_to_hf_hub, run
 from tiny_models import contents, small_wheel, tool_named, used_bundle
 
 from medfusion_monai.runtime.locks import leave_folders
 
-hugging = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub")
+from hub_server import hub_server
+
 NAME, REPO = "medfusion_cxr", "somebody/medfusion_cxr"
 
 
@@ -26,14 +26,8 @@ def dist(tmp_path_factory):
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """A hub at 127.0.0.1 in the place of the real one."""
+def hub():
     with hub_server() as found:
-        monkeypatch.setattr(hugging.constants, "ENDPOINT", found.url)
-        monkeypatch.setattr(import_module("huggingface_hub.hf_api").api, "endpoint", found.url)
-        template = hugging.constants.HUGGINGFACE_CO_URL_TEMPLATE
-        place = template[template.index("/{repo_id}") :]
-        monkeypatch.setattr(hugging.constants, "HUGGINGFACE_CO_URL_TEMPLATE", found.url + place)
         yield found
 
 
@@ -63,7 +57,7 @@ def test_push_uploads_the_built_folder_and_nothing_of_a_run(dist, hub, tmp_path)
 
 
 def test_upload_of_the_folder_keeps_its_card(dist, hub):
-    hugging.HfApi(endpoint=hub.url, token="none").upload_folder(repo_id=REPO, folder_path=dist / NAME)
+    hub.api().upload_folder(repo_id=REPO, folder_path=dist / NAME)
     assert hub.files == contents(dist / NAME)
     assert "license: unknown\nlibrary_name: monai\n" in hub.heads[0]
 

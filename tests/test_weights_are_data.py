@@ -22,6 +22,7 @@ from medfusion_monai.evaluation.metrics.feature_cache import read_features
 from medfusion_monai.evaluation.metrics.features import load_extractor
 from medfusion_monai.evaluation.metrics.phantom_network import load_phantom_network
 from medfusion_monai.export.bundle import parts_of
+from medfusion_monai.export.diffusers_folder import export_pipeline
 from medfusion_monai.export.programs import export_programs
 from medfusion_monai.export.safetensors_folder import export_weights
 from medfusion_monai.losses.perceptual import build_lpips
@@ -309,7 +310,7 @@ def test_pretrained_state(armed):
         read_state(armed("state.pt"))
 
 
-@pytest.mark.parametrize("export", [export_programs, export_weights])
+@pytest.mark.parametrize("export", [export_programs, export_weights, export_pipeline])
 def test_weights_that_are_exported(armed, export, tmp_path):
     path = armed("model.pt")
     write_model_info(path, info_of(tiny()))

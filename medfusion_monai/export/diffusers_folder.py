@@ -117,7 +117,8 @@ def pipeline_use(facts: CardFacts) -> list[Block]:
 
 def _pipeline(model: Model, info: Mapping[str, Any]) -> Any:
     """Return the pipeline of a model, described by known keys alone."""
-    from medfusion_monai.export.diffusers_pipeline import DescribedModel, DescribedScheduler, MedfusionPipeline
+    from medfusion_monai.export.diffusers_parts import DescribedModel, DescribedScheduler
+    from medfusion_monai.export.diffusers_pipeline import MedfusionPipeline
 
     parts = {}
     for name, description in info["networks"].items():

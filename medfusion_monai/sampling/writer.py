@@ -278,11 +278,6 @@ def refuse_difference(path: Path, name: str, row: Mapping[str, str], expected: M
             )
 
 
-def note_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the note that the file of an image holds, from its line of the manifest."""
-    return {"synthetic": True, "generator": "medfusion_monai", **row}
-
-
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str) else int(value)  # labels and seeds are collated to tensors
 

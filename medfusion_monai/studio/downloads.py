@@ -17,7 +17,6 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from medfusion_monai.editing.edit_writer import FORMATS as EDIT_FORMATS
 from medfusion_monai.sampling.image_formats import FORMATS, suffix_of
 from medfusion_monai.sampling.manifest import write_rows
 from medfusion_monai.sampling.plan import MANIFEST
@@ -29,16 +28,15 @@ DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def formats_of(picture: Picture) -> list[str]:
-    """Return the formats of a picture: ``png`` first, and kinds of DICOM unless it may show a patient."""
-    names = EDIT_FORMATS if picture.is_edited else FORMATS
-    return [name for name in names if len(picture.image) in FORMATS[name].channels]
+    """Return the formats of a picture, ``png`` first."""
+    return [name for name, form in FORMATS.items() if len(picture.image) in form.channels]
 
 
 def name_of(picture: Picture, output_format: str) -> str:
     """Return the name of a picture's file.
 
     Raises:
-        ValueError: for an unknown format, or one that its channels or its origin do not allow.
+        ValueError: for an unknown format, or one that its channels do not allow.
     """
     return _row(picture, output_format)["file"]
 
@@ -100,11 +98,6 @@ def difference(before: Tensor, after: Tensor) -> Tensor:
 def _row(picture: Picture, output_format: str) -> dict[str, Any]:
     """Return the line of the manifest for a format."""
     suffix = suffix_of(output_format, len(picture.image))
-    if picture.is_edited and output_format not in EDIT_FORMATS:
-        raise ValueError(
-            f"output_format must be one of {', '.join(formats_of(picture))} for edited images, received "
-            f"{output_format!r}: DICOM files would say that they show no real patient"
-        )
     file = picture.row["file"].removesuffix(".png") + suffix
     return {**picture.row, "file": file, "output_format": output_format}
 

@@ -19,6 +19,8 @@ from medfusion_monai.weights.model_info import read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
 
 diffusers = pytest.importorskip("diffusers")
+from hub_server import hub_server  # noqa: E402  needs huggingface_hub, which comes with diffusers
+
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 PLACE, PATIENT = "planted_hospital_disk", "planted-id-4711"
 SETTINGS = {
@@ -39,6 +41,15 @@ SETTINGS = {
         "guidance_interval": [0.3, 3.0],
     },
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def copies_of_code(tmp_path_factory):
+    """Keep diffusers from copying code into the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = str(tmp_path_factory.mktemp("modules"))
+        patch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", place)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +157,17 @@ def test_pipeline_is_loaded_without_a_network(written, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     assert pipeline_of(written)(0).images
+
+
+def test_pipeline_of_an_uploaded_folder_samples_the_same(written, pipeline, tmp_path):
+    name = "somebody/model"
+    with hub_server() as hub:
+        hub.api().upload_folder(repo_id=name, folder_path=written)
+        assert hub.files == contents(written)
+        loaded = diffusers.DiffusionPipeline.from_pretrained(
+            name, custom_pipeline=name, trust_remote_code=True, cache_dir=tmp_path
+        )
+    assert_same_pixels(loaded(1, output_type="pt").images, pipeline(1, output_type="pt").images)
 
 
 def test_what_was_loaded_is_saved_as_it_was_without_the_place_it_came_from(written, pipeline, tmp_path):

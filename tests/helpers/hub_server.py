@@ -8,6 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub.constants
+import huggingface_hub.hf_api
+import pytest
+
 COMMIT = "0" * 40
 
 
@@ -17,6 +21,10 @@ class Hub:
     def __init__(self):
         self.files, self.heads, self.tags, self.zips = {}, [], [], {}
         self.url = ""
+
+    def api(self):
+        """Return a client of the hub."""
+        return huggingface_hub.hf_api.HfApi(endpoint=self.url, token="none")
 
     def answer_post(self, path, body):
         if path == "/api/repos/create":
@@ -82,14 +90,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub_server():
-    """Serve a hub at 127.0.0.1 as long as the block runs."""
+    """Serve a hub at 127.0.0.1, in the place of the real one, as long as the block runs."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.hub = hub = Hub()
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
+    constants, template = huggingface_hub.constants, huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
     try:
-        yield hub
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(constants, "ENDPOINT", hub.url)
+            patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template[template.index("/{repo_id}") :])
+            patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+            yield hub
     finally:
         server.shutdown()
         server.server_close()
