@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from medfusion_monai.bundle.keys import unknown_keys
+from medfusion_monai.bundle.keys import has_key, read_content, unknown_keys
 from medfusion_monai.bundle.root import workflows_in_initialize
 from medfusion_monai.runtime.distributed import report_failure
 from medfusion_monai.runtime.errors import first_cause, short_message
@@ -78,10 +78,10 @@ def _refuse_unknown(workflow: ConfigWorkflow) -> None:
     if not rest:
         return
     folder = workflow.config_root_path
-    contents = [ConfigParser.load_config_file(path) for path in sorted(folder.glob("*.y*ml"))]
-    whole = [ConfigParser.load_config_file(path) for path in sorted(folder.glob("*.json"))]
+    contents = [read_content(path) for path in sorted(folder.glob("*.y*ml"))]
+    whole = [read_content(path) for path in sorted(folder.glob("*.json"))]
     contents += [content for content in whole if workflow.init_id in content]
-    merged = [content for content in contents if all(key.lstrip("+") in workflow.parser for key in content)]
+    merged = [content for content in contents if all(has_key(config, key.removeprefix("+")) for key in content)]
     unknown = [key for key in rest if not any(key in content for content in merged)]
     if unknown:
         raise unknown_keys(unknown, [key for key in config if key not in unknown], "--")

@@ -1,13 +1,17 @@
+import copy
+import functools
+import importlib.metadata
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import run
+from monai.bundle import ConfigParser, run
 
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.demo.phantoms.network import train_phantom_features
 from medfusion_monai.runtime.locks import leave_folders
+from medfusion_monai.training.preflight import machine
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 
@@ -46,6 +50,25 @@ def run_bundle(run_id, config="train.yaml", configs=CONFIGS, overlays=None, **ov
         return run(run_id=run_id, config_file=files, **(own | overrides))
     finally:  # as the end of its process would
         leave_folders()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_once():
+    """Keep what each of hundreds of runs would read again: unchanged configs, and versions of packages."""
+    load = ConfigParser.load_config_file
+
+    @functools.cache
+    def loaded(path, *_):
+        return load(path)
+
+    def load_once(path):
+        file = Path(path).stat() if path and Path(path).is_file() else None
+        return load(path) if file is None else copy.deepcopy(loaded(str(path), file.st_mtime_ns, file.st_size))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigParser, "load_config_file", load_once)
+        patch.setattr(machine, "version", functools.cache(importlib.metadata.version))
+        yield
 
 
 @pytest.fixture(scope="session")
