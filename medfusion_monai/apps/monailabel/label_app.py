@@ -101,7 +101,7 @@ class MedfusionApp(MONAILabelApp):
         model, name = request.get("model"), str(request.get("image") or "")
         if model not in self._infers:
             raise ValueError(f"model {model!r} is unknown: choose one of {', '.join(self._infers)}")
-        own: dict[str, Any] = {"image_id": name, "label_file": request.get("label")}
+        own: dict[str, Any] = {"image_id": name}
         if name not in self.datastore().list_images():
             self._refuse_path(name)
             own["image_id"] = "upload"
