@@ -247,6 +247,7 @@ def test_bad_requests_are_answered_in_sentences(served, tmp_path):
     assert "study 'missing' does not exist" in refused(served, "classify", "missing", status=404)
     assert "does not exist" in refused(served, "classify", str(served.folder / "server.log"), status=404)
     assert "result_extension" in refused(served, "anomaly", "plain", result_extension=".xyz")
+    assert "must be sent as a file" in refused(served, "inpaint", "plain", label=str(served.studies / "plain.png"))
     Image.fromarray(np.ones((9, 9), np.uint8)).save(tmp_path / "mask.png")
     text = refused(served, "inpaint", "plain", label_in=str(tmp_path / "mask.png"))
     assert "label has 9x9 pixels, but the study 24x16" in text
