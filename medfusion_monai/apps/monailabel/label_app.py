@@ -6,7 +6,6 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 import medfusion_monai
 from medfusion_monai.apps.monailabel.batches import EveryStudy
+from medfusion_monai.apps.monailabel.label_server import opened_model
 from medfusion_monai.apps.monailabel.label_tasks import TASKS
 from medfusion_monai.apps.monailabel.next_study import STRATEGIES
 from medfusion_monai.apps.monailabel.remote_studies import open_remote_studies
@@ -28,18 +28,11 @@ from medfusion_monai.apps.monailabel.study_files import Study, read_study
 from medfusion_monai.apps.monailabel.study_names import SYNTHETIC
 from medfusion_monai.audit.guard import load_guard
 from medfusion_monai.data.preparing.splits import DataError
-from medfusion_monai.model import Model, load
 from medfusion_monai.sampling.image_formats import png_bytes
 
 logger = logging.getLogger(__name__)
 EXTENSIONS = ("*.dcm", "*.jpeg", "*.tiff", "*.webp", "*.bmp")
 """Files that are studies besides those that MONAI Label takes for it."""
-
-
-@lru_cache(maxsize=1)
-def opened_model(path: str) -> Model:
-    """Return the model of a path, loaded once in a process."""
-    return load(path)
 
 
 class StudyNotFoundError(DataError):
@@ -101,21 +94,26 @@ class MedfusionApp(MONAILabelApp):
         model, name = request.get("model"), str(request.get("image") or "")
         if model not in self._infers:
             raise ValueError(f"model {model!r} is unknown: choose one of {', '.join(self._infers)}")
-        own: dict[str, Any] = {"image_id": name, "label_file": request.get("label")}
+        own: dict[str, Any] = {"image_id": name}
         if name not in self.datastore().list_images():
             self._refuse_path(name)
             own["image_id"] = "upload"
+        if request.get("label") and not self._is_sent(Path(request["label"])):
+            raise ValueError("label must be sent as a file: leave it out of the parameters")
         if not self._infers[model].labels or model == "classify":
             own["save_label"] = bool(request.get("save_label")) and model == "classify"
         return super().infer({**request, **own}, datastore)
 
     def _refuse_path(self, name: str) -> None:
         """Refuse names that are neither of a study nor of a file that a client sent, e.g. of a file of the server."""
-        place = Path(name).resolve()
-        sent = [Path(tempfile.gettempdir()).resolve(), Path(settings.MONAI_LABEL_SESSION_PATH or "/").resolve()]
-        is_sent = place.exists() and (place.parent == sent[0] or (sent[1] != Path("/") and sent[1] in place.parents))
-        if not name or not is_sent:
+        if not name or not self._is_sent(Path(name)):
             raise StudyNotFoundError(f"study {name!r} does not exist: choose one that /datastore/?output=all lists")
+
+    def _is_sent(self, path: Path) -> bool:
+        """Return whether a path is a file that MONAI Label wrote for a client."""
+        place, session = path.resolve(), settings.MONAI_LABEL_SESSION_PATH
+        in_session = bool(session) and Path(session).resolve() in place.parents
+        return place.is_file() and (in_session or place.parent == Path(tempfile.gettempdir()).resolve())
 
     def open_study(self, path: str) -> Study:
         """Read a study."""

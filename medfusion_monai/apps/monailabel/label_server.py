@@ -9,12 +9,26 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from medfusion_monai.runtime.values import check_numbers
+
+if TYPE_CHECKING:
+    from medfusion_monai.model import Model
+
 RELEASE = "0.8.5"
-LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@lru_cache(maxsize=1)
+def opened_model(path: str) -> Model:
+    """Return the model of a path, loaded once in a process."""
+    from medfusion_monai.model import load
+
+    return load(path)
 
 
 def start_label_server(
@@ -48,12 +62,12 @@ def start_label_server(
     _require_monailabel()
     _check_port(host, port)
     _check_studies(studies, user)
+    if temperature is not None:
+        check_numbers(above=True, temperature=temperature)
+    opened_model(os.path.abspath(model))
     with tempfile.TemporaryDirectory(prefix="medfusion_label_") as folder:
         _set_defaults(Path(folder))
         shutil.copy(Path(__file__).with_name("main.py"), folder)  # beside it the server writes, e.g. its log
-        from medfusion_monai.apps.monailabel.label_app import opened_model
-
-        opened_model(os.path.abspath(model))
         settings = {
             "model": os.path.abspath(model),
             "user": user,

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from medfusion_monai.apps.monailabel.label_app import MedfusionApp
 
 OTHER, FOUND = "other", "as found"
-"""Choices of a class: the likeliest one but the study's own; the one that ``classify`` finds."""
+"""Choices of a class: the likeliest one but the study's own; the one that ``classify`` finds. The option is not called
+label, which is where MONAI Label puts the file of a label map."""
 LABEL_MAP, IMAGE = "label_map", "image"
 """What the file of a result is."""
 
@@ -122,8 +123,8 @@ class Counterfactual(StudyTask):
     def __init__(self, app: MedfusionApp) -> None:
         names = app.model.class_names
         options: dict[str, Default] = {
-            "label": [OTHER, *names],
-            "own_label": [FOUND, *names],
+            "class": [OTHER, *names],
+            "own_class": [FOUND, *names],
             "strength": STRENGTH,
             "guidance_scale": GUIDANCE_SCALE,
             "threshold": THRESHOLD,
@@ -136,7 +137,7 @@ class Counterfactual(StudyTask):
 
     def make(self, study: Study, options: dict[str, Any], request: Mapping[str, Any]) -> Result:
         """Compare the study with its counterfactual."""
-        own, label = self._classes(study.image[None], options["own_label"], options["label"])
+        own, label = self._classes(study.image[None], options["own_class"], options["class"])
         settings = {name: options[name] for name in ("strength", "guidance_scale")}
         changed = counterfactual(self.model, study.image[None], label, own, **settings)[0]
         difference = to_study_size(changed - study.image, study)
@@ -206,7 +207,7 @@ class Inpaint(StudyTask):
 
     def __init__(self, app: MedfusionApp) -> None:
         options: dict[str, Default] = {
-            "label": [FOUND, *app.model.class_names],
+            "class": [FOUND, *app.model.class_names],
             "segment": 0,
             "seed": 0,
             "repeats": REPEATS,
@@ -217,7 +218,7 @@ class Inpaint(StudyTask):
 
     def make(self, study: Study, options: dict[str, Any], request: Mapping[str, Any]) -> Result:
         """Fill the region."""
-        place = request.get("label_file") or self.app.submitted_label(request["image_id"])
+        place = request.get("label") or self.app.submitted_label(request["image_id"])
         if not place:
             raise ValueError(
                 "inpaint needs a label: send one with the request, or submit one for this study before. Values other "
@@ -226,7 +227,7 @@ class Inpaint(StudyTask):
         values = read_label(place)
         marked = upright_mask(values == options["segment"] if options["segment"] else values, study)
         mask = fitted_mask(marked, study.resize, "the label", "the study")
-        label = options["label"]
+        label = options["class"]
         if label == FOUND:
             label = self.model.class_names[int(classify(self.model, study.image[None]).labels[0])]
         filled = inpaint(self.model, study.image[None], mask[None], label, options["seed"], options["repeats"])[0]
@@ -260,7 +261,7 @@ class Generate(StudyTask):
 
     def __init__(self, app: MedfusionApp) -> None:
         options: dict[str, Default] = {
-            "label": list(app.model.class_names),
+            "class": list(app.model.class_names),
             "seed": 0,
             "num_inference_steps": 0,
             "save_image": not app.is_remote,
@@ -272,10 +273,10 @@ class Generate(StudyTask):
         """Sample an image."""
         steps = options["num_inference_steps"]
         choices = {"num_inference_steps": steps} if steps else {}
-        image = self.model.sample(options["label"], 1, options["seed"], **choices)
+        image = self.model.sample(options["class"], 1, options["seed"], **choices)
         self.app.refuse_copies(image)
-        name = synthetic_name(options["label"], options["seed"])
-        return Result({"class": options["label"]}, np.zeros(study.size, np.uint8), image[0], name)
+        name = synthetic_name(options["class"], options["seed"])
+        return Result({"class": options["class"]}, np.zeros(study.size, np.uint8), image[0], name)
 
 
 TASKS = {

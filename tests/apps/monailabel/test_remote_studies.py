@@ -47,7 +47,7 @@ def test_series_of_a_dicomweb_store_are_studies(tmp_path):
         with running(command, f"http://{LOCAL}:{port}/info/", tmp_path / "server.log", 400, env=environment()):
             client = MONAILabelClient(f"http://{LOCAL}:{port}", str(tmp_path), "tester")
             assert client.next_sample("first", {})["id"] == series["DX"]  # no CT, which the model does not take
-            options = {"label": names[1], "own_label": names[0], "threshold": 0.002, "result_extension": ".nrrd"}
+            options = {"class": names[1], "own_class": names[0], "threshold": 0.002, "result_extension": ".nrrd"}
             file, _ = client.infer("counterfactual", series["DX"], options)
             image = make_preprocessing(model)({"image": str(tmp_path / "DX.dcm")})["image"][None]
             changed = editing.counterfactual(model, image, names[1], names[0])
