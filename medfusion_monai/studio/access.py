@@ -82,7 +82,10 @@ class Access:
         A page of another host can reach a server of this machine by a name that changes its address, but not under a
         name that we know. A server on all addresses cannot know its names: there, the token alone protects it.
         """
-        name = (urlsplit(f"//{header}").hostname or "").lower()
+        try:
+            name = urlsplit(f"//{header}").hostname or ""
+        except ValueError:  # brackets of IPv6 without an end
+            return False
         is_everywhere = self.host in ("0.0.0.0", "::")
         return (is_everywhere and self.token is not None) or name in LOOPBACK or name == self.host.lower()
 
@@ -125,7 +128,7 @@ class AccessMiddleware:
         headers = connection.headers
         if not self.access.is_known_host(headers.get("host", "")):
             return _refusal(connection, 400, "this server has another name: open it by the address that it printed")
-        if "origin" in headers and urlsplit(headers["origin"]).netloc != headers.get("host"):
+        if "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host"):
             return _refusal(connection, 403, "a page of another address must not use this server")
         if connection.scope["path"] in OPEN_PATHS:
             return None

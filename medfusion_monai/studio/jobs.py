@@ -155,10 +155,12 @@ class JobQueue:
         """Append a job.
 
         Raises:
-            QueueFullError: if too many wait.
+            QueueFullError: if too many wait, or the queue is closed.
         """
         job = Job(title, work)
         with self._changed:
+            if self._closed:
+                raise QueueFullError("the studio ends and takes no more jobs")
             if len(self._open()) >= self.most_waiting + (self._running is None):
                 raise QueueFullError(f"{len(self._waiting)} jobs are waiting: try again when some of them are done")
             self._waiting.append(job)

@@ -6,8 +6,11 @@ serve(studio, host, port, token), until it is interrupted
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
+import warnings
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,6 +23,8 @@ from medfusion_monai.studio.service import Studio
 
 FORM_BYTES = 2**20
 """What a request may hold beside an uploaded file."""
+SECONDS_TO_END = 3
+"""That open pages have to close their connections once the server is interrupted."""
 
 
 class ServerError(ValueError):
@@ -28,11 +33,16 @@ class ServerError(ValueError):
 
 def make_app(studio: Studio, access: Access) -> FastAPI:
     """Return the service with its pages, for requests that bring what ``access`` asks for."""
+    app = make_api(studio)
+    add_pages(app, studio)
+    return guarded(app, studio, access)
+
+
+def guarded(app: FastAPI, studio: Studio, access: Access) -> FastAPI:
+    """Let a service refuse requests without what ``access`` asks for, and larger ones than the limits allow."""
     most_bytes = studio.limits.upload_bytes + FORM_BYTES
     # Larger parts of forms would become files on the disk. Nothing is larger: larger requests are refused.
     MultiPartParser.spool_max_size = most_bytes
-    app = make_api(studio)
-    add_pages(app, studio)
     app.add_middleware(AccessMiddleware, access=access, most_bytes=most_bytes)
     return app
 
@@ -48,14 +58,33 @@ def serve(studio: Studio, listening: socket.socket, host: str, token: str | None
     """
     port = listening.getsockname()[1]
     app = make_app(studio, Access(token, host, port))
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SECONDS_TO_END
+    )
     if not is_loopback(host):
         print(f"Warning: other machines reach {host}. Whoever knows the token uses the model; nothing is encrypted.")
     print(f"Medfusion studio: {address(host, port, token)}\nCtrl+C ends it.", flush=True)
-    try:
-        uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        studio.close()
+    warnings.filterwarnings("ignore", "`torch.distributed.reduce_op`")  # NiceGUI looks at all objects at its start
+    with suppress(KeyboardInterrupt):  # which uvicorn raises again at its end
+        StudioServer(config, studio).run(sockets=[listening])
+
+
+class StudioServer(uvicorn.Server):
+    """A server that ends its jobs before it waits for the requests behind them.
+
+    Args:
+        config: of the server.
+        studio: closed at the end.
+    """
+
+    def __init__(self, config: uvicorn.Config, studio: Studio) -> None:
+        super().__init__(config)
+        self.studio = studio
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the studio and end."""
+        await asyncio.to_thread(self.studio.close)
+        await super().shutdown(sockets)
 
 
 def address(host: str, port: int, token: str | None) -> str:

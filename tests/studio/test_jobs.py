@@ -1,6 +1,8 @@
 """The queue of the studio: order, cancelling, failures."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -121,14 +123,13 @@ def test_a_queue_that_closes_cancels_what_waits_and_what_runs():
     waiting = queue.submit("waiting", work)
     queue.close()
     assert (running.state, waiting.state) == ("cancelled", "cancelled")
+    with pytest.raises(QueueFullError, match="the studio ends"):
+        queue.submit("late", work)
 
 
 def test_a_job_that_is_over_no_longer_holds_the_images_of_its_request(queue):
     class Upload:
         pass
-
-    import gc
-    import weakref
 
     upload = Upload()
     gone = weakref.ref(upload)
