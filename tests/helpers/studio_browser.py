@@ -121,7 +121,7 @@ class Browser:
 
     def choose(self, label, option):
         """Choose from a list."""
-        self.field(label).click()
+        until(lambda: [field for field in self.all(".q-select") if field.text.split("\n")[0] == label])[0].click()
         until(lambda: [item for item in self.all("[role=option]") if item.text == option])[0].click()
         until(lambda: not self.all("[role=option]"))
 
