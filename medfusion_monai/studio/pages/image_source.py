@@ -13,7 +13,7 @@ from medfusion_monai.studio.pages.shown_image import GENERATED, REAL, picture_ur
 from medfusion_monai.studio.pages.upload_button import UploadButton
 from medfusion_monai.studio.pages.visit import Visit
 from medfusion_monai.studio.picture import Picture
-from medfusion_monai.studio.uploads import read_upload
+from medfusion_monai.studio.uploads import file_name, read_upload
 
 UPLOADED = "Uploaded"
 ACCEPTED = ".png,.jpg,.jpeg,.tif,.tiff,.webp,.dcm,.nii,.gz"
@@ -57,7 +57,8 @@ class ImageSource:
             self._explain(str(error))
             return
         self.label, self.tag, self.content, self.url = -1, UPLOADED, content, plain_url(image[0])
-        self._show(image, event.file.name, event.file.name)
+        name = file_name(event.file.name)
+        self._show(image, name, name)
 
     def _show(self, image: Tensor, name: str, caption: str) -> None:
         self.image, self.name = image, name

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from tiny_models import save, tiny
 
 import medfusion_monai as mf
 
@@ -95,12 +94,13 @@ class Tab:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return mf.load(save(tiny(), tmp_path_factory.mktemp("studio") / "model.pt"), device="cpu")
+def model(weights):
+    return mf.load(weights, device="cpu")
 
 
 @pytest.fixture
 def studio(model):
+    """A studio without real images, unless a test adds some."""
     studio = Studio(model)
     studio.data = None
     yield studio
