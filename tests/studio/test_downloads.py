@@ -76,13 +76,12 @@ def test_dicom_says_that_it_is_synthetic(pictures):
     assert dcmread(io.BytesIO(encode(pictures[0], "dicom"))).PatientName == "SYNTHETIC^NO REAL PATIENT"
 
 
-def test_an_edited_picture_says_so_and_is_never_dicom(edited):
-    assert formats_of(edited) == ["png", "png16", "nifti"]
+def test_an_edited_picture_says_so_in_every_format(edited):
+    assert formats_of(edited) == ["png", "png16", "nifti", "dicom", "dicom_dx"]
     assert Image.open(io.BytesIO(encode(edited))).text["Synthetic"].endswith("may show a real patient")
-    with pytest.raises(ValueError, match="'dicom': DICOM files would say that they show no real patient"):
-        encode(edited, "dicom")
-    with pytest.raises(ValueError, match="DICOM files would say"):
-        zip_of([edited], "dicom")
+    file = dcmread(io.BytesIO(encode(edited, "dicom")))
+    assert file.PatientName == "EDITED^PATIENT NOT NAMED"
+    assert "may show a real patient" in file.ImageComments
 
 
 def test_formats_fit_the_channels(pictures):
