@@ -1,8 +1,8 @@
 """What an audit of the weights says.
 
-    find_audit(weights) -> Path | None, the folder of an audit beside weights
-    ModelAudit(model, weights_sha256, folder): .verdict -> str; .guard -> CopyGuard | None
-    audit_verdict(studio) -> str | None
+find_audit(weights) -> Path | None, the folder of an audit beside weights
+ModelAudit(model, weights_sha256, folder): .verdict -> str; .guard -> CopyGuard | None
+audit_verdict(studio) -> str | None
 """
 
 from __future__ import annotations
