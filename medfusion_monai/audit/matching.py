@@ -101,15 +101,36 @@ class Matcher:
         parts = [self._match(queries.select(rows)) for rows in torch.arange(len(queries.fine)).split(_AT_ONCE)]
         return Matches(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
+    @torch.no_grad()
+    def closest(self, queries: Prints, number: int) -> tuple[Tensor, Tensor]:
+        """Find several training images close to each query.
+
+        Args:
+            queries: at most a few images.
+            number: of training images per query; at most as many are found as are compared exactly.
+
+        Returns:
+            scores (M, number) as in ``match``, ascending, and places (M, number), -1 where there are fewer images.
+        """
+        scores, places, _, _ = self._compared(queries)
+        scores, order = scores.topk(min(number, scores.shape[1]), dim=1, largest=False)
+        return scores, places.gather(1, order)
+
     def _match(self, queries: Prints) -> Matches:
+        ratios, places, distances, scales = self._compared(queries)
+        scores, chosen = ratios.min(dim=1)
+        rows = torch.arange(len(scores))
+        return Matches(scores, places[rows, chosen], distances[rows, chosen], scales, distances.amin(dim=1))
+
+    def _compared(self, queries: Prints) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return scores and places (M, P) of candidates, their distances (M, P, K), and the scales (M, K)."""
         turned = variants_of(queries.fine, self.axes)
         places = self.training.candidates(queries, turned)
         distances = self.training.distances(queries, turned, places)
         nearest = self.held_out.distances(queries, turned, self.held_out.candidates(queries, turned))
         scales = nearest.topk(SCALE_NEIGHBOURS, dim=1, largest=False).values.mean(dim=1).clamp(min=1e-6)  # (M, K)
-        scores, chosen = _geometric_mean((distances / scales[:, None])[..., : len(JUDGES)]).min(dim=1)
-        rows = torch.arange(len(scores))
-        return Matches(scores, places[rows, chosen], distances[rows, chosen], scales, distances.amin(dim=1))
+        scores = _geometric_mean((distances / scales[:, None])[..., : len(JUDGES)])
+        return scores, places, distances, scales
 
 
 class _References:

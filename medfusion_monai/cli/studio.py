@@ -23,6 +23,9 @@ def add_studio(subparsers: Any) -> None:
     parser.add_argument(
         "--data", type=input_path, metavar="DIR", help="prepared data set whose real images are shown for comparison"
     )
+    parser.add_argument(
+        "--audit", type=input_path, metavar="DIR", help="output of medfusion audit for these weights (one beside them)"
+    )
     parser.add_argument("--port", type=_port, default=PORT, help=f"port to listen on, 0 for a free one ({PORT})")
     parser.add_argument("--host", default=HOST, help=f"address to listen on ({HOST}: this machine alone)")
     parser.add_argument("--no-token", action="store_true", help="let all programs and users of this machine use it")
@@ -52,5 +55,6 @@ def _studio(arguments: argparse.Namespace) -> int:
         check_device(arguments.device)
     with listen(arguments.host, arguments.port, arguments.no_token) as listening:
         model = load(weights_at(arguments.model), arguments.device)
-        serve(Studio(model), listening, arguments.host, None if arguments.no_token else new_token())
+        studio = Studio(model, dataset_dir=arguments.data, audit_dir=arguments.audit)
+        serve(studio, listening, arguments.host, None if arguments.no_token else new_token())
     return 0

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import medfusion_monai
 from medfusion_monai.sampling.image_formats import FORMATS, suffix_of
 from medfusion_monai.studio import tasks
+from medfusion_monai.studio.audits import audit_verdict
 from medfusion_monai.studio.downloads import encode, name_of, zip_of
 from medfusion_monai.studio.jobs import Job, QueueFullError
 from medfusion_monai.studio.service import Studio
@@ -68,6 +69,7 @@ class ModelDescription(BaseModel):
     output_formats: list[str]
     sampler: dict[str, Any] = Field(description="Settings that a request does not set.")
     limits: dict[str, float] = Field(description="Largest values of a request.")
+    audit: str | None = Field(description="What the audit of the weights found; null if none lies beside them.")
 
 
 class Problem(BaseModel):
@@ -132,6 +134,7 @@ def describe(studio: Studio) -> ModelDescription:
         output_formats=[name for name, form in FORMATS.items() if model.image_channels in form.channels],
         sampler=studio.sampler_defaults,
         limits=vars(studio.limits),
+        audit=audit_verdict(studio),
     )
 
 

@@ -14,9 +14,6 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image, PngImagePlugin
-from torch import Tensor
-
 from medfusion_monai.editing.edit_writer import FORMATS as EDIT_FORMATS
 from medfusion_monai.sampling.image_formats import FORMATS, suffix_of
 from medfusion_monai.sampling.manifest import write_rows
@@ -72,29 +69,6 @@ def zip_of(pictures: Sequence[Picture], output_format: str = "png") -> bytes:
         write_rows(manifest, rows, columns, header=True)
         archive.writestr(_entry(MANIFEST), manifest.getvalue().encode())
     return body.getvalue()
-
-
-def film(pictures: Sequence[Picture], seconds_per_frame: float = 0.2) -> bytes:
-    """Return an animated PNG of pictures of one size, marked as its first frame.
-
-    Raises:
-        ValueError: for no pictures.
-    """
-    if not pictures:
-        raise ValueError("there are no frames: make an interpolation first")
-    first = Image.open(io.BytesIO(encode(pictures[0])))
-    marks = PngImagePlugin.PngInfo()
-    for name, text in first.text.items():  # type: ignore[attr-defined]  # of a PNG
-        marks.add_text(name, text)
-    others = [Image.open(io.BytesIO(encode(picture))) for picture in pictures[1:]]
-    body, duration = io.BytesIO(), round(1000 * seconds_per_frame)
-    first.save(body, "PNG", save_all=True, append_images=others, duration=duration, loop=0, pnginfo=marks)
-    return body.getvalue()
-
-
-def difference(before: Tensor, after: Tensor) -> Tensor:
-    """Return what changed between two images (C, H, W) in [0, 1]: 0.5 for nothing, brighter where ``after`` is."""
-    return 0.5 + (after - before) / 2
 
 
 def _row(picture: Picture, output_format: str) -> dict[str, Any]:

@@ -6,15 +6,21 @@ Studio(model, limits=Limits())
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.model import Model
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.sampling.writer import sample_settings
+from medfusion_monai.studio.audits import ModelAudit, find_audit
 from medfusion_monai.studio.jobs import JobQueue
 from medfusion_monai.studio.limits import Limits
+from medfusion_monai.studio.real_data import RealData
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16
 """Images at a time, as ``Model.sample`` and ``run inference`` take them: other numbers may tip a rounding."""
@@ -26,12 +32,33 @@ class Studio:
     Args:
         model: loaded, from a file that still exists.
         limits: of requests.
+        dataset_dir: folder of a prepared data set, whose real images are shown; None for none.
+        audit_dir: folder of an audit of the weights; None for one beside them, if it is there and theirs.
+
+    Raises:
+        ValueError: for a data set or an audit that cannot be read or is of other classes or weights.
     """
 
-    def __init__(self, model: Model, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        limits: Limits | None = None,
+        dataset_dir: str | Path | None = None,
+        audit_dir: str | Path | None = None,
+    ) -> None:
         self.model, self.limits = model, limits or Limits()
         self.weights_sha256 = file_sha256(model.path)
+        self.data = None if dataset_dir is None else RealData(model, dataset_dir)
+        self.audit = self._found_audit() if audit_dir is None else ModelAudit(model, self.weights_sha256, audit_dir)
         self.jobs = JobQueue(self.limits.waiting_jobs)
+
+    def _found_audit(self) -> ModelAudit | None:
+        folder = find_audit(self.model.path)
+        try:
+            return None if folder is None else ModelAudit(self.model, self.weights_sha256, folder)
+        except ValueError as error:  # as after another training
+            logger.warning("%s. The studio shows no audit", error)
+            return None
 
     @cached_property
     def sampler_defaults(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from medfusion_monai.sampling.plan import sampling_plan
 from medfusion_monai.sampling.writer import SampleWriter, sample_settings
 from medfusion_monai.studio import tasks
-from medfusion_monai.studio.downloads import difference, encode, film, formats_of, name_of, zip_of
+from medfusion_monai.studio.downloads import encode, formats_of, name_of, zip_of
 from medfusion_monai.studio.picture import Picture
 
 
@@ -115,18 +115,3 @@ def test_pictures_of_one_name_have_different_names_in_a_zip(pictures, edited):
 def test_a_zip_of_nothing_is_refused():
     with pytest.raises(ValueError, match="there are no pictures to download"):
         zip_of([])
-
-
-def test_a_film_shows_all_frames_and_is_marked(pictures):
-    shown = Image.open(io.BytesIO(film(pictures, seconds_per_frame=0.5)))
-    assert (shown.n_frames, shown.info["duration"]) == (3, 500)
-    assert shown.text["Synthetic"].startswith("true: made by a generative model")
-    shown.seek(2)
-    assert shown.convert("L").tobytes() == Image.open(io.BytesIO(encode(pictures[2]))).tobytes()
-    with pytest.raises(ValueError, match="there are no frames"):
-        film([])
-
-
-def test_a_difference_is_gray_where_nothing_changed():
-    before, after = torch.tensor([[[0.0, 0.5, 1.0]]]), torch.tensor([[[1.0, 0.5, 0.0]]])
-    assert torch.equal(difference(before, after), torch.tensor([[[1.0, 0.5, 0.0]]]))
