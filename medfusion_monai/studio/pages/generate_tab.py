@@ -5,7 +5,9 @@ from __future__ import annotations
 from nicegui import ui
 
 from medfusion_monai.studio import tasks
+from medfusion_monai.studio.audits import audit_verdict
 from medfusion_monai.studio.jobs import Job
+from medfusion_monai.studio.pages.copy_check import CopyCheck
 from medfusion_monai.studio.pages.fields import class_field, number_field, value_of
 from medfusion_monai.studio.pages.job_view import JobView
 from medfusion_monai.studio.pages.picture_dialog import PictureDialog
@@ -32,11 +34,15 @@ class GenerateTab:
             with ui.element("section").classes("controls").props('aria-label="Settings"') as controls:
                 self._show_settings()
             with ui.element("section").classes("results").props('aria-label="Generated images"'):
-                self.jobs = JobView(visit, self.show)
+                self.jobs = JobView(visit, self.show, self._check_copies)
+                self.copies = CopyCheck(visit)
                 self.saving = SaveAll("generated")
                 self.grid = ui.element("div").classes("grid")
                 with self.grid:
                     ui.label("Images appear here as they are made.").classes("empty")
+                verdict = audit_verdict(visit.studio)
+                if verdict:
+                    ui.label(f"Audit of the weights: {verdict}").classes("hint")
         with controls:
             self.jobs.add_button("Generate", self._submit).props("unelevated").classes("run")
         self.dialog = PictureDialog(visit)
@@ -67,8 +73,12 @@ class GenerateTab:
         )
         self.visit.generated = []
         self.grid.clear()
+        self.copies.clear()
         self.saving.offer([])
         return [job]
+
+    def _check_copies(self) -> None:
+        self.copies.start(self.visit.generated)
 
     def show(self, pictures: list[Picture]) -> None:
         """Add the pictures that are new."""

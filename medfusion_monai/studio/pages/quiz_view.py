@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from nicegui import background_tasks, events, ui
 from torch import Tensor
@@ -18,6 +17,7 @@ from medfusion_monai.studio.pages.shown_image import plain_url, show_image
 from medfusion_monai.studio.pages.visit import Visit
 from medfusion_monai.studio.picture import Picture
 from medfusion_monai.studio.quiz import Answer, Question, plan_quiz
+from medfusion_monai.studio.real_data import RealData
 
 KEYS = {"1": 1, "ArrowLeft": 1, "2": 2, "ArrowRight": 2}
 
@@ -30,7 +30,7 @@ class QuizView:
         data: the real images.
     """
 
-    def __init__(self, visit: Visit, data: Any) -> None:
+    def __init__(self, visit: Visit, data: RealData) -> None:
         self.visit, self.data = visit, data
         self.questions: list[Question] = []
         self.answers: list[Answer] = []
