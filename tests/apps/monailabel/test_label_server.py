@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -281,11 +282,16 @@ def test_port_in_use_is_an_error_before_the_model_is_loaded(served):
 
 
 def test_batch_inference_notes_suggested_classes_and_goes_on_after_a_study_that_is_none(served):
-    address = f"http://{LOCAL}:{served.port}"
     if served.model.image_channels == 3:
         pytest.skip("one bundle is enough for a process of its own")
-    task = requests.post(f"{address}/batch/infer/classify?run_sync=true", json={"save_label": True}, timeout=400).json()
+    address = f"http://{LOCAL}:{served.port}"
+    requests.post(f"{address}/batch/infer/classify", json={"save_label": True}, timeout=60).raise_for_status()
+    deadline = time.monotonic() + 600
+    while (task := requests.get(f"{address}/batch/infer", timeout=60).json())["status"] in ("SUBMITTED", "RUNNING"):
+        assert time.monotonic() < deadline, task
+        time.sleep(2)
     assert task["status"] == "DONE", task
+    time.sleep(2)  # the server reads what the other process wrote
     info = requests.get(f"{address}/datastore/image/info?image=scan", timeout=60).json()
     found = editing.classify(served.model, seen(served, "scan")).labels[0]
     assert info["suggested_class"] == served.model.class_names[found]
