@@ -1,5 +1,6 @@
 import copy
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -107,26 +108,29 @@ def test_required_properties_are_all_there(dataset_dir, tmp_path):
         assert workflow.check_properties() == []
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("phase", ["autoencoder", "diffusion"])
 def test_killed_training_ends_as_if_it_had_not_been(phase, bundle, trained, dataset_dir, tmp_path):
     if phase == "diffusion":
         shutil.copytree(trained / "models", tmp_path / "models", ignore=lambda *_: ["model.pt"])
     arguments = {"dataset_dir": dataset_dir, "model_dir": tmp_path / "models", "output_dir": tmp_path / "runs"}
-    settings = {name: str(value) for name, value in arguments.items()}
-    from_fixture = sys.modules[bundle.__module__].TINY
-    command = [sys.executable, "-m", "monai.bundle", "run", f"train_{phase}"]
-    command += ["--config_file", str([str(CONFIGS / "train.yaml"), str(CONFIGS / "demo.yaml")])]
+    settings = {name: str(value) for name, value in arguments.items()} | {"check_files": False}
     # Many more steps than wanted: the kill comes in the middle on any machine.
-    for name, value in (from_fixture | settings | {"check_files": False}).items():
-        command += [f"--{name}", "100000" if name == f"{phase}_steps" else str(value)]
-    command += [f"--{phase}_lr_decay", "constant"]
+    endless = {f"{phase}_steps": 100000, f"{phase}_lr_decay": "constant"}
     checkpoint = tmp_path / "runs" / "checkpoints" / f"{phase}_training.pt"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ) as process:
-        deadline = time.monotonic() + 120
-        while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+
+    def train():
+        torch.set_num_threads(1)  # a forked process has none of its parent's threads
+        bundle(f"train_{phase}", **settings | endless)
+
+    process = multiprocessing.get_context("fork").Process(target=train, daemon=True)
+    process.start()
+    deadline = time.monotonic() + 120
+    while not checkpoint.is_file() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     done = load(checkpoint)["iteration"]
     steps = {f"{phase}_steps": done + 4, f"{phase}_lr_decay": "constant"}
 

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import select
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -168,14 +171,20 @@ def test_error_of_one_process_ends_all_and_is_what_torchrun_shows_last(tmp_path)
 
 
 def test_process_ends_when_torchruns_agent_is_killed():
-    program = """
-import os, time
-from medfusion_monai.runtime.distributed import _end_with
-if os.fork():
-    time.sleep(0.5)  # the agent, which is gone then
-else:
-    _end_with(os.getppid(), interval=0.05)
-    time.sleep(60)  # SIGTERM comes before
-"""
-    # It returns once the child has closed its output as well.
-    subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=40)
+    reading, writing = os.pipe()
+    agent = os.fork()
+    if agent == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            if os.fork() == 0:
+                distributed._end_with(os.getppid(), interval=0.05)
+                time.sleep(60)  # SIGTERM comes before
+            time.sleep(0.5)  # the agent, which is gone then
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(agent, 0)
+    ended, _, _ = select.select([reading], [], [], 40)  # the pipe is closed once the last process is gone
+    assert ended
+    assert os.read(reading, 1) == b""
+    os.close(reading)
