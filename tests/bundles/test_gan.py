@@ -19,6 +19,7 @@ from tiny_models import save, tiny
 
 import medfusion_monai as mf
 from medfusion_monai.cli import main
+from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.runtime.locks import leave_folders
 from medfusion_monai.training.handlers.stop_on_signal import StoppedBySignal
@@ -146,6 +147,16 @@ def test_checkpoint_of_other_settings_is_refused_and_a_learning_rate_may_change(
     assert "belongs to another run: loss.penalty was" in str(first_cause(caught.value))
     train(tmp_path, gan_steps=9, gan_lr=[1.0e-4, 1.0e-5])
     assert json.loads((tmp_path / "models/model.json").read_text())["training"]["steps"] == 9
+
+
+@pytest.mark.parametrize("modality", ["fundus", "histo"])
+def test_colour_bundle_trains_and_samples(modality, bundle, tmp_path):
+    prepare_phantoms(tmp_path / "data", num_images=20, size=32, modality=modality)
+    configs = CONFIGS.parents[1] / f"medfusion_{modality}" / "configs"
+    own = {"image_size": [32, 32], "gan_channels": [4, 8, 8, 8], "gan_batch_size": 4, "gan_steps": 2}
+    own |= {"gan_val_interval": 2, "dataset_dir": str(tmp_path / "data"), **places(tmp_path)}
+    bundle("train_gan", overlays=OVERLAYS, configs=configs, **own)
+    assert mf.load(tmp_path / "models").sample(0).shape == (1, 3, 32, 32)
 
 
 def test_training_logs_losses_and_penalties_and_draws_a_row_per_class(gan):
