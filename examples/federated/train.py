@@ -60,10 +60,10 @@ def run_phase(phase, rounds, state, agreement, options):
         return torch.load(finished, weights_only=True)
     total = rounds + (phase == "autoencoder")  # the last one measures the latents
     killed = sorted((workspace / phase).glob(f"**/{GLOBAL}"))
-    if killed:
-        state = torch.load(killed[-1], weights_only=True)["model"]
-    done = round(float(torch.as_tensor(state[ROUNDS])[0]))
-    save_atomically({name: torch.as_tensor(value) for name, value in state.items()}, begun)
+    if killed or begun.is_file():
+        state = read_global(killed[-1] if killed else begun)
+    done = round(float(state[ROUNDS][0]))
+    save_atomically(state, begun)
     shutil.rmtree(workspace / phase, ignore_errors=True)
     if done < total:
         recipe = FedAvgRecipe(
@@ -76,11 +76,22 @@ def run_phase(phase, rounds, state, agreement, options):
             key_metric="",
         )
         recipe.set_per_site_config({name: {} for name in options.sites})
-        result = Path(recipe.execute(environment(options, workspace)).get_result())
+        try:
+            result = Path(recipe.execute(environment(options, workspace)).get_result())
+        except RuntimeError as error:
+            raise SystemExit(
+                f"{error}\nThe run has stopped. The same command continues with the rounds left."
+            ) from error
         [path] = result.glob(f"**/{GLOBAL}")
-        state = torch.load(path, weights_only=True)["model"]
-    save_atomically({name: torch.as_tensor(value) for name, value in state.items()}, finished)
-    return torch.load(finished, weights_only=True)
+        state = read_global(path)
+    save_atomically(state, finished)
+    return state
+
+
+def read_global(path):
+    """Return the weights that a server keeps, or that a phase began with."""
+    found = torch.load(path, weights_only=True)
+    return {name: torch.as_tensor(value) for name, value in found.get("model", found).items()}
 
 
 def environment(options, workspace):
