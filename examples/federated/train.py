@@ -4,8 +4,7 @@ python examples/federated/train.py --bundle bundles/medfusion_cxr --overlays dem
     --site-files SITES --autoencoder-rounds 10 --rounds 10 --steps 100 --output RUN
 
 SITES holds a.yaml, b.yaml, c.yaml, see docs/federated.md. The model is RUN/models/model.pt. The same command continues
-a run that was stopped, with the rounds that are left. Without --kit all runs in the simulator on this machine;
-with it, the jobs go to a server.
+a run that was stopped, with the rounds that are left.
 """
 
 import argparse
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
-from nvflare.recipe import ProdEnv, SimEnv
+from nvflare.recipe import SimEnv
 
 from medfusion_monai.cli.arguments import add_settings, settings_of
 from medfusion_monai.sites.federation import (
@@ -31,6 +30,7 @@ from medfusion_monai.weights.state_dict import load_weights, save_atomically, sa
 
 CLIENT = Path(__file__).with_name("client.py")
 GLOBAL = "FL_global_model.pt"
+STOPPED = "The run has stopped. The same command continues with the rounds left."
 
 
 def arguments():
@@ -40,14 +40,11 @@ def arguments():
     parser.add_argument("--overlays", nargs="*", default=[], help="merged after train.yaml, e.g. small.yaml")
     add_settings(parser, "keys of the bundle's configs, the same for all sites", "image_size=[128,128]")
     parser.add_argument("--sites", nargs="+", required=True, help="names of the sites")
-    parser.add_argument("--site-files", type=Path, help="simulator: folder with a NAME.yaml per site")
+    parser.add_argument("--site-files", type=Path, required=True, help="folder with a NAME.yaml per site")
     parser.add_argument("--rounds", type=int, required=True, help="of phase two")
     parser.add_argument("--autoencoder-rounds", type=int, default=0, help="of phase one")
     parser.add_argument("--autoencoder", type=Path, help="autoencoder.pt of an earlier training, in place of phase one")
     parser.add_argument("--steps", type=int, required=True, help="of a round, at each site")
-    parser.add_argument("--least-sites", type=int, help="a round goes on with so many (all)")
-    parser.add_argument("--kit", type=Path, help="startup kit of a server's administrator, instead of the simulator")
-    parser.add_argument("--user", default="admin@nvidia.com", help="of the kit")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     return parser.parse_args()
 
@@ -60,33 +57,42 @@ def run_phase(phase, rounds, state, agreement, options):
         return torch.load(finished, weights_only=True)
     total = rounds + (phase == "autoencoder")  # the last one measures the latents
     killed = sorted((workspace / phase).glob(f"**/{GLOBAL}"))
-    if killed:
-        state = torch.load(killed[-1], weights_only=True)["model"]
-    done = round(float(torch.as_tensor(state[ROUNDS])[0]))
-    save_atomically({name: torch.as_tensor(value) for name, value in state.items()}, begun)
+    if killed or begun.is_file():
+        state = read_global(killed[-1] if killed else begun)
+    done = round(float(state[ROUNDS][0]))
+    save_atomically(state, begun)
     shutil.rmtree(workspace / phase, ignore_errors=True)
     if done < total:
         recipe = FedAvgRecipe(
             name=phase,
             model_persistor=PTFileModelPersistor(source_ckpt_file_full_name=str(begun.resolve())),
-            min_clients=options.least_sites or len(options.sites),
+            min_clients=len(options.sites),
             num_rounds=total - done,
             train_script=str(CLIENT),
             train_args=f"--plan {Plan(phase, rounds, options.steps, agreement).encoded()}",
             key_metric="",
         )
         recipe.set_per_site_config({name: {} for name in options.sites})
-        result = Path(recipe.execute(environment(options, workspace)).get_result())
+        try:
+            result = Path(recipe.execute(environment(options, workspace)).get_result())
+        except RuntimeError as error:
+            raise SystemExit(
+                f"{error}\nThe run has stopped. The same command continues with the rounds left."
+            ) from error
         [path] = result.glob(f"**/{GLOBAL}")
-        state = torch.load(path, weights_only=True)["model"]
-    save_atomically({name: torch.as_tensor(value) for name, value in state.items()}, finished)
-    return torch.load(finished, weights_only=True)
+        state = read_global(path)
+    save_atomically(state, finished)
+    return state
+
+
+def read_global(path):
+    """Return the weights that a server keeps, or that a phase began with."""
+    found = torch.load(path, weights_only=True)
+    return {name: torch.as_tensor(value) for name, value in found.get("model", found).items()}
 
 
 def environment(options, workspace):
-    """Return where jobs run."""
-    if options.kit is not None:
-        return ProdEnv(startup_kit_location=str(options.kit), username=options.user)
+    """Return where jobs run: the simulator, with a process per site."""
     os.environ["MEDFUSION_SITES"] = str(options.site_files.resolve())
     return SimEnv(clients=options.sites, num_threads=len(options.sites), workspace_root=str(workspace.resolve()))
 

@@ -41,13 +41,19 @@ def add_average(subparsers: Any) -> None:
 
 def add_assemble(subparsers: Any) -> None:
     """Add ``medfusion assemble``."""
-    parser = subparsers.add_parser("assemble", help="write a model with the autoencoder of another file")
-    parser.add_argument(
+    parser = subparsers.add_parser("assemble", help="write a model with the autoencoder, or the UNet, of another file")
+    part = parser.add_mutually_exclusive_group(required=True)
+    part.add_argument(
         "--autoencoder",
         type=input_path,
-        required=True,
         metavar="FILE",
         help="autoencoder.pt of a training with --frozen encoder, which started from the model",
+    )
+    part.add_argument(
+        "--unet",
+        type=input_path,
+        metavar="FILE",
+        help="UNet of a federated server, as FL_global_model.pt, trained on the latents of the model",
     )
     parser.add_argument(
         "--model-file", type=bundle_path, required=True, help="weights, or a folder or bundle that contains them"
@@ -103,9 +109,12 @@ def _average(arguments: argparse.Namespace) -> int:
 
 
 def _assemble(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.weights.assembled import write_assembled
+    from medfusion_monai.weights.assembled import write_assembled, write_with_unet
 
-    print(write_assembled(arguments.autoencoder, arguments.model_file, arguments.output))
+    if arguments.unet:
+        print(write_with_unet(arguments.unet, arguments.model_file, arguments.output))
+    else:
+        print(write_assembled(arguments.autoencoder, arguments.model_file, arguments.output))
     return 0
 
 

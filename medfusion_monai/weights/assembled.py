@@ -1,4 +1,4 @@
-"""Puts an autoencoder and a UNet of different files together into one model."""
+"""Puts an autoencoder, or a UNet, of another file into a model."""
 
 from __future__ import annotations
 
@@ -33,10 +33,7 @@ def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output
         WeightsError: if a file is missing or damaged, ``output`` has a model, or the UNet was trained on other latents
             than those of the autoencoder.
     """
-    place = Path(output) / NAMES[0]
-    there = [name for name in (*NAMES, model_info_path(place).name) if (place.parent / name).exists()]
-    if there:
-        raise WeightsError(f"{place.parent / there[0]} exists: choose another folder")
+    place = _free_place(output)
     file, decoder_file = weights_at(model_file), Path(autoencoder_file)
     info = require_model_info(file)
     network = load_described(file, info)
@@ -61,6 +58,58 @@ def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output
     save_weights(network, place)
     write_model_info(place, info)
     return place
+
+
+def write_with_unet(unet_file: str | Path, model_file: str | Path, output: str | Path) -> Path:
+    """Write ``model.pt`` and ``model.json`` of a model with the UNet of another file, as a federated server keeps it.
+
+    Args:
+        unet_file: state dict of a UNet that was trained on the latents of the model's autoencoder, alone or as
+            ``model`` within another dictionary. That it was is not recorded in such a file and cannot be checked.
+        model_file: weights of the model, as of any site, or a folder or bundle that contains them.
+        output: folder of the new model.
+
+    Returns:
+        The place of the weights; their description names neither images nor steps, as only the sites know theirs.
+
+    Raises:
+        WeightsError: if a file is missing or damaged, ``output`` has a model, or the UNet is another.
+    """
+    place = _free_place(output)
+    file = weights_at(model_file)
+    info = require_model_info(file)
+    network = load_described(file, info)
+    state = _state_of_unet(Path(unet_file))
+    try:
+        network.unet.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"weights {unet_file} do not fit the UNet of {file}: {error}") from error
+    info["training"], info["class_shares"] = {}, None
+    save_weights(network, place)
+    write_model_info(place, info)
+    return place
+
+
+def _free_place(output: str | Path) -> Path:
+    place = Path(output) / NAMES[0]
+    there = [name for name in (*NAMES, model_info_path(place).name) if (place.parent / name).exists()]
+    if there:
+        raise WeightsError(f"{place.parent / there[0]} exists: choose another folder")
+    return place
+
+
+def _state_of_unet(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"weights {path} cannot be read ({error}): name the file of a server") from error
+    state = found.get("model", found) if isinstance(found, dict) else None
+    if not isinstance(state, dict) or not state:
+        raise WeightsError(f"weights {path} are not a state dict: name the file of a server")
+    tensors = {str(name): torch.as_tensor(value) for name, value in state.items()}
+    if not all(bool(value.isfinite().all()) for value in tensors.values()):
+        raise WeightsError(f"weights {path} have values that are not finite: choose those of another round")
+    return tensors
 
 
 def _training_of(file: Path) -> dict[str, Any]:

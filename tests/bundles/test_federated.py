@@ -4,15 +4,19 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from monai.fl.client import MonaiAlgo
-from monai.fl.utils.constants import ExtraItems, WeightType
+from monai.fl.client import MonaiAlgo, MonaiAlgoStats
+from monai.fl.utils.constants import ExtraItems, FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
+from medfusion_monai.data.datalist import read_datalist
+from medfusion_monai.data.reading.images import read_image
 from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.runtime.locks import leave_folders
+from medfusion_monai.sites.image_statistics import ImageWithClassMask
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 
@@ -63,8 +67,12 @@ def test_client_trains_on_the_latents_of_the_trained_autoencoder(client, bundle,
         assert torch.equal(used[name], value), name
         assert torch.equal(model[f"autoencoder.{name}"], value), name
     assert any(not torch.equal(first[name], second[name]) for name in first)
-    assert algo.trainer.state.iteration == 4
+    assert algo.trainer.state.iteration == algo.trainer.lr_scheduler.last_epoch == 4  # a decay spans the rounds
+    averaged = {name: value.clone() for name, value in algo.trainer.ema.module.state_dict().items()}
+    written = (models / "model.pt").read_bytes()
     metrics = algo.evaluate(ExchangeObject(weights=second, weight_type=WeightType.WEIGHTS)).metrics
+    assert all(torch.equal(value, averaged[name]) for name, value in algo.trainer.ema.module.state_dict().items())
+    assert (models / "model.pt").read_bytes() == written
     assert 0 < metrics["diffusion_val_loss"] < 10
     algo.finalize()
 
@@ -120,3 +128,26 @@ def test_client_without_a_trained_autoencoder_is_refused(client):
     with pytest.raises((RuntimeError, ValueError)) as caught:
         run_rounds(algo, 1)
     assert "phase two needs phase one: run train_autoencoder" in str(first_cause(caught.value))
+
+
+def test_statistics_of_a_site_are_those_of_its_images_and_classes(bundle, dataset_dir, tmp_path):
+    tiny = sys.modules[bundle.__module__].TINY | {"trial_step": False}
+    places = {"dataset_dir": str(dataset_dir), "model_dir": str(tmp_path / "m"), "output_dir": str(tmp_path / "r")}
+    files = [str(BUNDLE / "configs" / name) for name in ("train.yaml", "demo.yaml")]
+    workflow = ConfigWorkflow(files, workflow_type="train", **(tiny | places))
+    transforms = [ImageWithClassMask()]
+    algo = MonaiAlgoStats(str(BUNDLE), workflow=workflow, data_stats_transform_list=transforms)
+    algo.initialize(extra={ExtraItems.CLIENT_NAME: "site", ExtraItems.APP_ROOT: str(tmp_path)})
+    found = algo.get_data_stats(extra={FlStatistics.HIST_BINS: 4, FlStatistics.HIST_RANGE: [0.0, 1.0]}).statistics
+    workflow.finalize()
+    leave_folders()
+    training = read_datalist(dataset_dir, "training")
+    assert found["train"][FlStatistics.DATA_COUNT] == len(training) == 32
+    assert found["train"][FlStatistics.FAIL_COUNT] == 0
+    summary = found["train"][FlStatistics.DATA_STATS]
+    pixels = [read_image(item["image"]) for item in training]
+    mean = float(np.mean([image.mean() for image in pixels]))
+    assert summary["image_stats"]["intensity"]["mean"] == pytest.approx(mean, abs=1e-3)
+    shares = [part["pixel_percentage"]["mean"] for part in summary["label_stats"]["label"]]
+    assert sum(shares) == pytest.approx(1.0)
+    assert found["eval"][FlStatistics.DATA_COUNT] == 4

@@ -69,3 +69,32 @@ def test_folder_with_another_model_is_left_alone(name, model_file, tmp_path, cap
     assert assemble(own, model_file, tmp_path / "new") == 2
     assert f"{name} exists: choose another folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, "train_conf": {}}])
+def test_model_has_the_unet_of_a_server(wrap, model_file, tmp_path, capsys):
+    state = {name: value * 1.01 for name, value in tiny().unet.state_dict().items()}
+    torch.save(wrap(state), tmp_path / "FL_global_model.pt")
+    files = ["--unet", tmp_path / "FL_global_model.pt", "--model-file", model_file, "--output", tmp_path / "new"]
+    assert main(["assemble", *map(str, files)]) == 0
+    after = mf.load(tmp_path / "new", "cpu")
+    assert all(torch.equal(value, state[name]) for name, value in after.network.unet.state_dict().items())
+    assert after.info["training"] == {}
+    assert after.trained_on is None
+    assert after.sample(0, n=1).isfinite().all()
+
+
+def test_other_unet_is_refused(model_file, tmp_path, capsys):
+    cases = {
+        "other": tiny(["a", "b", "c"]).unet.state_dict(),
+        "nan": {name: value * torch.nan for name, value in tiny().unet.state_dict().items()},
+        "list": [1],
+    }
+    for name, content in cases.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        files = ["--unet", tmp_path / f"{name}.pt", "--model-file", model_file, "--output", tmp_path / "new"]
+        assert main(["assemble", *map(str, files)]) == 2
+    error = capsys.readouterr().err
+    for words in ("do not fit the UNet of", "values that are not finite", "are not a state dict"):
+        assert words in error
+    assert not (tmp_path / "new").exists()
