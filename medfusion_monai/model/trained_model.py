@@ -14,7 +14,6 @@ from torch import Tensor
 
 from medfusion_monai.baselines.gan import Gan
 from medfusion_monai.diffusion.guidance import Guide
-from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.model.own_sampler import make_sampler
 from medfusion_monai.model.sample_files import save_dicom
