@@ -25,22 +25,22 @@ class JobView:
     """
 
     def __init__(
-        self, visit: Visit, on_look: Callable[[list[Picture]], None], on_done: Callable[[], None] = lambda: None
+        self, visit: Visit, on_look: Callable[[list[Picture]], None], on_done: Callable[[], object] = lambda: None
     ) -> None:
         self.visit, self.on_look, self.on_done = visit, on_look, on_done
         self.jobs: list[Job] = []
         self.buttons: list[ui.button] = []
         """Disabled while jobs run."""
         self._seen, self._begun = 0, 0.0
-        self.top = ui.element("div")
-        with ui.element("div").classes("job") as self.box:
-            self.bar = ui.linear_progress(0, show_value=False, size="6px").props('aria-label="Progress" rounded')
-            with ui.element("div").classes("job-line"):
-                self.status = ui.label()
-                ui.button("Cancel", on_click=self.cancel).props("outline no-caps dense").classes("cancel")
+        with ui.element("div").classes("job-view") as self.top:
+            with ui.element("div").classes("job") as self.box:
+                self.bar = ui.linear_progress(0, show_value=False, size="6px").props('aria-label="Progress" rounded')
+                with ui.element("div").classes("job-line"):
+                    self.status = ui.label()
+                    ui.button("Cancel", on_click=self.cancel).props("outline no-caps dense").classes("cancel")
+            self.outcome = ui.label().classes("outcome").props('role="status"')
+            self.problem = ui.label().classes("problem").props('role="alert"')
         self.box.set_visibility(False)
-        self.outcome = ui.label().classes("outcome").props('role="status"')
-        self.problem = ui.label().classes("problem").props('role="alert"')
         self.problem.set_visibility(False)
         self.timer = ui.timer(INTERVAL, self._look, active=False)
 
