@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
@@ -68,7 +69,7 @@ class ModelDescription(BaseModel):
     image_channels: int
     output_formats: list[str]
     sampler: dict[str, Any] = Field(description="Settings that a request does not set.")
-    limits: dict[str, float] = Field(description="Largest values of a request.")
+    limits: dict[str, int | float] = Field(description="Largest values of a request.")
     audit: str | None = Field(description="What the audit of the weights found; null if none lies beside them.")
 
 
@@ -95,6 +96,11 @@ def make_api(studio: Studio) -> FastAPI:
         if isinstance(error, QueueFullError):
             return JSONResponse({"detail": str(error)}, 429, {"Retry-After": RETRY_SECONDS})
         return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_form(request: Request, error: RequestValidationError) -> Response:
+        found = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
+        return JSONResponse({"detail": "; ".join(found)}, 422)
 
     @app.get("/health")
     def health() -> Health:
@@ -166,9 +172,9 @@ def _file(job: Job, wanted: SampleRequest) -> Response:
 
 def _download(content: bytes, name: str) -> Response:
     media_type = next(kind for suffix, kind in MEDIA_TYPES.items() if name.endswith(suffix))
-    return Response(
-        content, media_type=media_type, headers={"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
-    )
+    plain = name.encode("ascii", "replace").decode().replace("?", "_")  # for clients that ignore filename*
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
+    return Response(content, media_type=media_type, headers={"Content-Disposition": disposition})
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

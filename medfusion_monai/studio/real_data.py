@@ -85,8 +85,8 @@ class RealData:
         if self._matcher is None:
             self._refuse_other_training()
             numbers = {name: number for number, name in enumerate(dict.fromkeys(self._patients))}
-            prints = [self._prints(real, numbers, step) for real in (self._training, self._held_out)]
-            self._matcher = Matcher(*prints)
+            training, held_out = (self._prints(real, numbers, step) for real in (self._training, self._held_out))
+            self._matcher = Matcher(training, held_out)
         return self._matcher
 
     @property

@@ -75,9 +75,10 @@ def edit(
 
 
 def _check_limits(studio: Studio, seed: int, settings: Mapping[str, Any]) -> None:
-    limited = ("num_inference_steps", "guidance_scale", "repeats", "smoothing")
+    names = ("num_inference_steps", "guidance_scale", "repeats", "smoothing")
+    limited: dict[str, Any] = {name: settings.get(name) for name in names}
     studio.limits.check(0, seed=seed)
-    studio.limits.check(count=settings.get("number"), **{name: settings.get(name) for name in limited})
+    studio.limits.check(count=settings.get("number"), **limited)
 
 
 def _labels_of(studio: Studio, label: Label | None, own_label: Label | None) -> dict[str, Tensor]:

@@ -52,7 +52,8 @@ def interpolate(
     limits.check(num_inference_steps=num_inference_steps)
     limits.check(2, frames=frames)
     labels = None if label is None else checked_labels(model, label, 2).tolist()
-    steps = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
+    ends: list[Any] = [start, end]
+    steps: dict[str, Any] = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
     if isinstance(start, Tensor) and isinstance(end, Tensor):
         ends = [checked_images(model, image, "image")[0] for image in (start, end)]
         rows, calls = _image_rows(studio, ends, frames, source, steps), _image_calls(studio, labels, frames, steps)
@@ -61,7 +62,7 @@ def interpolate(
     else:
         for seed in (start, end):
             limits.check(0, seed=seed)
-        ends, rows = [start, end], _seed_rows(studio, (start, end), labels, frames, steps)
+        rows = _seed_rows(studio, (start, end), labels, frames, steps)
         calls = _parts(frames) * make_sampler(model, **steps).num_inference_steps * len(set(labels or []))
 
     def work(job: Job) -> None:
