@@ -148,7 +148,7 @@ def test_frames_are_shown_by_a_slider_and_as_a_film(browser):
     browser.fill("Frames", 3)
     browser.press("Interpolate")
     browser.wait_for("Frame 1 of 3")
-    browser.all("[role=slider][aria-label=Frame]")[0].send_keys(Keys.ARROW_RIGHT)
+    browser.all("[role=slider][aria-label=Frame] [tabindex]")[0].send_keys(Keys.ARROW_RIGHT)
     browser.wait_for("Frame 2 of 3")
     browser.press("Download film (animated PNG)")
     with Image.open(io.BytesIO(browser.downloaded("film.png"))) as film:
