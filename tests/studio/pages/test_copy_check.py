@@ -8,7 +8,7 @@ from medfusion_monai.studio.pages.copy_check import described
 
 
 def test_flagged_images_are_named_by_their_numbers():
-    assert "2 images may be a copy of a training image: number 2, 3." in described([False, True, True])
+    assert "2 images may be copies of training images: number 2, 3. Look" in described([False, True, True])
 
 
 def test_images_without_copies_are_counted():
