@@ -48,5 +48,6 @@ def described(copies: Sequence[bool]) -> str:
     flagged = [str(number) for number, is_copy in enumerate(copies, 1) if is_copy]
     if not flagged:
         return f"Copy guard: no copy of a training image among {counted(len(copies), 'image')}, by the audit's rule."
-    copies = "a copy of a training image" if len(flagged) == 1 else "copies of training images"
-    return f"Copy guard: {counted(len(flagged), 'image')} may be {copies}: number {', '.join(flagged)}. Look at the nearest training images before you share any."
+    what = "a copy of a training image" if len(flagged) == 1 else "copies of training images"
+    found = f"Copy guard: {counted(len(flagged), 'image')} may be {what}: number {', '.join(flagged)}."
+    return f"{found} Look at the nearest training images before you share any."
