@@ -19,6 +19,6 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="session")
 def studio(weights):
     """A studio of this model with small limits."""
-    studio = Studio(mf.load(weights, "cpu"), Limits(count=20, num_inference_steps=30, upload_bytes=2**20))
+    studio = Studio(mf.load(weights, "cpu"), Limits(count=20, num_inference_steps=30, upload_bytes=3 * 2**20))
     yield studio
     studio.close()

@@ -14,6 +14,8 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
 
 import medfusion_monai as mf
 from medfusion_monai.cli import main
@@ -144,6 +146,20 @@ def test_a_web_page_elsewhere_cannot_reach_the_studio_by_a_name_of_its_own(serve
     token = place.partition("token=")[2]
     answer = httpx.get(place, headers={"Host": "evil.example", "Authorization": f"Bearer {token}"})
     assert answer.status_code == 400
+
+
+def test_uploads_up_to_the_limit_stay_in_memory_whatever_their_size(studio):
+    app = FastAPI()
+
+    @app.post("/upload")
+    async def upload(request: Request) -> list[bool]:
+        async with request.form() as form:
+            return [part.file._rolled for part in form.values()]
+
+    guarded(app, studio, Access(None, "127.0.0.1", 7860))
+    client = TestClient(app, base_url="http://127.0.0.1:7860")
+    assert client.post("/upload", files={"file": bytes(studio.limits.upload_bytes)}).json() == [False]
+    assert client.post("/upload", files={"file": bytes(studio.limits.upload_bytes + 2**20)}).status_code == 413
 
 
 def test_a_port_in_use_is_named_with_advice(weights, capsys):

@@ -18,6 +18,12 @@ def image(studio):
     return studio.model.sample(NO, seed=11)
 
 
+@pytest.fixture(scope="module")
+def classified(studio, image):
+    """What the Python API finds of this image."""
+    return editing.classify(studio.model, image)
+
+
 def done(job):
     assert job.wait(SOON)
     assert job.error is None
@@ -113,9 +119,9 @@ def test_a_counterfactual_is_that_of_the_python_api(studio, image):
     assert job.pictures[0].is_edited
 
 
-def test_variations_of_an_unknown_class_are_those_of_the_python_api(studio, image):
+def test_variations_of_an_unknown_class_are_those_of_the_python_api(studio, image, classified):
     job = tasks.edit(studio, "variations", image, source="scan.dcm", number=2, strength=0.4, seed=5)
-    expected = editing.variations(studio.model, image, strength=0.4, n=2, seed=5, batch_size=1)
+    expected = editing.variations(studio.model, image, classified.labels, 0.4, n=2, seed=5, batch_size=1)
     assert torch.equal(stacked(job), expected)
     assert [picture.row["file"] for picture in job.pictures] == ["scan_0.png", "scan_1.png"]
 
@@ -164,7 +170,7 @@ def test_an_edit_that_cannot_be_made_is_refused_before_it_waits(studio, image, e
 
 
 def test_an_image_of_another_size_is_refused(studio):
-    with pytest.raises(ValueError, match=r"image must be a tensor \(B, 1, 32, 48\)"):
+    with pytest.raises(ValueError, match=r"image must be a tensor \(B, 1, 16, 24\)"):
         tasks.edit(studio, "reconstruct", torch.zeros(1, 1, 24, 24), source="a.png")
 
 
@@ -198,9 +204,9 @@ def test_frames_that_cannot_be_made_are_refused_before_they_wait(studio, start, 
         tasks.interpolate(studio, start, end, **values)
 
 
-def test_a_classification_is_that_of_the_python_api(studio, image):
+def test_a_classification_is_that_of_the_python_api(studio, image, classified):
     found = done(tasks.classify(studio, image)).value
-    assert torch.equal(found.probabilities, editing.classify(studio.model, image).probabilities)
+    assert torch.equal(found.probabilities, classified.probabilities)
 
 
 def test_values_that_are_not_finite_fail_the_job_with_the_reason(studio):

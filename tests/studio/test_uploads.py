@@ -83,7 +83,7 @@ def test_dicom_of_another_modality_is_refused(studio, tmp_path, pixels):
 
 
 def test_an_upload_above_the_limit_is_refused_before_it_is_read(studio):
-    with pytest.raises(UploadTooLargeError, match=r"big\.png has 1\.0 MiB, more than 1: reduce its size"):
+    with pytest.raises(UploadTooLargeError, match=r"big\.png has 3\.0 MiB, more than 3: reduce its size"):
         read_upload(studio, bytes(studio.limits.upload_bytes + 1), "big.png")
 
 
