@@ -101,7 +101,7 @@ class JobView:
         self.status.set_text(self._describe())
 
     def _describe(self) -> str:
-        current = next(job for job in self.jobs if not job.is_over) if not self._is_over() else self.jobs[-1]
+        current = next((job for job in self.jobs if not job.is_over), self.jobs[-1])
         if current.state == "waiting":
             before = self.visit.studio.jobs.place(current)
             return f"Waiting: {counted(before, 'job')} before this one" if before else "Starting"
@@ -109,9 +109,6 @@ class JobView:
         share = sum(job.progress for job in self.jobs) / len(self.jobs)
         rest = "estimating the time left" if left is None else f"about {spoken(left)} left"
         return f"{100 * share:.0f}% · {rest}" + (f" · {counted(self._seen, 'image')} so far" if self._seen else "")
-
-    def _is_over(self) -> bool:
-        return all(job.is_over for job in self.jobs)
 
     def _close(self, pictures: list[Picture]) -> None:
         self._open(False)
