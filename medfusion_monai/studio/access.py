@@ -97,8 +97,8 @@ class Access:
 class AccessMiddleware:
     """Refuses requests under another name, of other pages, without the token, or too large, and adds headers.
 
-    The token comes as bearer, as cookie, or as ``?token=``: the answer to the last sets the cookie and leads to the same
-    address without the token.
+    The token comes as bearer, as cookie, or as ``?token=``: the answer to the last sets the cookie and leads to the
+    same address without the token.
 
     Args:
         app: the service.
