@@ -132,7 +132,11 @@ class Browser:
 
     def wait_for(self, words):
         """Wait until the page says something."""
-        until(lambda: words in self.driver.find_element("css selector", "body").text)
+        body = self.driver.find_element("css selector", "body")
+        try:
+            until(lambda: words in body.text)
+        except TimeoutError as error:
+            raise AssertionError(f"'{words}' does not appear; the page says: {body.text}") from error
 
     def downloaded(self, name):
         """Return the content of a downloaded file."""

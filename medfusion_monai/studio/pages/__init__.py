@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from medfusion_monai.studio.service import Studio
 
+RECONNECT_SECONDS = 15.0
+"""For which a page may lose its connection, as on a busy machine, before it counts as closed."""
 TITLE = "Medfusion Studio"
 FAVICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" fill="#155e75"/>'
@@ -40,5 +42,6 @@ def add_pages(app: FastAPI, studio: Studio) -> None:
         dark=None,  # as the system prefers
         language="en-US",
         tailwind=False,
+        reconnect_timeout=RECONNECT_SECONDS,
         show_welcome_message=False,
     )

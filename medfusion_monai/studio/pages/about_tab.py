@@ -21,7 +21,7 @@ LIMITS = (
 )
 PRIVACY = (
     "The studio runs on the machine that shows it and asks no other host for anything. Uploaded, generated and edited "
-    "images are in memory alone; they are gone when the page is closed or reloaded. Download what you want to keep."
+    "images are in memory alone; they are gone soon after the page is closed or reloaded. Download what you need."
 )
 NO_AUDIT = "No audit lies beside the weights: medfusion audit looks for copies of training images."
 

@@ -48,7 +48,6 @@ def described(copies: Sequence[bool]) -> str:
     flagged = [str(number) for number, is_copy in enumerate(copies, 1) if is_copy]
     if not flagged:
         return f"Copy guard: no copy of a training image among {counted(len(copies), 'image')}, by the audit's rule."
-    return (
-        f"Copy guard: {counted(len(flagged), 'image')} may be a copy of a training image: number "
-        f"{', '.join(flagged)}. Look at the nearest training images before you share any."
-    )
+    what = "a copy of a training image" if len(flagged) == 1 else "copies of training images"
+    found = f"Copy guard: {counted(len(flagged), 'image')} may be {what}: number {', '.join(flagged)}."
+    return f"{found} Look at the nearest training images before you share any."

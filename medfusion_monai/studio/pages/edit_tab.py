@@ -7,7 +7,6 @@ from typing import Any
 
 from nicegui import events, ui
 
-from medfusion_monai.editing.edit_run import EDITS
 from medfusion_monai.studio import tasks
 from medfusion_monai.studio.jobs import Job
 from medfusion_monai.studio.pages.edit_results import EditResults
@@ -19,6 +18,7 @@ from medfusion_monai.studio.pages.mask_editor import MaskEditor
 from medfusion_monai.studio.pages.text import text
 from medfusion_monai.studio.pages.upload_button import UploadButton
 from medfusion_monai.studio.pages.visit import Visit
+from medfusion_monai.studio.picture import Picture
 from medfusion_monai.studio.uploads import read_upload_mask
 
 
@@ -106,9 +106,9 @@ class EditTab:
             given["mask"] = self.mask.canvas.mask
         return given
 
-    def _show(self, pictures: Any) -> None:
+    def _show(self, pictures: list[Picture]) -> None:
         self.results.show(pictures)
 
     def _finish(self) -> None:
-        if self.results.edit in EDITS and not EDITS[self.results.edit].writes_images:
+        if self.results.edit == "classify":
             self.results.show_classes(self.jobs.jobs[0].value)

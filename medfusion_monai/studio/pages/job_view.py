@@ -25,22 +25,22 @@ class JobView:
     """
 
     def __init__(
-        self, visit: Visit, on_look: Callable[[list[Picture]], None], on_done: Callable[[], None] = lambda: None
+        self, visit: Visit, on_look: Callable[[list[Picture]], None], on_done: Callable[[], object] = lambda: None
     ) -> None:
         self.visit, self.on_look, self.on_done = visit, on_look, on_done
         self.jobs: list[Job] = []
         self.buttons: list[ui.button] = []
         """Disabled while jobs run."""
         self._seen, self._begun = 0, 0.0
-        self.top = ui.element("div")
-        with ui.element("div").classes("job") as self.box:
-            self.bar = ui.linear_progress(0, show_value=False, size="6px").props('aria-label="Progress" rounded')
-            with ui.element("div").classes("job-line"):
-                self.status = ui.label()
-                ui.button("Cancel", on_click=self.cancel).props("outline no-caps dense").classes("cancel")
+        with ui.element("div").classes("job-view") as self.top:
+            with ui.element("div").classes("job") as self.box:
+                self.bar = ui.linear_progress(0, show_value=False, size="6px").props('aria-label="Progress" rounded')
+                with ui.element("div").classes("job-line"):
+                    self.status = ui.label()
+                    ui.button("Cancel", on_click=self.cancel).props("outline no-caps dense").classes("cancel")
+            self.outcome = ui.label().classes("outcome").props('role="status"')
+            self.problem = ui.label().classes("problem").props('role="alert"')
         self.box.set_visibility(False)
-        self.outcome = ui.label().classes("outcome").props('role="status"')
-        self.problem = ui.label().classes("problem").props('role="alert"')
         self.problem.set_visibility(False)
         self.timer = ui.timer(INTERVAL, self._look, active=False)
 
@@ -101,7 +101,7 @@ class JobView:
         self.status.set_text(self._describe())
 
     def _describe(self) -> str:
-        current = next(job for job in self.jobs if not job.is_over) if not self._is_over() else self.jobs[-1]
+        current = next((job for job in self.jobs if not job.is_over), self.jobs[-1])
         if current.state == "waiting":
             before = self.visit.studio.jobs.place(current)
             return f"Waiting: {counted(before, 'job')} before this one" if before else "Starting"
@@ -109,9 +109,6 @@ class JobView:
         share = sum(job.progress for job in self.jobs) / len(self.jobs)
         rest = "estimating the time left" if left is None else f"about {spoken(left)} left"
         return f"{100 * share:.0f}% · {rest}" + (f" · {counted(self._seen, 'image')} so far" if self._seen else "")
-
-    def _is_over(self) -> bool:
-        return all(job.is_over for job in self.jobs)
 
     def _close(self, pictures: list[Picture]) -> None:
         self._open(False)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from medfusion_monai.studio.pages.fields import SliderField, number_field, value_of
+from medfusion_monai.studio.pages.shown_image import data_url
 
 TOOLS = {"rectangle": "Rectangle", "brush": "Brush", "eraser": "Eraser"}
 
@@ -42,7 +43,7 @@ class MaskCanvas(ui.element, component="mask_canvas.js"):
         alpha[..., 3] = mask[0, 0].numpy() * 255
         file = io.BytesIO()
         Image.fromarray(alpha).save(file, "PNG")
-        self.run_method("draw", "data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+        self.run_method("draw", data_url(file.getvalue()))
 
     def erase(self) -> None:
         """Empty the mask."""
