@@ -25,7 +25,7 @@ def served(request, tmp_path_factory):
     port = free_port()
     command = [sys.executable, "-m", "medfusion_monai", "label", "--model", str(model), "--temperature", "3"]
     command += ["--studies", str(folder / "studies"), "--port", str(port)]
-    with running(command, f"http://{LOCAL}:{port}/info/", folder / "server.log", 400, env=environment()):
+    with running(command, f"http://{LOCAL}:{port}/info/", folder / "server.log", 1200, env=environment()):
         torch.set_num_threads(1)
         client = MONAILabelClient(f"http://{LOCAL}:{port}", str(folder), "tester")
         yield Served(client, mf.load(model, device="cpu"), folder / "studies", port, folder)

@@ -44,7 +44,7 @@ def test_series_of_a_dicomweb_store_are_studies(tmp_path):
         port = free_port()
         command = [sys.executable, "-m", "medfusion_monai", "label", "--model", str(tmp_path / "model.pt")]
         command += ["--studies", store, "--user", ORTHANC_LOGIN[0], "--port", str(port)]
-        with running(command, f"http://{LOCAL}:{port}/info/", tmp_path / "server.log", 400, env=environment()):
+        with running(command, f"http://{LOCAL}:{port}/info/", tmp_path / "server.log", 1200, env=environment()):
             client = MONAILabelClient(f"http://{LOCAL}:{port}", str(tmp_path), "tester")
             assert client.next_sample("first", {})["id"] == series["DX"]  # no CT, which the model does not take
             options = {"class": names[1], "own_class": names[0], "threshold": 0.002, "result_extension": ".nrrd"}
@@ -87,7 +87,7 @@ def test_stock_app_starts_and_answers_with_an_upright_reconstruction(name, tmp_p
     command += ["--host", LOCAL, "--port", str(port), "--conf", "models", bundle.name]
     for option in (("zoo_source", "local"), ("sam2", "false"), ("skip_trainers", "true")):
         command += ["--conf", *option]
-    with running(command, f"http://{LOCAL}:{port}/info/", tmp_path / "server.log", 400, env=environment()):
+    with running(command, f"http://{LOCAL}:{port}/info/", tmp_path / "server.log", 1200, env=environment()):
         client = MONAILabelClient(f"http://{LOCAL}:{port}", str(tmp_path), "tester")
         file, _ = client.infer(bundle.name, "a", {"result_extension": ".nrrd", "result_dtype": "uint8"})
     model = mf.load(bundle / "models" / "model.pt", device="cpu")
