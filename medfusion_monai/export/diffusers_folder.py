@@ -32,9 +32,11 @@ NAMES = (
     CHECKSUMS,
 )
 HOW_TO_USE = (
-    "FOLDER is the folder of this card. The pipeline samples with the package medfusion_monai: build its wheel by make "
-    "bundles in a clone of the project, since no package index has it. trust_remote_code=True lets diffusers run "
-    f"{PIPELINE}, which only imports the pipeline from the installed package; read it first."
+    "FOLDER is the folder of this card; from a hub, fetch it first (hf download NAMESPACE/NAME --local-dir FOLDER), "
+    "since diffusers loads components of other packages from folders alone. The pipeline samples with the package "
+    "medfusion_monai: build its wheel by make bundles in a clone of the project, since no package index has it. "
+    f"trust_remote_code=True lets diffusers run {PIPELINE}, which only imports the pipeline from the package; "
+    "read it first."
 )
 
 

@@ -159,15 +159,12 @@ def test_pipeline_is_loaded_without_a_network(written, monkeypatch):
     assert pipeline_of(written)(0).images
 
 
-def test_pipeline_of_an_uploaded_folder_samples_the_same(written, pipeline, tmp_path):
-    name = "somebody/model"
+def test_folder_samples_the_same_after_its_way_over_a_hub(written, pipeline, tmp_path):
     with hub_server() as hub:
-        hub.api().upload_folder(repo_id=name, folder_path=written)
+        hub.api().upload_folder(repo_id="somebody/model", folder_path=written)
         assert hub.files == contents(written)
-        loaded = diffusers.DiffusionPipeline.from_pretrained(
-            name, custom_pipeline=name, trust_remote_code=True, cache_dir=tmp_path
-        )
-    assert_same_pixels(loaded(1, output_type="pt").images, pipeline(1, output_type="pt").images)
+        hub.api().snapshot_download("somebody/model", local_dir=tmp_path)
+    assert_same_pixels(pipeline_of(tmp_path)(1, output_type="pt").images, pipeline(1, output_type="pt").images)
 
 
 def test_what_was_loaded_is_saved_as_it_was_without_the_place_it_came_from(written, pipeline, tmp_path):
