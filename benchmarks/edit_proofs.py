@@ -29,6 +29,7 @@ from medfusion_monai.demo.phantoms.families import FAMILIES, family_of_classes
 from medfusion_monai.demo.phantoms.measure_histology import lymphocyte_places
 from medfusion_monai.demo.phantoms.measurements import MEASUREMENTS
 from medfusion_monai.editing import anomaly_map, counterfactual, inpaint
+from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE, STRENGTH
 
 FIRST_SEED = 900_000_000
 SSIM_REACH = 6
@@ -56,15 +57,18 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=128, help="phantoms per proof")
     parser.add_argument("--proofs", nargs="+", choices=PROOFS, default=list(PROOFS))
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--strength", type=float, default=STRENGTH, help="of counterfactuals and anomaly maps")
+    parser.add_argument("--guidance-scale", type=float, default=GUIDANCE_SCALE, help="likewise")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path, help="PNG of rows of three phantoms, drawn at random, by proof")
     arguments = parser.parse_args()
     model = load(arguments.model, arguments.device)
-    figures: dict[str, Any] = {"count": arguments.count, "torch": torch.__version__}
+    strength = {"strength": arguments.strength, "guidance_scale": arguments.guidance_scale}
+    figures: dict[str, Any] = {"count": arguments.count, "torch": torch.__version__, **strength}
     rows: list[Tensor] = []
     for proof in arguments.proofs:
-        found, shown = PROOFS[proof](model, arguments.count, arguments.batch_size)
+        found, shown = PROOFS[proof](model, arguments.count, arguments.batch_size, **strength)
         figures[proof] = found
         rows += shown
         print(f"{proof}: {json.dumps(found)}", flush=True)
@@ -86,11 +90,13 @@ def draw(model: Model, count: int, first: int = 0, label: int | None = None) -> 
     return Phantoms(modality, images, torch.tensor(labels), [truth for _, truth in drawn])
 
 
-def prove_counterfactuals(model: Model, count: int, batch_size: int) -> tuple[dict[str, Any], list[Tensor]]:
+def prove_counterfactuals(
+    model: Model, count: int, batch_size: int, **strength: float
+) -> tuple[dict[str, Any], list[Tensor]]:
     """Return the share of images that moved to the other class, and the SSIM of the rest."""
     phantoms = draw(model, count)
     others = 1 - phantoms.labels
-    shown = counterfactual(model, phantoms.images, others, phantoms.labels, batch_size=batch_size)
+    shown = counterfactual(model, phantoms.images, others, phantoms.labels, batch_size=batch_size, **strength)
     measurement = MEASUREMENTS[phantoms.modality]
     values = measurement.measure(shown)
     above = others.numpy() == int(measurement.rising)
@@ -124,14 +130,14 @@ def _ssim_outside(image: Tensor, other: Tensor, belongs: np.ndarray) -> float:
     return float(full[0].mean(0)[torch.from_numpy(outside)].mean())
 
 
-def prove_lesions(model: Model, count: int, batch_size: int) -> tuple[dict[str, Any], list[Tensor]]:
+def prove_lesions(model: Model, count: int, batch_size: int, **strength: float) -> tuple[dict[str, Any], list[Tensor]]:
     """Return the AUC by pixel of the anomaly maps of healthy phantoms with a planted lesion, by its radius."""
     label = HEALTHY[family_of_classes(model.class_names)]
     phantoms = draw(model, count, first=10_000, label=label)
     figures, rows = {}, []
     for radius in RADII:
         images, masks = plant(phantoms, radius * min(model.image_size) / 128)
-        maps = anomaly_map(model, images, label, batch_size=batch_size)
+        maps = anomaly_map(model, images, label, batch_size=batch_size, **strength)
         areas = [roc_auc_score(mask.ravel(), one.ravel()) for mask, one in zip(masks, maps.numpy(), strict=True)]
         figures[f"AUC, radius {radius} of 128"] = round(float(np.mean(areas)), 4)
         rows += [*_rows(images, count), *_rows((maps / maps.flatten(1).amax(1)[:, None, None, None]), count)]
@@ -155,7 +161,7 @@ def plant(phantoms: Phantoms, radius: float) -> tuple[Tensor, np.ndarray]:
     return images, np.stack(masks)
 
 
-def prove_seams(model: Model, count: int, batch_size: int) -> tuple[dict[str, Any], list[Tensor]]:
+def prove_seams(model: Model, count: int, batch_size: int, **_: float) -> tuple[dict[str, Any], list[Tensor]]:
     """Return how steps across the edge of inpainted discs compare with those of the originals."""
     phantoms = draw(model, count, first=20_000)
     shown, figures = seam_figures(model, phantoms.images, phantoms.labels, batch_size)
