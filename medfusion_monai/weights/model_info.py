@@ -214,7 +214,9 @@ def refuse_contradictions(path: str | Path, info: Mapping[str, Any], given: Mapp
 
 def _refuse_unused(path: str | Path, info: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise a WeightsError for values of parts, as a UNet, that the weights do not have."""
-    parts = {"schedule", *info.get("networks", {})} if has_latents(info) else set(info.get("networks", {}))
+    if not info:  # the config defines everything itself
+        return
+    parts = {*info["networks"], *(["schedule"] if has_latents(info) else [])}
     unused = [
         name
         for name, place in PLACES.items()
