@@ -22,11 +22,14 @@ from nicegui.elements.upload_files import SmallFileUpload
 from nicegui.testing.user_interaction import UserInteraction
 from nicegui.testing.user_simulation import user_simulation
 
+from medfusion_monai.audit.guard import Verdict
+from medfusion_monai.studio import tasks
 from medfusion_monai.studio.pages.edit_settings import USED, WORDS
 from medfusion_monai.studio.pages.frame import show_frame
 from medfusion_monai.studio.pages.mask_editor import MaskCanvas, decoded
 from medfusion_monai.studio.pages.visit import Visit
 from medfusion_monai.studio.service import Studio
+from medfusion_monai.studio.tasks import Neighbour, class_task
 
 SIZE = (16, 24)
 
@@ -41,11 +44,12 @@ class RealImages(SimpleNamespace):
 
 
 class Tab:
-    """A tab of the page, as a user sees it."""
+    """A tab of the page, or the dialog of a picture, as a user sees it."""
 
     def __init__(self, user, name):
         self.user, self.visit = user, user.visit
-        self.panel = next(panel for panel in user.find(ui.tab_panel).elements if panel.props["name"] == name)
+        panels = user.find(ui.dialog if name == "dialog" else ui.tab_panel).elements
+        self.panel = next(panel for panel in panels if panel.props.get("name", "dialog") == name)
 
     def all(self, kind, named=""):
         """Return the visible elements of a kind whose label or text contains something."""
@@ -142,6 +146,12 @@ async def generate(tab, count):
     await tab.until("Done in")
 
 
+def open_picture(tab):
+    """Open the first generated image and return its dialog."""
+    tab.click(next(card for card in tab.all(ui.element) if "card" in card.classes))
+    return Tab(tab.user, "dialog")
+
+
 def test_generated_images_are_those_of_the_model_and_are_marked(studio):
     async def steps(tab):
         tab.field("Class").set_value(1)
@@ -214,14 +224,47 @@ def test_zip_holds_all_images_in_the_chosen_format_with_their_manifest(studio):
 def test_a_generated_image_can_be_edited(studio):
     async def steps(tab):
         await generate(tab, 1)
-        tab.click(next(card for card in tab.all(ui.element) if "card" in card.classes))
-        dialog = next(iter(tab.user.find(ui.dialog).elements))
-        edit = next(e for e in dialog.descendants() if isinstance(e, ui.button) and e.text == "Edit this image")
-        tab.click(edit)
+        open_picture(tab).press("Edit this image")
         editor = Tab(tab.user, "Edit")
         assert editor.pictures("generated") == ["Image: no_cardiomegaly"]
         assert editor.field("Class of the image").value == 0
         assert editor.field("Show as class").value == 1
+
+    visiting(studio, "Generate", steps)
+
+
+def test_the_nearest_training_images_are_shown_as_real_with_their_distance(studio, monkeypatch):
+    found = [[Neighbour(torch.ones(1, *SIZE), "cardiomegaly", 0.8126)]]
+    monkeypatch.setattr(tasks, "nearest", lambda studio, images: studio.jobs.submit("nearest", lambda job: found))
+    studio.data = RealImages()
+
+    async def steps(tab):
+        await generate(tab, 1)
+        dialog = open_picture(tab)
+        dialog.press("Nearest training images")
+        await dialog.until("cardiomegaly · distance 0.813")
+        assert dialog.pictures("real") == ["Training image"]
+
+    visiting(studio, "Generate", steps)
+
+
+def test_without_data_no_nearest_training_images_are_offered(studio):
+    async def steps(tab):
+        await generate(tab, 1)
+        assert not open_picture(tab).all(ui.button, "Nearest")
+
+    visiting(studio, "Generate", steps)
+
+
+def test_images_are_checked_for_copies_where_an_audit_has_a_guard(studio, monkeypatch):
+    verdict = Verdict(torch.tensor([False, True]), torch.tensor([0.9, 0.1]), torch.tensor([0, 0]))
+    monkeypatch.setattr(tasks, "check_copies", lambda studio, images: studio.jobs.submit("check", lambda job: verdict))
+    studio.audit = SimpleNamespace(guard="a guard", verdict="No copy was found.")
+
+    async def steps(tab):
+        assert tab.says("Audit of the weights: No copy was found.")
+        await generate(tab, 2)
+        await tab.until("1 image may be a copy of a training image: number 2.")
 
     visiting(studio, "Generate", steps)
 
@@ -258,7 +301,9 @@ def test_an_anomaly_map_has_a_score_and_a_legend(studio):
     visiting(studio, "Edit", steps)
 
 
-def test_classes_are_shown_with_probabilities_that_are_said_to_be_uncalibrated(studio):
+def test_classes_are_shown_with_probabilities_that_are_said_to_be_uncalibrated(studio, monkeypatch):
+    monkeypatch.setattr(class_task, "CLASSIFY_LEVELS", 2)
+
     async def steps(tab):
         await tab.upload(png(), "scan.png")
         tab.field("Edit").set_value("classify")
