@@ -123,6 +123,7 @@ def _check_studies(studies: str, user: str | None) -> None:
     from medfusion_monai.export.pacs import answering, open_session
 
     with answering(studies, "a search for series"), open_session(studies, user) as session:
+        session.headers["Accept"] = "application/dicom+json"
         answer = session.get(f"{studies.rstrip('/')}/series", params={"limit": 1})
         answer.raise_for_status()
 
