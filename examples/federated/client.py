@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import nvflare.client as flare
+import torch
 import yaml
 
 from medfusion_monai.sites.federation import FederationError, Plan
@@ -38,7 +39,9 @@ def main():
         if received is None:
             break
         state, images, metrics = site.take_part(received.params)
-        flare.send(flare.FLModel(params=state, metrics=metrics, meta={"NUM_STEPS_CURRENT_ROUND": images}))
+        changes = {name: value - torch.as_tensor(received.params[name]) for name, value in state.items()}
+        meta = {"NUM_STEPS_CURRENT_ROUND": images}  # by which FedAvg weighs the sites
+        flare.send(flare.FLModel(params_type=flare.ParamsType.DIFF, params=changes, metrics=metrics, meta=meta))
     site.close()
 
 

@@ -118,9 +118,9 @@ def first_state(phase: str, network: Medfusion) -> State:
         phase: ``autoencoder`` or ``diffusion``.
         network: its weights; phase two also needs the statistics of the latents.
     """
-    state = {ROUNDS: torch.zeros(1), **_with_prefix(AUTOENCODER, network.autoencoder)}
+    state = {ROUNDS: torch.zeros(1), **with_prefix(AUTOENCODER, network.autoencoder)}
     if phase == "diffusion":
-        return {**state, **_with_prefix(UNET, network.unet), **_with_prefix(AVERAGED, network.unet)}
+        return {**state, **with_prefix(UNET, network.unet), **with_prefix(AVERAGED, network.unet)}
     channels = network.autoencoder.latent_channels
     return {**state, MEAN: torch.zeros(channels), SQUARE: torch.zeros(channels)}
 
@@ -179,5 +179,6 @@ def write_model(state: Mapping[str, Tensor], parts: Parts, steps: int, place: Pa
     write_model_info(place, info)
 
 
-def _with_prefix(prefix: str, module: nn.Module) -> State:
+def with_prefix(prefix: str, module: nn.Module) -> State:
+    """Return a copy of the weights of a module, with a prefix to their names, on the CPU."""
     return {prefix + name: value.detach().clone().cpu() for name, value in module.state_dict().items()}

@@ -20,10 +20,10 @@ from medfusion_monai.sites.federation import (
     UNET,
     Plan,
     State,
-    first_state,
     load_part,
     open_parts,
     refuse_disagreement,
+    with_prefix,
 )
 from medfusion_monai.training.latent_statistics import measure_latent_statistics
 from medfusion_monai.weights.state_dict import save_weights
@@ -36,7 +36,8 @@ class Contribution(NamedTuple):
     """What a site returns after a round.
 
     Attributes:
-        state: weights by name.
+        state: what this round changed, by name. What it did not stays as the server has it: an average of equal numbers
+            is rounded, and the autoencoder would drift.
         images: number of training images, the weight of this site in the average.
         metrics: the validation loss; empty where nothing was trained.
     """
@@ -95,17 +96,14 @@ class SiteTraining:
 
     def _autoencoder_round(self, state: Mapping[str, Tensor], done: int) -> Contribution:
         load_part(self.network.autoencoder, state, AUTOENCODER)
-        metrics = {}
         if done < self.plan.rounds:
             self._train(done, self.trainer.train_steps)
-            metrics = self._metrics()
-        result = first_state("autoencoder", self.network)
-        if done >= self.plan.rounds:
-            self.trainer.to_device()
-            images = DataLoader(self.trainer.dataset.images, self.trainer.batch_size)
-            mean, std = measure_latent_statistics(self.network.autoencoder, images, self.trainer.training_run.device)
-            result[MEAN], result[SQUARE] = mean.cpu(), (std.square() + mean.square()).cpu()
-        return self._contribution(result, done, metrics)
+            result = with_prefix(AUTOENCODER, self.network.autoencoder)
+            return self._contribution(result, done, self._metrics())
+        self.trainer.to_device()
+        images = DataLoader(self.trainer.dataset.images, self.trainer.batch_size)
+        mean, std = measure_latent_statistics(self.network.autoencoder, images, self.trainer.training_run.device)
+        return self._contribution({MEAN: mean.cpu(), SQUARE: (std.square() + mean.square()).cpu()}, done, {})
 
     def _diffusion_round(self, state: Mapping[str, Tensor], done: int) -> Contribution:
         if not self.trainer._is_open:
@@ -116,10 +114,7 @@ class SiteTraining:
         load_part(self.trainer.ema.module, state, AVERAGED)
         self.trainer.ema.num_updates = done * self.plan.steps
         self._train(done, self.trainer.run)
-        result = first_state("diffusion", self.network)
-        result |= {
-            AVERAGED + name: value.detach().cpu() for name, value in self.trainer.ema.module.state_dict().items()
-        }
+        result = {**with_prefix(UNET, self.network.unet), **with_prefix(AVERAGED, self.trainer.ema.module)}
         return self._contribution(result, done, self._metrics())
 
     def _train(self, done: int, run: Any) -> None:
