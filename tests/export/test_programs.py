@@ -255,10 +255,7 @@ def test_program_prints_the_files_and_how_close_they_are(export, tmp_path, monke
     [
         (["--format", "tflite"], "format must be one of onnx, torchscript"),
         (["--model-file", "none.pt"], "do not exist"),
-        (
-            ["--format", "onnx", "--report", "x"],
-            "--report, --audit and --half are for --format safetensors",
-        ),
+        (["--format", "onnx", "--report", "x"], "--report is for --format safetensors or diffusers, received"),
     ],
 )
 def test_export_that_cannot_be_made_is_refused_with_what_to_do(more, words, export, capsys, tmp_path):
