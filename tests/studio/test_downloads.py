@@ -120,6 +120,14 @@ def test_frames_between_images_are_images_of_one_series_that_depends_on_their_cl
     assert len({frame.SeriesInstanceUID for frame in frames}) == 1
 
 
+def test_frames_between_seeds_are_one_study_and_say_between_what(studio):
+    job = tasks.interpolate(studio, 3, 4, label=[0, 1], frames=2)
+    assert job.wait(60)
+    files = [dcmread(io.BytesIO(encode(made, "dicom"))) for made in job.pictures]
+    assert len({file.StudyInstanceUID for file in files}) == 1
+    assert "frame 2 of 2 from class 0 no_cardiomegaly, seed 3, to class 1 cardiomegaly" in files[1].ImageComments
+
+
 def test_formats_fit_the_channels(pictures):
     assert formats_of(pictures[0]) == ["png", "png16", "nifti", "dicom", "dicom_dx"]
     colour = Picture(torch.rand(3, 8, 8), pictures[0].row)

@@ -93,8 +93,9 @@ def _seed_rows(
         names = ", ".join(studio.model.class_names)
         raise ValueError(f"label must be given between two seeds: one of {names}, or two")
     settings = studio.settings(make_sampler(studio.model, **steps, eta=0.0), BATCH_SIZE)
-    own = {"label": labels[0], "class_name": studio.model.class_names[labels[0]], "seed": seeds[0]}
-    other = {"end_label": labels[1], "end_seed": seeds[1], "frames": frames}
+    first, last = (studio.model.class_names[label] for label in labels)
+    own = {"label": labels[0], "class_name": first, "seed": seeds[0]}
+    other = {"end_label": labels[1], "end_class_name": last, "end_seed": seeds[1], "frames": frames}
     return [
         {"file": item["file"], **own, **other, "frame": item["index"], **settings}
         for item in numbered_files("frame", frames, ".png")
