@@ -1,4 +1,4 @@
-"""What the DICOM file of an edited image may keep of its source, where a run is asked to: patient and study."""
+"""What the DICOM file of an edited image may keep of its source, where a run is asked to: patient, study and side."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medfusion_monai.sampling.dicom_values import code, item
 
 PATIENT = ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
 NEEDED = ("PatientID", "StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
-STUDY = ("StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "AccessionNumber")
+STUDY = ("StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "AccessionNumber", "StudyDescription")
 
 
 def patient_of(path: str | Path) -> dict[str, Any]:
-    """Return patient, study, reference and Burned In Annotation of a DICOM file, by keyword.
+    """Return patient, study, reference, side, orientation and Burned In Annotation of a DICOM file, by keyword.
 
     Raises:
         DataError: for a file that is not DICOM, or that names no patient or study.
@@ -33,5 +33,8 @@ def patient_of(path: str | Path) -> dict[str, Any]:
     kept = {name: header.get(name, "") for name in (*PATIENT, *STUDY)}
     source = item(ReferencedSOPClassUID=header.SOPClassUID, ReferencedSOPInstanceUID=header.SOPInstanceUID)
     source.PurposeOfReferenceCodeSequence = [code("121322", "DCM", "Source image for image processing operation")]
-    annotation = {"BurnedInAnnotation": header.BurnedInAnnotation} if header.get("BurnedInAnnotation") else {}
-    return {**kept, "SourceImageSequence": [source], **annotation}
+    side = "ImageLaterality" if header.get("ImageLaterality") else "Laterality"  # a file has one of them
+    stated = {
+        name: header[name].value for name in ("BurnedInAnnotation", "PatientOrientation", side) if header.get(name)
+    }
+    return {**kept, "SourceImageSequence": [source], **stated}

@@ -53,9 +53,9 @@ def export_weights(
         ValueError: for weights that cannot be loaded, reports of other weights, other files in ``output``, and files
             that cannot be read or written.
     """
-    head = card_head("monai", license_id)
     refuse_other_files(output, NAMES)
     model = open_model(model_file)
+    head = card_head("monai", license_id, model.has_latents)
     facts = measured_facts(model, bundle, report, audit)
     card = model_card(facts)
     with written_whole(output, NAMES) as folder:

@@ -27,22 +27,27 @@ IMPLEMENTATION = "2.25.195297779664681296205076428652911290975"
 def secondary_capture(image: Dataset) -> None:
     """Complete a Secondary Capture image (PS3.3, A.8.1)."""
     image.Modality, image.ConversionType = "OT", "SYN"
-    image.PatientOrientation, image.Laterality = "", ""
+    image.PatientOrientation = image.get("PatientOrientation", "")
+    if "ImageLaterality" not in image:
+        image.Laterality = image.get("Laterality", "")
 
 
 def digital_x_ray(image: Dataset) -> None:
     """Complete a Digital X-Ray image for presentation (PS3.3, A.26), of the chest seen from the front.
 
-    Spacing, which the class requires, is 1 mm per pixel: synthetic images have none of their own.
+    Spacing, which the class requires, is 1 mm per pixel: synthetic images have none of their own. In the study of a
+    patient, where viewers would measure by it, it is left out.
     """
     image.Modality, image.PresentationIntentType = "DX", "FOR PRESENTATION"
     image.ImageType = ["DERIVED", "SECONDARY", ""]
-    image.BodyPartExamined, image.ViewPosition, image.ImageLaterality = "CHEST", "", "U"
-    image.PatientOrientation = ["L", "F"]
+    image.BodyPartExamined, image.ViewPosition = "CHEST", ""
+    image.PatientOrientation = image.get("PatientOrientation", ["L", "F"])
+    _state_side(image, "U")
     image.AnatomicRegionSequence = [code("43799004", "SCT", "Thorax")]
     image.AcquisitionContextSequence = []
     image.PositionerType, image.DetectorType = "", "DIRECT"
-    image.ImagerPixelSpacing = [1.0, 1.0]
+    if not _names_patient(image):
+        image.ImagerPixelSpacing = [1.0, 1.0]
     image.PixelIntensityRelationship, image.PixelIntensityRelationshipSign = "LIN", -1  # bright where dense
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType = "0", "1", "US"
     image.PresentationLUTShape, image.LossyImageCompression = "IDENTITY", "00"
@@ -53,11 +58,14 @@ def ophthalmic_photography(image: Dataset) -> None:
     """Complete an Ophthalmic Photography 8 Bit image (PS3.3, A.41).
 
     The class requires values that a synthetic photograph does not have: "both" (B) stands for the side of the eye, 1 mm
-    per pixel for the spacing, and the first of January 1970 for the time of the content, so that the bytes repeat.
+    per pixel for the spacing, and the first of January 1970 for the time of the content, so that the bytes repeat. In
+    the study of a patient, side and time are those of the source and the study as far as they are known, and the
+    spacing is left out.
     """
-    image.Modality, image.ImageLaterality, image.PatientOrientation = "OP", "B", ""
+    image.Modality, image.PatientOrientation = "OP", image.get("PatientOrientation", "")
+    _state_side(image, "B")
     image.ImageType = ["DERIVED", "PRIMARY", _word(image)]  # the class forbids SECONDARY
-    image.ContentDate, image.ContentTime = "19700101", "000000"
+    image.ContentDate, image.ContentTime = image.StudyDate or "19700101", image.StudyTime or "000000"
     image.SourceImageSequence = image.get("SourceImageSequence", [])
     _state_annotation(image)
     image.NumberOfFrames, image.FrameTime, image.FrameIncrementPointer = 1, "0", 0x00181063
@@ -66,7 +74,9 @@ def ophthalmic_photography(image: Dataset) -> None:
     image.AcquisitionDeviceTypeCodeSequence = [code("409898007", "SCT", "Fundus Camera")]
     image.IlluminationTypeCodeSequence, image.LightPathFilterTypeStackCodeSequence = [], []
     image.ImagePathFilterTypeStackCodeSequence, image.LensesCodeSequence = [], []
-    image.DetectorType, image.PixelSpacing = "", [1.0, 1.0]
+    image.DetectorType = ""
+    if not _names_patient(image):
+        image.PixelSpacing = [1.0, 1.0]
     image.EmmetropicMagnification, image.IntraOcularPressure = None, None
     image.HorizontalFieldOfView, image.RefractiveStateSequence = None, []
     image.PatientEyeMovementCommanded, image.PupilDilated, image.LossyImageCompression = "", "", "00"
@@ -76,7 +86,8 @@ def ophthalmic_photography(image: Dataset) -> None:
 
 def microscopy(image: Dataset) -> None:
     """Complete a VL Microscopic image (PS3.3, A.32.2) of a specimen of the colon, which no edit or sample names."""
-    image.Modality, image.LossyImageCompression, image.PatientOrientation = "GM", "00", ""
+    image.Modality, image.LossyImageCompression = "GM", "00"
+    image.PatientOrientation = image.get("PatientOrientation", "")
     image.AcquisitionContextSequence = []
     image.AnatomicRegionSequence = [code("71854001", "SCT", "Colon")]
     image.ContainerIdentifier, image.IssuerOfTheContainerIdentifierSequence = _word(image), []
@@ -88,6 +99,16 @@ def microscopy(image: Dataset) -> None:
 
 def _word(image: Dataset) -> str:
     return "EDITED" if is_edited(image) else "SYNTHETIC"
+
+
+def _names_patient(image: Dataset) -> bool:
+    return image.get("PatientIdentityRemoved") == "NO"
+
+
+def _state_side(image: Dataset, otherwise: str) -> None:
+    """Add Image Laterality, which replaces Laterality (PS3.3, C.7.3.1), by the source as far as it is known."""
+    image.ImageLaterality = image.get("ImageLaterality") or image.get("Laterality") or otherwise
+    image.pop("Laterality", None)
 
 
 def _state_annotation(image: Dataset) -> None:

@@ -21,6 +21,8 @@ Note = Mapping[str, Any]
 
 OF_AN_IMAGE = ("file", "label", "class_name", "seed", "synthetic", "generator")
 """Entries of a note that differ between the images of a run; the others identify its study."""
+OF_A_FRAME = ("file", "frame", "synthetic", "generator")
+"""Likewise, of the frames between two seeds."""
 OF_AN_EDIT = (*OF_AN_IMAGE, "source", "source_pixels", "own_label", "index", "instance", "patient")
 """Likewise, of an edited image."""
 FIGURES = ("score", "flag")
@@ -29,6 +31,8 @@ SAMPLER = ("sampler", "num_inference_steps", "guidance_scale")
 """Entries of a sample's note that its file repeats in words."""
 EDITING = ("strength", "guidance_scale", "smoothing", "repeats", "num_inference_steps", "spacing")
 """Likewise, of an edited image."""
+GENERATORS = {"gan": "generative adversarial network"}
+"""Kinds of models by the entry ``sampler``; all others are latent diffusion models."""
 EDITED = "Edited by a latent diffusion model"
 
 
@@ -55,8 +59,9 @@ def add_origin(file: Dataset, note: Note) -> None:
 
 
 def _add_sample(file: Dataset, note: Note) -> None:
-    run = as_text({name: value for name, value in note.items() if name not in OF_AN_IMAGE})
-    label, name = int(note.get("label", 0)), str(note.get("class_name", ""))
+    varying = OF_A_FRAME if "frame" in note else OF_AN_IMAGE
+    run = as_text({name: value for name, value in note.items() if name not in varying})
+    label, (title, what) = int(note.get("label", 0)), _shown(note)
     weights, study = str(note.get("weights_sha256", "unknown")), uid("study", run)
     file.SOPInstanceUID = uid("image", as_text({name: value for name, value in note.items() if name != "file"}))
     file.BurnedInAnnotation = "NO"
@@ -64,12 +69,24 @@ def _add_sample(file: Dataset, note: Note) -> None:
     file.PatientComments = "Synthetic: made by a generative model, shows no real patient"
     _add_study(file, study, "Synthetic images")
     file.SeriesInstanceUID, file.SeriesNumber = uid("series", study, str(label)), label + 1
-    file.SeriesDescription = f"Synthetic, {name}".replace("\\", "/")[:64]  # a backslash separates values
+    file.SeriesDescription = f"Synthetic, {title}".replace("\\", "/")[:64]  # a backslash separates values
     file.InstanceNumber = _number_of(str(note.get("file", "")))
     _add_equipment(file, note, "109100", "Synthesizing Equipment", "Synthesized the image")
-    how, seed = _in_words(note, SAMPLER), note.get("seed", "unknown")
-    file.ImageComments = f"Synthetic: class {label} {name}, seed {seed}, {how}, weights {weights}"[:10240]
-    file.DerivationDescription = f"Sampled from noise by a latent diffusion model, weights SHA-256 {weights}"[:1024]
+    file.ImageComments = f"Synthetic: {what}, {_in_words(note, SAMPLER)}, weights {weights}"[:10240]
+    noise = "noise between that of two seeds" if "frame" in note else "noise"
+    maker = GENERATORS.get(str(note.get("sampler")), "latent diffusion model")
+    file.DerivationDescription = f"Sampled from {noise} by a {maker}, weights SHA-256 {weights}"[:1024]
+
+
+def _shown(note: Note) -> tuple[str, str]:
+    """Return the title of a sample's series, and class and seed in words; of a frame, those of both ends."""
+    name = str(note.get("class_name", ""))
+    what = f"class {note.get('label', 0)} {name}, seed {note.get('seed', 'unknown')}"
+    if "frame" not in note:
+        return name, what
+    end = f"class {note['end_label']} {note['end_class_name']}, seed {note['end_seed']}"
+    title = f"frames, {name} to {note['end_class_name']}"
+    return title, f"frame {int(note['frame']) + 1} of {note['frames']} from {what}, to {end}"
 
 
 def _add_edit(file: Dataset, note: Note) -> None:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/health",)
 """Paths without a token: they reveal nothing."""
-UNKEPT = "/_nicegui/"
+KEPT_PATH = "/_nicegui/"
 """Path of the scripts and fonts of the pages, which alone a browser may keep."""
 HEADERS = {
     # NiceGUI's pages need inline scripts, and Vue compiles templates in the browser; all that is loaded is our own.
@@ -188,7 +188,7 @@ def _with_headers(send: Send, path: str) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.update(HEADERS)
-            if not path.startswith(UNKEPT):
+            if not path.startswith(KEPT_PATH):
                 headers["Cache-Control"] = "no-store"
         await send(message)
 

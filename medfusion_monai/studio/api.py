@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import medfusion_monai
 from medfusion_monai.sampling.image_formats import FORMATS, suffix_of
+from medfusion_monai.sampling.plan import sampling_plan
 from medfusion_monai.studio import tasks
 from medfusion_monai.studio.audits import audit_verdict
 from medfusion_monai.studio.downloads import encode, name_of, zip_of
@@ -120,6 +121,7 @@ def make_api(studio: Studio) -> FastAPI:
         bytes. One request is served at a time, and others wait; one whose client is gone is cancelled.
         """
         suffix_of(wanted.output_format, studio.model.image_channels)
+        _refuse_bare_images(studio, wanted)
         options = wanted.model_dump(exclude={"output_format", "archive"})
         job = tasks.sample(studio, options.pop("label"), **options)
         await _finished(job, request)
@@ -160,12 +162,19 @@ async def _finished(job: Job, request: Request) -> None:
         raise HTTPException(503, "the request was cancelled: the studio ends, or its client is gone")
 
 
+def _refuse_bare_images(studio: Studio, wanted: SampleRequest) -> None:
+    """Raise a ValueError, before anything is sampled, for several images that are not to be a zip."""
+    if wanted.archive is False:
+        studio.limits.check(count=wanted.count)  # before the plan, which may be long
+        images = len(sampling_plan(studio.model.class_names, wanted.label, wanted.count, wanted.seed))
+        if images > 1:
+            raise ValueError(f"archive must be true or left out for {images} images")
+
+
 def _file(job: Job, wanted: SampleRequest) -> Response:
     """Return the pictures of a job as one file."""
     if wanted.archive or (wanted.archive is None and len(job.pictures) > 1):
         return _download(zip_of(job.pictures, wanted.output_format), "samples.zip")
-    if len(job.pictures) > 1:
-        raise ValueError(f"archive must be true or left out for {len(job.pictures)} images")
     (picture,) = job.pictures
     return _download(encode(picture, wanted.output_format), name_of(picture, wanted.output_format))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medfusion_monai.sampling.image_formats import FORMATS, suffix_of
@@ -43,7 +43,7 @@ def encode(picture: Picture, output_format: str = "png") -> bytes:
         ValueError: as in ``name_of``.
     """
     row = _row(picture, output_format)
-    return FORMATS[output_format].encode(picture.image.numpy(), note_of(row))
+    return FORMATS[output_format].encode(picture.image.numpy(), _note(row))
 
 
 def zip_of(pictures: Sequence[Picture], output_format: str = "png") -> bytes:
@@ -59,7 +59,7 @@ def zip_of(pictures: Sequence[Picture], output_format: str = "png") -> bytes:
     body, manifest, taken = io.BytesIO(), io.StringIO(), set[str]()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
         for picture, row in zip(pictures, rows, strict=True):
-            content = FORMATS[output_format].encode(picture.image.numpy(), note_of(row))
+            content = FORMATS[output_format].encode(picture.image.numpy(), _note(row))
             row["file"] = _free_name(row["file"], FORMATS[output_format].suffix, taken)
             archive.writestr(_entry(row["file"]), content)
         write_rows(manifest, rows, columns, header=True)
@@ -72,6 +72,11 @@ def _row(picture: Picture, output_format: str) -> dict[str, Any]:
     suffix = suffix_of(output_format, len(picture.image))
     file = picture.row["file"].removesuffix(".png") + suffix
     return {**picture.row, "file": file, "output_format": output_format}
+
+
+def _note(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file says, for an edited image with its number in the series, as ``EditWriter`` adds it."""
+    return note_of({**row, "instance": row["index"] + 1} if "edit" in row else row)
 
 
 def _free_name(file: str, suffix: str, taken: set[str]) -> str:

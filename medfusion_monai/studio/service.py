@@ -19,6 +19,7 @@ from medfusion_monai.studio.audits import ModelAudit, find_audit
 from medfusion_monai.studio.jobs import JobQueue
 from medfusion_monai.studio.limits import Limits
 from medfusion_monai.studio.real_data import RealData
+from medfusion_monai.weights.model_info import require_latents
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ class Studio:
         audit_dir: folder of an audit of the weights; None for one beside them, if it is there and theirs.
 
     Raises:
-        ValueError: for a data set or an audit that cannot be read or is of other classes or weights.
+        ValueError: for a data set or an audit that cannot be read or is of other classes or weights, and for
+            the weights of a GAN.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Studio:
         dataset_dir: str | Path | None = None,
         audit_dir: str | Path | None = None,
     ) -> None:
+        require_latents(model.path, model.info)
         self.model, self.limits = model, limits or Limits()
         self.weights_sha256 = file_sha256(model.path)
         self.data = None if dataset_dir is None else RealData(model, dataset_dir)

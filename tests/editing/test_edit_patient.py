@@ -16,6 +16,7 @@ def scan():
     made.SpecificCharacterSet, made.PatientName, made.PatientID = "ISO_IR 192", "Müller^Anna", "42"
     made.PatientBirthDate, made.PatientSex, made.PatientAddress = "19500102", "F", "Main Street 1"
     made.StudyInstanceUID, made.StudyDate, made.AccessionNumber = "1.2.3", "20240102", "A1"
+    made.StudyDescription = "Chest, two views"
     made.ReferringPhysicianName = "House^Gregory"
     return made
 
@@ -35,6 +36,7 @@ def test_patient_study_and_reference_are_kept_and_no_more(scan, tmp_path):
         "StudyDate": "20240102",
         "StudyTime": "",
         "AccessionNumber": "A1",
+        "StudyDescription": "Chest, two views",
     }
 
 
@@ -42,6 +44,15 @@ def test_file_without_a_preamble_and_annotation_are_read(scan, tmp_path):
     scan.BurnedInAnnotation = "NO"
     kept = patient_of(save_without_preamble(tmp_path / "scan", scan, little_endian=True))
     assert (kept["PatientID"], kept["BurnedInAnnotation"]) == ("42", "NO")
+
+
+def test_side_and_orientation_are_kept_where_they_are_known(scan, tmp_path):
+    scan.PatientOrientation, scan.Laterality = ["R", "F"], "L"
+    kept = patient_of(save_dicom(tmp_path / "scan.dcm", scan))
+    assert (list(kept["PatientOrientation"]), kept["Laterality"]) == (["R", "F"], "L")
+    scan.ImageLaterality = "R"
+    kept = patient_of(save_dicom(tmp_path / "other.dcm", scan))
+    assert (kept["ImageLaterality"], "Laterality" in kept) == ("R", False)
 
 
 def test_file_that_names_no_patient_is_an_error(scan, tmp_path):

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+from medfusion_monai.baselines.gan import Gan
+from medfusion_monai.baselines.gan_networks import GanGenerator
+from medfusion_monai.baselines.gan_sampler import GanSampler
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import Autoencoder
@@ -53,6 +56,15 @@ def save(network, path):
     """Write weights with their description, and return their place."""
     save_weights(network, path)
     write_model_info(path, info_of(network))
+    return path
+
+
+def save_gan(path):
+    """Write the weights of a GAN with their description, and return their place."""
+    network = Gan(GanGenerator([16, 24], [8, 8, 8]), CLASSES, [16, 24]).eval()
+    save_weights(network, path)
+    form = {"resize_mode": "crop", "dicom_modalities": None}
+    write_model_info(path, describe_model(network, None, GanSampler().settings(), form, {"images": "ab" * 32}))
     return path
 
 

@@ -121,6 +121,18 @@ def test_a_request_of_another_form_is_refused_by_the_place_of_the_mistake(client
     assert answer.json()["detail"].startswith(place)
 
 
+@pytest.mark.parametrize("wanted", [{"label": 1, "count": 2}, {"label": [0, 1]}, {"label": None}])
+def test_several_images_without_an_archive_are_refused_before_they_are_sampled(client, monkeypatch, wanted):
+    monkeypatch.setattr(api.tasks, "sample", lambda *args, **options: pytest.fail("it was submitted"))
+    answer = client.post("/samples", json={**wanted, "archive": False})
+    assert (answer.status_code, answer.json()["detail"]) == (422, "archive must be true or left out for 2 images")
+
+
+def test_one_image_without_an_archive_is_a_file(client):
+    answer = client.post("/samples", json={"label": 1, "archive": False})
+    assert answer.headers["content-type"] == "image/png"
+
+
 def test_a_request_to_a_full_queue_is_refused_until_later(client, studio, monkeypatch):
     monkeypatch.setattr(studio.jobs, "most_waiting", -1)
     answer = client.post("/samples", json={"label": 1})

@@ -84,6 +84,50 @@ def test_an_edited_picture_says_so_in_every_format(edited):
     assert "may show a real patient" in file.ImageComments
 
 
+def edits_of(studio, picture, edit, **settings):
+    """Return the DICOM headers of the edits of a picture."""
+    job = tasks.edit(studio, edit, picture.image[None], source="a.png", **settings)
+    assert job.wait(60)
+    assert job.error is None
+    return [dcmread(io.BytesIO(encode(made, "dicom"))) for made in job.pictures]
+
+
+def test_two_variations_are_two_images_of_one_series(studio, pictures):
+    first, second = edits_of(studio, pictures[0], "variations", number=2, own_label=1)
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID
+    assert (first.InstanceNumber, second.InstanceNumber) == (1, 2)
+
+
+def test_content_under_another_mask_is_another_image(studio, pictures):
+    masks = torch.zeros(2, 1, 1, 16, 24)
+    masks[0, ..., 8:12, 8:12], masks[1, ..., 4:8, 4:8] = 1, 1
+    (first,), (second,) = (edits_of(studio, pictures[0], "inpaint", label=1, mask=mask, repeats=1) for mask in masks)
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+
+
+def test_another_class_of_the_source_makes_another_image(studio, pictures):
+    (first,), (second,) = (edits_of(studio, pictures[0], "counterfactual", label=1, own_label=own) for own in (0, 1))
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+
+
+def test_frames_between_images_are_images_of_one_series_that_depends_on_their_classes(studio, pictures):
+    ends = [picture.image[None] for picture in pictures[:2]]
+    jobs = [tasks.interpolate(studio, *ends, label=label, frames=2, source="a, b") for label in ([0, 1], [0, 0])]
+    assert all(job.wait(60) and job.error is None for job in jobs)
+    frames, others = ([dcmread(io.BytesIO(encode(made, "dicom"))) for made in job.pictures] for job in jobs)
+    assert len({frame.SOPInstanceUID for frame in (*frames, *others)}) == 4
+    assert len({frame.SeriesInstanceUID for frame in frames}) == 1
+
+
+def test_frames_between_seeds_are_one_study_and_say_between_what(studio):
+    job = tasks.interpolate(studio, 3, 4, label=[0, 1], frames=2)
+    assert job.wait(60)
+    files = [dcmread(io.BytesIO(encode(made, "dicom"))) for made in job.pictures]
+    assert len({file.StudyInstanceUID for file in files}) == 1
+    assert "frame 2 of 2 from class 0 no_cardiomegaly, seed 3, to class 1 cardiomegaly" in files[1].ImageComments
+
+
 def test_formats_fit_the_channels(pictures):
     assert formats_of(pictures[0]) == ["png", "png16", "nifti", "dicom", "dicom_dx"]
     colour = Picture(torch.rand(3, 8, 8), pictures[0].row)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 from nicegui import ui
 
+from medfusion_monai.runtime.errors import short_message
 from medfusion_monai.studio.jobs import Job
 from medfusion_monai.studio.pages.visit import Visit
 from medfusion_monai.studio.picture import Picture
+
+logger = logging.getLogger(__name__)
 
 INTERVAL = 0.3
 """Seconds between two looks at the jobs."""
@@ -57,6 +61,10 @@ class JobView:
             self.jobs = make()
         except ValueError as error:
             self.explain(str(error))
+            return
+        except Exception as error:  # else the page shows nothing
+            logger.exception("a request failed")
+            self.explain(f"Unexpected {type(error).__name__}: {short_message(error)}. See the terminal")
             return
         self.visit.follow(self.jobs)
         self._seen, self._begun = 0, time.monotonic()

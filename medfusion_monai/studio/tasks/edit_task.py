@@ -67,8 +67,8 @@ def edit(
         with followed(studio.model, job, _calls(editor) + finds_class * classify_calls(studio.model)):
             if finds_class:  # once, not per variation
                 batch["own_label"] = own_labels(studio.model, images, None).cpu()
-            for number, row in enumerate(rows):
-                output = editor(images, None, {**batch, "number": [number]})
+            for row in rows:
+                output = editor(images, None, {**batch, "index": [row["index"]]})
                 add_pictures(job, output, [{**row, **editor.figures(output[0]), **common}])
 
     return studio.jobs.submit(edit, work)
@@ -102,14 +102,16 @@ def _mask_of(edit: str, mask: Tensor | None, images: Tensor) -> dict[str, Tensor
 def _rows(studio: Studio, editor: Edit, batch: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
     """Return the lines of the manifest without settings, as those of ``run editing``."""
     label = int(batch["label"][0])
+    shown = [batch[name][0].float().cpu().numpy() for name in ("image", "mask") if name in batch]
     own = {
         "label": label,
         "class_name": studio.model.class_names[label] if label >= 0 else "",
         "seed": batch["seed"][0],
         "source": source,
-        "source_pixels": pixel_digest(batch["image"][0].cpu().numpy()),
+        "source_pixels": " ".join(pixel_digest(pixels) for pixels in shown),
+        "own_label": int(batch["own_label"][0]),
     }
-    return [{"file": item["file"], **own} for item in numbered_files(source, editor.number, ".png")]
+    return [{**own, **item} for item in numbered_files(source, editor.number, ".png")]
 
 
 def _needs_class(edit: str, batch: Mapping[str, Any]) -> bool:

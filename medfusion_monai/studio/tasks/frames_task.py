@@ -56,7 +56,10 @@ def interpolate(
     steps: dict[str, Any] = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
     if isinstance(start, Tensor) and isinstance(end, Tensor):
         ends = [checked_images(model, image, "image")[0] for image in (start, end)]
-        rows, calls = _image_rows(studio, ends, frames, source, steps), _image_calls(studio, labels, frames, steps)
+        rows, calls = (
+            _image_rows(studio, ends, labels, frames, source, steps),
+            _image_calls(studio, labels, frames, steps),
+        )
     elif isinstance(start, Tensor) or isinstance(end, Tensor):
         raise ValueError("start and end must be two images or two seeds, received one of each")
     else:
@@ -73,14 +76,14 @@ def interpolate(
     return studio.jobs.submit(f"interpolate {frames} frames", work)
 
 
-def _image_rows(studio: Studio, ends: list[Tensor], frames: int, source: str, steps: dict[str, Any]) -> Rows:
+def _image_rows(
+    studio: Studio, ends: list[Tensor], labels: list[int] | None, frames: int, source: str, steps: dict[str, Any]
+) -> Rows:
     settings = Edit("interpolate", studio.model, number=frames, **steps).settings(BATCH_SIZE, "png")
     digests = ", ".join(pixel_digest(image.cpu().numpy()) for image in ends)
     own = {"label": NO_LABEL, "class_name": "", "seed": 0, "source": source, "source_pixels": digests}
-    return [
-        {"file": item["file"], **own, **studio.with_weights(settings)}
-        for item in numbered_files("frame", frames, ".png")
-    ]
+    own["own_label"], own["other_label"] = labels or (NO_LABEL, NO_LABEL)
+    return [{**own, **item, **studio.with_weights(settings)} for item in numbered_files("frame", frames, ".png")]
 
 
 def _seed_rows(
@@ -90,10 +93,11 @@ def _seed_rows(
         names = ", ".join(studio.model.class_names)
         raise ValueError(f"label must be given between two seeds: one of {names}, or two")
     settings = studio.settings(make_sampler(studio.model, **steps, eta=0.0), BATCH_SIZE)
-    own = {"label": labels[0], "class_name": studio.model.class_names[labels[0]], "seed": seeds[0]}
-    other = {"end_label": labels[1], "end_seed": seeds[1], "frames": frames}
+    first, last = (studio.model.class_names[label] for label in labels)
+    own = {"label": labels[0], "class_name": first, "seed": seeds[0]}
+    other = {"end_label": labels[1], "end_class_name": last, "end_seed": seeds[1], "frames": frames}
     return [
-        {"file": item["file"], **own, **other, "frame": item["number"], **settings}
+        {"file": item["file"], **own, **other, "frame": item["index"], **settings}
         for item in numbered_files("frame", frames, ".png")
     ]
 

@@ -179,6 +179,18 @@ def test_a_number_out_of_range_is_explained_and_nothing_starts(studio):
     visiting(studio, "Generate", steps)
 
 
+def test_an_unexpected_error_of_a_request_is_shown(studio, monkeypatch):
+    def broken(*args, **options):
+        raise KeyError("index")
+
+    async def steps(tab):
+        monkeypatch.setattr(tasks, "sample", broken)
+        tab.press("Generate")
+        assert tab.says("Unexpected KeyError: 'index'. See the terminal")
+
+    visiting(studio, "Generate", steps)
+
+
 def test_cancelling_ends_a_job_and_another_can_start(studio):
     async def steps(tab):
         tab.field("Images").set_value(64)
