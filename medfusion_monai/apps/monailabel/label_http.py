@@ -14,9 +14,11 @@ from monailabel.endpoints import datastore, infer, session, wsi_infer
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
+from medfusion_monai.apps.monailabel.label_access import OwnPagesMiddleware
 from medfusion_monai.apps.monailabel.label_app import StudyNotFoundError
 from medfusion_monai.apps.monailabel.private_files import leaving_nothing
 from medfusion_monai.export.pacs import PacsError
+from medfusion_monai.studio.access import Access
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,11 @@ for module, name in (
 
 app.add_exception_handler(ValueError, _answer)
 app.add_exception_handler(MONAILabelException, _answer)
+conf = settings.MONAI_LABEL_APP_CONF
+allow_origins = conf.get("allow_origins", "").split()
 for middleware in app.user_middleware:
     if middleware.cls is CORSMiddleware:  # MONAI Label lets the pages of any site read its answers
-        middleware.kwargs["allow_origins"] = settings.MONAI_LABEL_APP_CONF.get("allow_origins", "").split()
+        middleware.kwargs["allow_origins"] = allow_origins
+access = Access(None, conf.get("host", "127.0.0.1"), settings.MONAI_LABEL_SERVER_PORT)
+app.add_middleware(OwnPagesMiddleware, access=access, allow_origins=allow_origins)
 __all__ = ["app"]

@@ -58,7 +58,7 @@ def start_label_server(
         user: of DICOMweb; its password is in ``MEDFUSION_PACS_PASSWORD``, a token in ``MEDFUSION_PACS_TOKEN``.
         temperature: of ``calibrate``, for the probabilities of classes.
         refuse_copies_of: folder of an audit; generated images that are too near to a training image are not shown.
-        allow_origins: web sites, as ``https://HOST``, whose pages may read the answers.
+        allow_origins: web sites, as ``https://HOST``, whose pages may use the server; by default none but its own.
 
     Raises:
         ValueError: if MONAI Label is not installed, the model cannot be loaded, the studies cannot be reached, or the
@@ -76,6 +76,7 @@ def start_label_server(
         shutil.copy(Path(__file__).with_name("main.py"), folder)  # beside it the server writes, e.g. its log
         settings = {
             "model": os.path.abspath(model),
+            "host": host,
             "user": user,
             "temperature": temperature,
             "refuse_copies_of": None if refuse_copies_of is None else os.path.abspath(refuse_copies_of),
@@ -108,8 +109,8 @@ def _serve(arguments: list[str]) -> None:
 def _require_monailabel() -> None:
     if importlib.util.find_spec("monailabel") is None:
         raise ValueError(
-            "MONAI Label is not installed: install it in an environment of its own, python3 -m venv label && "
-            "label/bin/pip install 'medfusion-monai[label]'"
+            "MONAI Label is not installed: install it in an environment of its own, in a clone of this project by "
+            "python3 -m venv label && label/bin/pip install -e '.[label]'"
         )
     if version("pydicom").partition(".")[0] != "2":
         raise ValueError(
