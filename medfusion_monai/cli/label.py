@@ -42,7 +42,7 @@ def add_label(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="web site whose pages may read the answers, as https://HOST of an OHIF viewer; repeatable",
+        help="web site whose pages may use the server, as https://HOST of an OHIF viewer; repeatable",
     )
     parser.set_defaults(handler=_label)
 

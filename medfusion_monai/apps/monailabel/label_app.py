@@ -22,6 +22,7 @@ from medfusion_monai.apps.monailabel.batches import EveryStudy
 from medfusion_monai.apps.monailabel.label_server import opened_model
 from medfusion_monai.apps.monailabel.label_tasks import TASKS
 from medfusion_monai.apps.monailabel.next_study import STRATEGIES
+from medfusion_monai.apps.monailabel.private_files import without_folders
 from medfusion_monai.apps.monailabel.remote_studies import open_remote_studies
 from medfusion_monai.apps.monailabel.result_files import edited_bytes
 from medfusion_monai.apps.monailabel.study_files import Study, read_study
@@ -45,8 +46,9 @@ class MedfusionApp(MONAILabelApp):
     Args:
         app_dir: folder of the app.
         studies: folder, or URL of a DICOMweb store.
-        conf: ``model``, what ``medfusion_monai.load`` takes; and if given ``temperature``, ``refuse_copies_of`` and
-            ``user``, see ``start_label_server``.
+        conf: ``model``, what ``medfusion_monai.load`` takes; if given ``temperature``, ``refuse_copies_of`` and
+            ``user``, see ``start_label_server``; and ``files``, the folder of what clients send, without which no
+            request may come with a file.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -91,18 +93,26 @@ class MedfusionApp(MONAILabelApp):
         Raises:
             ValueError: for an unknown task, a study that does not exist, or what the task refuses.
         """
-        model, name = request.get("model"), str(request.get("image") or "")
+        model, name = str(request.get("model")), str(request.get("image") or "")
         if model not in self._infers:
             raise ValueError(f"model {model!r} is unknown: choose one of {', '.join(self._infers)}")
-        own: dict[str, Any] = {"image_id": name}
+        own: dict[str, Any] = {"model": model, "image": name, "image_id": name}
         if name not in self.datastore().list_images():
             self._refuse_path(name)
             own["image_id"] = "upload"
-        if request.get("label") and not self._is_sent(Path(request["label"])):
+        if request.get("label") and not self._is_sent(Path(str(request["label"]))):
             raise ValueError("label must be sent as a file: leave it out of the parameters")
         if not self._infers[model].labels or model == "classify":
             own["save_label"] = bool(request.get("save_label")) and model == "classify"
-        return super().infer({**request, **own}, datastore)
+        try:
+            return super().infer({**request, **own}, datastore)
+        except ValueError as error:
+            error.args = (self.public(str(error)), *error.args[1:])
+            raise
+
+    def public(self, text: str) -> str:
+        """Return a text for clients, who need not know where the files of the server lie."""
+        return without_folders(text, [self.app_dir, self.studies])
 
     def _refuse_path(self, name: str) -> None:
         """Refuse names that are neither of a study nor of a file that a client sent, e.g. of a file of the server."""
@@ -111,9 +121,9 @@ class MedfusionApp(MONAILabelApp):
 
     def _is_sent(self, path: Path) -> bool:
         """Return whether a path is a file that MONAI Label wrote for a client."""
-        place, session = path.resolve(), settings.MONAI_LABEL_SESSION_PATH
-        in_session = bool(session) and Path(session).resolve() in place.parents
-        return place.is_file() and (in_session or place.parent == Path(tempfile.gettempdir()).resolve())
+        folders = filter(None, (self.conf.get("files"), settings.MONAI_LABEL_SESSION_PATH))
+        place = path.resolve()
+        return place.is_file() and any(Path(folder).resolve() in place.parents for folder in folders)
 
     def open_study(self, path: str) -> Study:
         """Read a study."""

@@ -10,10 +10,15 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from monailabel.app import app
 from monailabel.config import settings
+from monailabel.endpoints import datastore, infer, session, wsi_infer
 from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
 
+from medfusion_monai.apps.monailabel.label_access import OwnPagesMiddleware
 from medfusion_monai.apps.monailabel.label_app import StudyNotFoundError
+from medfusion_monai.apps.monailabel.private_files import leaving_nothing
 from medfusion_monai.export.pacs import PacsError
+from medfusion_monai.studio.access import Access
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +31,25 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
     text = error.msg if isinstance(error, MONAILabelException) else str(error)
     if isinstance(error, json.JSONDecodeError):
         text = f"params must be JSON: {error}"
-    return JSONResponse({"detail": text}, code)
+    return JSONResponse({"detail": app_instance().public(text)}, code)
 
+
+for module, name in (
+    (infer, "run_inference"),
+    (wsi_infer, "run_wsi_inference"),
+    (datastore, "add_image"),
+    (datastore, "save_label"),
+    (session, "create_session"),
+):
+    setattr(module, name, leaving_nothing(getattr(module, name)))
 
 app.add_exception_handler(ValueError, _answer)
 app.add_exception_handler(MONAILabelException, _answer)
+conf = settings.MONAI_LABEL_APP_CONF
+allow_origins = conf.get("allow_origins", "").split()
 for middleware in app.user_middleware:
     if middleware.cls is CORSMiddleware:  # MONAI Label lets the pages of any site read its answers
-        middleware.kwargs["allow_origins"] = settings.MONAI_LABEL_APP_CONF.get("allow_origins", "").split()
+        middleware.kwargs["allow_origins"] = allow_origins
+access = Access(None, conf.get("host", "127.0.0.1"), settings.MONAI_LABEL_SERVER_PORT)
+app.add_middleware(OwnPagesMiddleware, access=access, allow_origins=allow_origins)
 __all__ = ["app"]

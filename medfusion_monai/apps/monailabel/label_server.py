@@ -6,15 +6,19 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from medfusion_monai.apps.monailabel.private_files import private_temporary_files
 from medfusion_monai.runtime.values import check_numbers
 
 if TYPE_CHECKING:
@@ -43,7 +47,8 @@ def start_label_server(
 ) -> None:
     """Run MONAI Label's server until it is stopped.
 
-    Logs, sessions and downloaded series are in a temporary folder, which is removed at the end.
+    Logs, sessions, uploads and downloaded series are in a private temporary folder, removed at the end, also if
+    that is by SIGTERM.
 
     Args:
         model: what ``medfusion_monai.load`` takes.
@@ -53,7 +58,7 @@ def start_label_server(
         user: of DICOMweb; its password is in ``MEDFUSION_PACS_PASSWORD``, a token in ``MEDFUSION_PACS_TOKEN``.
         temperature: of ``calibrate``, for the probabilities of classes.
         refuse_copies_of: folder of an audit; generated images that are too near to a training image are not shown.
-        allow_origins: web sites, as ``https://HOST``, whose pages may read the answers.
+        allow_origins: web sites, as ``https://HOST``, whose pages may use the server; by default none but its own.
 
     Raises:
         ValueError: if MONAI Label is not installed, the model cannot be loaded, the studies cannot be reached, or the
@@ -65,18 +70,32 @@ def start_label_server(
     if temperature is not None:
         check_numbers(above=True, temperature=temperature)
     opened_model(os.path.abspath(model))
-    with tempfile.TemporaryDirectory(prefix="medfusion_label_") as folder:
-        _set_defaults(Path(folder))
+    with _exit_by_sigterm(), tempfile.TemporaryDirectory(prefix="medfusion_label_") as folder:
+        _configure(Path(folder))
+        files = Path(folder) / "files"
         shutil.copy(Path(__file__).with_name("main.py"), folder)  # beside it the server writes, e.g. its log
         settings = {
             "model": os.path.abspath(model),
+            "host": host,
             "user": user,
             "temperature": temperature,
             "refuse_copies_of": None if refuse_copies_of is None else os.path.abspath(refuse_copies_of),
             "allow_origins": " ".join(allow_origins),
+            "files": str(files),
         }
         conf = [part for name, value in settings.items() if value for part in ("--conf", name, str(value))]
-        _serve(["--app", folder, "--studies", studies, "--host", host, "--port", str(port), *conf])
+        with private_temporary_files(files):
+            _serve(["--app", folder, "--studies", studies, "--host", host, "--port", str(port), *conf])
+
+
+@contextmanager
+def _exit_by_sigterm() -> Iterator[None]:
+    """End by an exception, so that folders are removed: the server repeats SIGTERM to the handler that was set."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _serve(arguments: list[str]) -> None:
@@ -90,8 +109,8 @@ def _serve(arguments: list[str]) -> None:
 def _require_monailabel() -> None:
     if importlib.util.find_spec("monailabel") is None:
         raise ValueError(
-            "MONAI Label is not installed: install it in an environment of its own, python3 -m venv label && "
-            "label/bin/pip install 'medfusion-monai[label]'"
+            "MONAI Label is not installed: install it in an environment of its own, in a clone of this project by "
+            "python3 -m venv label && label/bin/pip install -e '.[label]'"
         )
     if version("pydicom").partition(".")[0] != "2":
         raise ValueError(
@@ -128,12 +147,11 @@ def _check_studies(studies: str, user: str | None) -> None:
         answer.raise_for_status()
 
 
-def _set_defaults(folder: Path) -> None:
-    """Set what MONAI Label reads from the environment when it is imported; what is set already stays."""
-    defaults = {
-        "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
-        "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "series"),
-        "MONAI_LABEL_TASKS_TRAIN": json.dumps(False),
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+def _configure(folder: Path) -> None:
+    """Set what MONAI Label reads from the environment when it is imported.
+
+    Folders are set whatever is there: files of patients are only in the one that is removed at the end.
+    """
+    os.environ["MONAI_LABEL_SESSION_PATH"] = str(folder / "sessions")
+    os.environ["MONAI_LABEL_DICOMWEB_CACHE_PATH"] = str(folder / "series")
+    os.environ.setdefault("MONAI_LABEL_TASKS_TRAIN", json.dumps(False))

@@ -21,7 +21,7 @@ from medfusion_monai.apps.monailabel.label_maps import (
     marked_map,
     smoothed_difference,
 )
-from medfusion_monai.apps.monailabel.result_files import read_label, write_image, write_label_map
+from medfusion_monai.apps.monailabel.result_files import SUFFIXES, TYPES, read_label, write_image, write_label_map
 from medfusion_monai.apps.monailabel.study_files import Study, seen_part, to_study_size, upright_mask
 from medfusion_monai.apps.monailabel.study_names import edited_name, synthetic_name
 from medfusion_monai.editing.anomaly import SMOOTHING, anomaly_map
@@ -87,6 +87,7 @@ class StudyTask(InferTask):
         """
         start = time.monotonic()
         options = read_options(request, self.options)
+        self._check_answer(request)
         study = self.app.open_study(request["image"])
         result = self.make(study, options, request)
         facts: dict[str, Any] = {"label_names": self.labels, **result.facts}
@@ -101,10 +102,15 @@ class StudyTask(InferTask):
         """Return the result for a study."""
         raise NotImplementedError
 
+    def _check_answer(self, request: Mapping[str, Any]) -> None:
+        choices = {"result": (LABEL_MAP, IMAGE), "result_extension": SUFFIXES, "result_dtype": tuple(TYPES)}
+        for name, known in choices.items():
+            given = request.get(name)
+            if given and given not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, received {given!r}")
+
     def _write(self, result: Result, study: Study, request: Mapping[str, Any]) -> str | None:
         wanted = request.get("result") or self.answer
-        if wanted not in (LABEL_MAP, IMAGE):
-            raise ValueError(f"result must be {LABEL_MAP} or {IMAGE}, received {wanted!r}")
         suffix = request.get("result_extension") or ".nrrd"
         if wanted == LABEL_MAP:
             return None if result.label_map is None else write_label_map(result.label_map, study, suffix)

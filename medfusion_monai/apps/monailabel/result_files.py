@@ -17,7 +17,9 @@ from medfusion_monai.apps.monailabel.study_files import Study, in_file_order
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.sampling.image_formats import EDITED, png_bytes
 
-WITH_GEOMETRY = (".nrrd", ".nii", ".nii.gz", ".mha", ".mhd")
+WITH_GEOMETRY = (".nrrd", ".nii", ".nii.gz", ".mha")
+SUFFIXES = (*WITH_GEOMETRY, ".png")
+"""Of the files of answers."""
 TYPES: dict[str, Any] = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
 DESCRIPTION = b"SYNTHETIC, edited by medfusion_monai"
 
@@ -37,10 +39,8 @@ def write_image(image: Tensor, study: Study | None, suffix: str, dtype: str) -> 
         dtype: uint8 or uint16 over their whole range, or float32 in [0, 1].
 
     Raises:
-        ValueError: for another dtype.
+        ValueError: for float32 in a PNG file.
     """
-    if dtype not in TYPES:
-        raise ValueError(f"result_dtype must be one of {', '.join(TYPES)}, received {dtype!r}")
     kind = TYPES[dtype]
     values = image.numpy() if kind is np.float32 else np.rint(image.numpy() * np.iinfo(kind).max)
     pixels = values.astype(kind).transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
@@ -116,7 +116,7 @@ def _affine(reader: SimpleITK.ImageFileReader) -> np.ndarray:
 
 
 def _write(pixels: np.ndarray, study: Study | None, suffix: str) -> str:
-    with_geometry = study is not None and suffix.lower() in WITH_GEOMETRY
+    with_geometry = study is not None and suffix in WITH_GEOMETRY
     colours = pixels.ndim == 3
     if study is not None and with_geometry and _reader(study).GetDimension() > 2:
         pixels = pixels[None]  # one slice
@@ -132,5 +132,5 @@ def _write(pixels: np.ndarray, study: Study | None, suffix: str) -> str:
         SimpleITK.WriteImage(image, path, useCompression=True)
     except RuntimeError as error:
         os.unlink(path)
-        raise ValueError(f"result_extension {suffix!r} cannot be written: use .nrrd, .nii.gz or .png") from error
+        raise ValueError(f"{pixels.dtype} cannot be written as {suffix}: set result_extension to .nrrd") from error
     return path

@@ -266,10 +266,13 @@ def test_unknown_task_strategy_and_broken_parameters_are_answered_in_sentences(s
     assert (answer.status_code, "best" in answer.json()["detail"]) == (400, True)
 
 
-def test_pages_of_other_sites_cannot_read_answers(served):
-    answer = requests.get(f"http://{LOCAL}:{served.port}/info/", headers={"Origin": "https://example.org"}, timeout=60)
-    assert answer.ok
-    assert "access-control-allow-origin" not in answer.headers
+def test_pages_of_other_sites_cannot_use_the_server(served):
+    address = f"http://{LOCAL}:{served.port}"
+    for headers in ({"Origin": "https://example.org"}, {"Host": f"example.org:{served.port}"}):
+        answer = requests.post(f"{address}/infer/generate?image=plain", headers=headers, timeout=60)
+        assert answer.status_code in (400, 403)
+        assert "access-control-allow-origin" not in answer.headers
+    assert requests.get(f"{address}/info/", headers={"Origin": address}, timeout=60).ok
 
 
 def test_port_in_use_is_an_error_before_the_model_is_loaded(served):
