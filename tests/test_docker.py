@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dockerfile import arguments_of, command_of, instructions, run_commands
+from dockerfile import arguments_of, command_of, instructions, run_commands, sent_files
 
 from medfusion_monai.cli import build_parser
 
@@ -51,16 +51,23 @@ def needs_studio():
 
 def test_copied_files_exist_and_are_sent_to_the_build():
     assert {word for word in sources() if not (ROOT / word).exists()} == set()
-    assert IGNORED[1] == "*"
-    assert {line[1:] for line in IGNORED if line.startswith("!")} == {*sources(), "bundles/*/models/starter"}
+    admitted = [line[1:] for line in IGNORED if line.startswith("!")]
+    assert {line.split("/")[0] for line in admitted} == set(sources())
 
 
-def test_image_has_neither_data_nor_weights_of_a_training():
-    private = [
-        line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("bundles/")
-    ]
-    assert private
-    assert set(private) <= set(IGNORED)
+def test_of_a_clone_in_use_only_what_belongs_to_the_project_is_sent_to_the_build(tmp_path):
+    bundle = "bundles/medfusion_cxr"
+    own = {f"{bundle}/LICENSE", f"{bundle}/configs/train.yaml", f"{bundle}/docs/README.md"}
+    own |= {f"{bundle}/models/starter/model.safetensors", "medfusion_monai/cli/studio.py", "README.md"}
+    assert {name for name in own if not (ROOT / name).is_file()} == set()
+    planted = {f"{bundle}/{name}/a.png" for name in ("SAMPLES", "AUDIT", "REPORT", "data/set/images", "mine/configs")}
+    planted |= {f"{bundle}/{name}" for name in ("runs/x/checkpoint.pt", "models/model.pt", "table.csv", "samples.zip")}
+    planted |= {f"bundles/{name}" for name in ("data/medfusion_cxr/datalist.json", "samples/docs/a.png", "a.dcm")}
+    planted |= {"data/a.png", "SAMPLES/a.png", ".git/config", "medfusion_monai/cli/__pycache__/studio.pyc"}
+    for name in own | planted:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert sent_files(tmp_path, IGNORED) == own
 
 
 def test_extras_are_those_of_the_project():
@@ -151,14 +158,13 @@ def container(tmp_path):
         assert result.returncode == 0, f"{line}\n{result.stdout[-2000:]}{result.stderr[-3000:]}"
         return result.stdout
 
+    sent = sent_files(ROOT, IGNORED)
     for name, arguments in FOUND:
         if name == "COPY":
-            for source in arguments.split()[:-1]:
-                target = folder / arguments.split()[-1]
-                if (ROOT / source).is_dir():
-                    shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
-                else:
-                    shutil.copy(ROOT / source, target)
+            for file in sent:
+                if file.split("/")[0] in arguments.split()[:-1]:
+                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / file, folder / file)
         elif name == "RUN":
             shell(arguments)
     return shell

@@ -1,8 +1,11 @@
-"""Reads a Dockerfile: its instructions, and the commands of its documentation."""
+"""Reads a Dockerfile: its instructions, the files that are sent to its build, and the commands of its documentation."""
 
 import json
 import re
 import shlex
+from fnmatch import fnmatchcase
+from itertools import accumulate
+from pathlib import Path
 
 
 def instructions(text):
@@ -29,3 +32,26 @@ def run_commands(text, image):
     lines = re.sub(r"\\\n", "", "\n".join(blocks)).splitlines()
     words = [shlex.split(line)[2:] for line in lines if line.startswith("docker run")]
     return [(line[: line.index(image)], line[line.index(image) + 1 :]) for line in words]
+
+
+def sent_files(root, ignored):
+    """Return the files of a folder that Docker sends to a build: of .dockerignore, the last line that matches counts.
+
+    A line matches a file by its own path or that of a folder above it. Its wildcards stay within one folder, except
+    for ``**/`` at its beginning.
+    """
+    lines = [line for line in ignored if line and not line.startswith("#")]
+    files = (path.relative_to(root).as_posix() for path in Path(root).rglob("*") if path.is_file())
+    return {file for file in files if not _ignored(file, lines)}
+
+
+def _ignored(file, lines):
+    folders = list(accumulate(file.split("/"), "{}/{}".format))
+    found = [line for line in lines if any(_matches(path, line.removeprefix("!")) for path in folders)]
+    return bool(found) and not found[-1].startswith("!")
+
+
+def _matches(path, pattern):
+    parts, wanted = path.split("/"), pattern.removeprefix("**/").split("/")
+    parts = parts[-len(wanted) :] if pattern.startswith("**/") else parts
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
