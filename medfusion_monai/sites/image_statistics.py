@@ -15,8 +15,8 @@ from medfusion_monai.data.reading.images import read_image
 class ImageWithClassMask(Transform):
     """Reads an image, and makes a mask of its label: each pixel is of the image's class.
 
-    For ``data_stats_transform_list``. The statistics of labels are then those of classes: their share of the pixels,
-    and the intensities of their images.
+    For ``data_stats_transform_list``. The summary then lists the classes of the images; it does not separate their
+    intensities, because MONAI numbers the labels of each image anew.
 
     Args:
         channels: of the images, 1 or 3; of three, the mean is taken.
