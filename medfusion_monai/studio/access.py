@@ -1,7 +1,7 @@
 """Who may use the studio: a token, the names that the server answers to, and what browsers may load.
 
 new_token() -> str
-Access(token, host, port): token is None for a studio without one
+Access(token, host, port, name=None): token is None for a studio without one
 AccessMiddleware(app, access, most_bytes): around the whole service, pages and their web socket included
 """
 
@@ -65,11 +65,13 @@ class Access:
         token: that it must know; None for all.
         host: that the server listens on.
         port: of the server. Browsers send cookies to all ports of a host: the name of ours has the port.
+        name: under which a proxy passes requests on; None without one.
     """
 
     token: str | None
     host: str
     port: int
+    name: str | None = None
 
     @property
     def cookie(self) -> str:
@@ -87,7 +89,8 @@ class Access:
         except ValueError:  # brackets of IPv6 without an end
             return False
         is_everywhere = self.host in ("0.0.0.0", "::")
-        return (is_everywhere and self.token is not None) or name in LOOPBACK or name == self.host.lower()
+        known = (*LOOPBACK, self.host.lower(), (self.name or self.host).lower())
+        return (is_everywhere and self.token is not None) or name in known
 
     def is_known(self, given: str) -> bool:
         """Return whether a text is the token, in a time that does not depend on it."""
@@ -153,7 +156,8 @@ class AccessMiddleware:
         path = "/" + quote(connection.scope["path"].lstrip("/"))  # one slash: two would lead to another host
         answer = RedirectResponse(f"{path}?{others}" if others else path, 303)
         if self.access.token is not None:
-            answer.set_cookie(self.access.cookie, self.access.token, httponly=True, samesite="strict")
+            secure = connection.scope["scheme"] == "https"  # as a proxy on this machine says
+            answer.set_cookie(self.access.cookie, self.access.token, httponly=True, samesite="strict", secure=secure)
         return answer
 
     @property

@@ -1,7 +1,7 @@
 """Serves a studio on a port.
 
 make_app(studio, access) -> FastAPI, the service behind its token
-serve(studio, host, port, token), until it is interrupted
+serve(studio, listening, host, token, name), until it is interrupted
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def guarded(app: FastAPI, studio: Studio, access: Access) -> FastAPI:
     return app
 
 
-def serve(studio: Studio, listening: socket.socket, host: str, token: str | None) -> None:
+def serve(studio: Studio, listening: socket.socket, host: str, token: str | None, name: str | None = None) -> None:
     """Serve a studio until it is interrupted, and close it.
 
     Args:
@@ -55,15 +55,19 @@ def serve(studio: Studio, listening: socket.socket, host: str, token: str | None
         listening: of ``listen``.
         host: as the user named it.
         token: that requests must bring; None for all.
+        name: under which a proxy passes requests on; None without one.
     """
     port = listening.getsockname()[1]
-    app = make_app(studio, Access(token, host, port))
+    app = make_app(studio, Access(token, host, port, name))
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SECONDS_TO_END
     )
     if not is_loopback(host):
         print(f"Warning: other machines reach {host}. Whoever knows the token uses the model; nothing is encrypted.")
-    print(f"Medfusion studio: {address(host, port, token)}\nCtrl+C ends it.", flush=True)
+    print(f"Medfusion studio: {address(host, port, token)}")
+    if name is not None:
+        print(f"By the proxy: https://{name}/?token={token}")
+    print("Ctrl+C ends it.", flush=True)
     warnings.filterwarnings("ignore", "`torch.distributed.reduce_op`")  # NiceGUI looks at all objects at its start
     with suppress(KeyboardInterrupt):  # which uvicorn raises again at its end
         StudioServer(config, studio).run(sockets=[listening])
@@ -93,13 +97,14 @@ def address(host: str, port: int, token: str | None) -> str:
     return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
 
 
-def listen(host: str, port: int, without_token: bool = False) -> socket.socket:
+def listen(host: str, port: int, without_token: bool = False, name: str | None = None) -> socket.socket:
     """Return a socket that is bound to an address.
 
     Args:
         host: address to listen on.
         port: likewise; 0 for one that is free.
         without_token: whether all requests are to be served.
+        name: under which a proxy passes requests on; None without one.
 
     Raises:
         ServerError: if the address is in use, forbidden, not one of this machine, or open to other machines without a
@@ -107,6 +112,8 @@ def listen(host: str, port: int, without_token: bool = False) -> socket.socket:
     """
     if without_token and not is_loopback(host):
         raise ServerError(f"--no-token is possible on 127.0.0.1 only, for other machines reach {host}: leave it out")
+    if without_token and name is not None:
+        raise ServerError(f"--no-token is not possible with --name, for other machines reach {name}: leave it out")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)

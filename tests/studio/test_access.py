@@ -118,6 +118,22 @@ def test_a_server_on_one_address_answers_to_it_and_a_server_on_all_to_any():
     assert not Access(None, "0.0.0.0", 7860).is_known_host("evil.example")
 
 
+def test_a_server_behind_a_proxy_answers_to_its_name_and_to_pages_of_it():
+    client = client_of(Access(TOKEN, "127.0.0.1", 7860, "studio.hospital.example"))
+    named = {**bearer(TOKEN), "Host": "studio.hospital.example"}
+    assert client.post("/model", headers={**named, "Origin": "https://studio.hospital.example"}).status_code == 200
+    assert client.post("/model", headers={**named, "Origin": "https://hospital.example"}).status_code == 403
+    assert client.get("/model", headers={**named, "Host": "hospital.example"}).status_code == 400
+    assert client.get("/model", headers=bearer(TOKEN)).status_code == 200
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_cookie_of_an_encrypted_page_never_travels_unencrypted(scheme):
+    client = client_of(Access(TOKEN, "127.0.0.1", 7860), base_url=f"{scheme}://127.0.0.1:7860")
+    cookie = client.get("/", params={"token": TOKEN}).headers["set-cookie"]
+    assert ("Secure" in cookie) == (scheme == "https")
+
+
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:7861", "http://localhost:7860"])
 def test_a_page_of_another_address_cannot_use_the_cookie_of_a_user(client, origin):
     answer = client.post("/model", headers={**bearer(TOKEN), "Origin": origin})

@@ -88,6 +88,11 @@ def running_job(studio):
     return studio.jobs._running
 
 
+def test_without_a_token_no_proxy_may_pass_requests_on():
+    with pytest.raises(ServerError, match="--no-token is not possible with --name, for other machines reach a.example"):
+        listen("127.0.0.1", 0, without_token=True, name="a.example")
+
+
 def test_a_request_whose_client_hangs_up_ends(own_server):
     studio, _, place = own_server
     host, port = place.removeprefix("http://").split(":")
