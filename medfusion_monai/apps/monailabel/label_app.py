@@ -149,7 +149,7 @@ class MedfusionApp(MONAILabelApp):
         content, suffix = (
             (png_bytes(image.numpy(), note), ".png")
             if name.startswith(SYNTHETIC)
-            else edited_bytes(image, source, {**note, "edit": name})
+            else edited_bytes(image, source, note)
         )
         if name in self.datastore().list_images():
             if Path(self.datastore().get_image_uri(name)).read_bytes() == content:

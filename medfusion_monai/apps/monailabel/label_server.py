@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from medfusion_monai.apps.monailabel.private_files import private_temporary_files
 from medfusion_monai.runtime.values import check_numbers
+from medfusion_monai.weights.model_info import require_latents
 
 if TYPE_CHECKING:
     from medfusion_monai.model import Model
@@ -61,15 +62,15 @@ def start_label_server(
         allow_origins: web sites, as ``https://HOST``, whose pages may use the server; by default none but its own.
 
     Raises:
-        ValueError: if MONAI Label is not installed, the model cannot be loaded, the studies cannot be reached, or the
-            port is in use.
+        ValueError: if MONAI Label is not installed, the model cannot be loaded or is a GAN, the studies cannot be
+            reached, or the port is in use.
     """
     _require_monailabel()
     _check_port(host, port)
     _check_studies(studies, user)
     if temperature is not None:
         check_numbers(above=True, temperature=temperature)
-    opened_model(os.path.abspath(model))
+    require_latents(model, opened_model(os.path.abspath(model)).info)
     with _exit_by_sigterm(), tempfile.TemporaryDirectory(prefix="medfusion_label_") as folder:
         _configure(Path(folder))
         files = Path(folder) / "files"

@@ -11,6 +11,7 @@ import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from torch import Tensor
 
+import medfusion_monai
 from medfusion_monai.apps.monailabel.client_options import Default, read_options
 from medfusion_monai.apps.monailabel.label_maps import (
     APPEARS,
@@ -29,6 +30,7 @@ from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE, STRENGTH, co
 from medfusion_monai.editing.diffusion_classifier import classify
 from medfusion_monai.editing.edit_masks import fitted_mask
 from medfusion_monai.editing.inpainting import REPEATS, inpaint
+from medfusion_monai.sampling.writer import note_of
 
 if TYPE_CHECKING:
     from medfusion_monai.apps.monailabel.label_app import MedfusionApp
@@ -92,10 +94,10 @@ class StudyTask(InferTask):
         result = self.make(study, options, request)
         facts: dict[str, Any] = {"label_names": self.labels, **result.facts}
         if options.get("save_image") and result.image is not None:
-            facts["study"] = self.app.add_study(result.new_study, result.image, study, {**options, **result.facts})
+            facts["study"] = self.app.add_study(result.new_study, result.image, study, self._note(result, options))
         if request.get("save_label") and "suggested_class" in facts:
             self.app.note(request["image_id"], {name: facts[name] for name in ("suggested_class", "prediction")})
-        file = self._write(result, study, request)
+        file = self._write(result, study, request, self._note(result, options))
         return file, {**facts, "seconds": round(time.monotonic() - start, 2)}
 
     def make(self, study: Study, options: dict[str, Any], request: Mapping[str, Any]) -> Result:
@@ -109,7 +111,13 @@ class StudyTask(InferTask):
             if given and given not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, received {given!r}")
 
-    def _write(self, result: Result, study: Study, request: Mapping[str, Any]) -> str | None:
+    def _note(self, result: Result, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the file of an image says of it."""
+        made = {"weights_sha256": self.model.weights_sha256, "version": medfusion_monai.__version__}
+        edit = {"edit": type(self).__name__.lower()} if self.answer_is_of_study else {}
+        return note_of({**options, **result.facts, **edit, **made})
+
+    def _write(self, result: Result, study: Study, request: Mapping[str, Any], note: Mapping[str, Any]) -> str | None:
         wanted = request.get("result") or self.answer
         suffix = request.get("result_extension") or ".nrrd"
         if wanted == LABEL_MAP:
@@ -118,7 +126,7 @@ class StudyTask(InferTask):
             raise ValueError("this task makes no image: leave result out")
         same_size = tuple(result.image.shape[1:]) == study.size
         own = study if same_size and self.answer_is_of_study else None
-        return write_image(result.image, own, suffix, request.get("result_dtype") or "uint8")
+        return write_image(result.image, own, suffix, request.get("result_dtype") or "uint8", note)
 
     answer_is_of_study = True
 

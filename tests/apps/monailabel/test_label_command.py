@@ -5,9 +5,15 @@ import socket
 
 import pytest
 from local_servers import LOCAL, free_port
+from tiny_models import CLASSES, info_of, tiny
 
 from medfusion_monai.apps.monailabel import label_server
+from medfusion_monai.baselines.gan import Gan
+from medfusion_monai.baselines.gan_networks import GanGenerator
 from medfusion_monai.cli import main
+from medfusion_monai.networks.described import describe
+from medfusion_monai.weights.model_info import write_model_info
+from medfusion_monai.weights.state_dict import save_weights
 
 
 @pytest.fixture
@@ -77,3 +83,12 @@ def test_store_that_is_not_there_is_named(tmp_path, capsys):
 def test_temperature_of_0_is_refused(tmp_path, capsys):
     error = error_of(capsys, "--model", tmp_path, "--studies", tmp_path, "--port", free_port(), "--temperature", "0")
     assert "temperature must be a finite number above 0" in error
+
+
+@pytest.mark.usefixtures("installed")
+def test_gan_is_refused_at_the_start(tmp_path, capsys):
+    gan, path = Gan(GanGenerator([16, 24], [8, 8, 8]), CLASSES, [16, 24]), tmp_path / "model.pt"
+    save_weights(gan, path)
+    write_model_info(path, {**info_of(tiny()), "networks": {"generator": describe(gan.generator)}})
+    error = error_of(capsys, "--model", path, "--studies", tmp_path, "--port", free_port())
+    assert "are those of a GAN" in error
