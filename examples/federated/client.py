@@ -5,35 +5,22 @@ variable MEDFUSION_SITES names on this machine, and never leave it.
 """
 
 import argparse
-import os
-from pathlib import Path
 
 import nvflare.client as flare
 import torch
-import yaml
 
-from medfusion_monai.sites.federation import FederationError, Plan
+from medfusion_monai.sites.federation import Plan
+from medfusion_monai.sites.site_file import read_site
 from medfusion_monai.sites.site_training import SiteTraining
-
-
-def site_files(name):
-    """Return the config files and settings of this site."""
-    folder = os.environ.get("MEDFUSION_SITES")
-    path = Path(folder or ".") / f"{name}.yaml"
-    if folder is None or not path.is_file():
-        raise FederationError(f"site {name} has no file {name}.yaml in the folder that MEDFUSION_SITES names")
-    site = yaml.safe_load(path.read_text(encoding="utf-8"))
-    configs = Path(site["bundle"]) / "configs"
-    return [configs / config for config in ("train.yaml", *site.get("overlays", []))], site["settings"]
 
 
 def main():
     """Take part in every round that the server announces."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plan", type=Plan.decoded, required=True, help="of the server, as one word")
-    plan = parser.parse_args().plan
+    parser.add_argument("--plan", required=True, help="of the server, as one word")
+    plan = Plan.decoded(parser.parse_args().plan)
     flare.init()
-    site = SiteTraining(*site_files(flare.get_site_name()), plan)
+    site = SiteTraining(*read_site(flare.get_site_name()), plan)
     while flare.is_running():
         received = flare.receive()
         if received is None:

@@ -4,7 +4,7 @@ python examples/federated/train.py --bundle bundles/medfusion_cxr --overlays dem
     --site-files SITES --autoencoder-rounds 10 --rounds 10 --steps 100 --output RUN
 
 SITES holds a.yaml, b.yaml, c.yaml, see docs/federated.md. The model is RUN/models/model.pt. The same command continues
-a run that was stopped, with the rounds that are left.
+a run that was stopped, with the rounds that are left; with other settings it is refused.
 """
 
 import argparse
@@ -17,7 +17,9 @@ from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.recipe import SimEnv
 
-from medfusion_monai.cli.arguments import add_settings, settings_of
+from medfusion_monai.cli.arguments import add_settings, positive, settings_of
+from medfusion_monai.runtime.errors import first_cause
+from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.sites.federation import (
     ROUNDS,
     Plan,
@@ -26,6 +28,8 @@ from medfusion_monai.sites.federation import (
     open_parts,
     write_model,
 )
+from medfusion_monai.sites.run_record import keep_to_run
+from medfusion_monai.sites.site_file import FOLDER
 from medfusion_monai.weights.state_dict import load_weights, save_atomically, save_weights
 
 CLIENT = Path(__file__).with_name("client.py")
@@ -41,10 +45,11 @@ def arguments():
     add_settings(parser, "keys of the bundle's configs, the same for all sites", "image_size=[128,128]")
     parser.add_argument("--sites", nargs="+", required=True, help="names of the sites")
     parser.add_argument("--site-files", type=Path, required=True, help="folder with a NAME.yaml per site")
-    parser.add_argument("--rounds", type=int, required=True, help="of phase two")
-    parser.add_argument("--autoencoder-rounds", type=int, default=0, help="of phase one")
-    parser.add_argument("--autoencoder", type=Path, help="autoencoder.pt of an earlier training, in place of phase one")
-    parser.add_argument("--steps", type=int, required=True, help="of a round, at each site")
+    parser.add_argument("--rounds", type=positive, required=True, help="of phase two")
+    phase_one = parser.add_mutually_exclusive_group(required=True)
+    phase_one.add_argument("--autoencoder-rounds", type=positive, help="of phase one")
+    phase_one.add_argument("--autoencoder", type=Path, help="autoencoder.pt of an earlier training, without phase one")
+    parser.add_argument("--steps", type=positive, required=True, help="of a round, at each site")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     return parser.parse_args()
 
@@ -76,9 +81,7 @@ def run_phase(phase, rounds, state, agreement, options):
         try:
             result = Path(recipe.execute(environment(options, workspace)).get_result())
         except RuntimeError as error:
-            raise SystemExit(
-                f"{error}\nThe run has stopped. The same command continues with the rounds left."
-            ) from error
+            raise SystemExit(f"{error}\n{STOPPED}") from error
         [path] = result.glob(f"**/{GLOBAL}")
         state = read_global(path)
     save_atomically(state, finished)
@@ -93,28 +96,60 @@ def read_global(path):
 
 def environment(options, workspace):
     """Return where jobs run: the simulator, with a process per site."""
-    os.environ["MEDFUSION_SITES"] = str(options.site_files.resolve())
+    os.environ[FOLDER] = str(options.site_files.resolve())
     return SimEnv(clients=options.sites, num_threads=len(options.sites), workspace_root=str(workspace.resolve()))
+
+
+def begin(options):
+    """Return the parts of the model, with the autoencoder that was given, once nothing speaks against the run.
+
+    Raises:
+        ValueError: for a bundle, settings, files of sites or an autoencoder that cannot be used, and for an output
+            that has a run with other settings.
+    """
+    files = [options.bundle / "configs" / name for name in ("train.yaml", *options.overlays)]
+    lost = [path for path in (*files, *site_files(options)) if not path.is_file()]
+    if lost:
+        raise ValueError(f"there is no file {lost[0]}: correct --bundle, --overlays, --sites or --site-files")
+    torch.manual_seed(0)
+    parts = open_parts(files, settings_of(options))
+    if options.autoencoder is not None:
+        load_weights(parts.network.autoencoder, options.autoencoder)
+    settings = {name: getattr(options, name) for name in ("rounds", "autoencoder_rounds", "steps")}
+    given = None if options.autoencoder is None else file_sha256(options.autoencoder)
+    options.output.mkdir(parents=True, exist_ok=True)
+    keep_to_run(
+        options.output,
+        {**settings, "sites": sorted(options.sites), "autoencoder_sha256": given, "model": parts.agreement()},
+    )
+    return parts
+
+
+def site_files(options):
+    """Return the files of all sites, which the simulator's sites read."""
+    return [options.site_files / f"{name}.yaml" for name in options.sites]
 
 
 def main():
     """Train both phases, and write the model."""
     options = arguments()
-    options.output.mkdir(parents=True, exist_ok=True)
-    configs = options.bundle / "configs"
-    files = [configs / name for name in ("train.yaml", *options.overlays)]
-    torch.manual_seed(0)
-    parts = open_parts(files, settings_of(options))
-    if options.autoencoder is not None:
-        load_weights(parts.network.autoencoder, options.autoencoder)
-    else:
-        begin = first_state("autoencoder", parts.network)
-        agree_on_latents(
-            run_phase("autoencoder", options.autoencoder_rounds, begin, parts.agreement(), options), parts.network
+    try:
+        parts = begin(options)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except RuntimeError as error:  # of MONAI's parser, around that of a network
+        raise SystemExit(f"error: --overlays or --set cannot be used: {first_cause(error)}") from error
+    if options.autoencoder is None:
+        state = run_phase(
+            "autoencoder",
+            options.autoencoder_rounds,
+            first_state("autoencoder", parts.network),
+            parts.agreement(),
+            options,
         )
+        agree_on_latents(state, parts.network)
     save_weights(parts.network.autoencoder, options.output / "models" / "autoencoder.pt")
-    begin = first_state("diffusion", parts.network)
-    state = run_phase("diffusion", options.rounds, begin, parts.agreement(), options)
+    state = run_phase("diffusion", options.rounds, first_state("diffusion", parts.network), parts.agreement(), options)
     write_model(state, parts, options.rounds * options.steps, options.output / "models" / "model.pt")
     print(options.output / "models" / "model.pt")
 

@@ -148,6 +148,13 @@ def _add_prepare_shared(sources: Any) -> None:
     parser.add_argument(
         "--test", action="store_true", help="all images as test, e.g. of a classifier; the same as --fractions 0 0 1"
     )
+    parser.add_argument(
+        "--most-copies",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="share of the images that the audit of a site may have found to be copies, as it does by chance (0.01)",
+    )
     _add_common(parser)
     parser.set_defaults(handler=_prepare_shared, fractions=(1.0, 0.0, 0.0))
 
@@ -231,7 +238,10 @@ def _prepare_shared(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     if options.pop("test"):
         options["fractions"] = TEST
-    _print_counts(prepare_shared(**options), arguments.output)
+    document = prepare_shared(**options)
+    for number, site in enumerate(document["counts"]["sites"], start=1):
+        print(f"site{number}: {site['images']} images, {100 * site['copy_rate']:.2f}% copies by its audit")
+    _print_counts(document, arguments.output)
     return 0
 
 

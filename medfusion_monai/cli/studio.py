@@ -51,7 +51,7 @@ def _studio(arguments: argparse.Namespace) -> int:
     try:
         import nicegui  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"{error.name} is not installed: pip install 'medfusion-monai[studio]'") from error
+        raise ValueError(f"{error.name} is not installed: pip install -e '.[studio]' in a clone") from error
     from medfusion_monai import load
     from medfusion_monai.evaluation.settings import check_device
     from medfusion_monai.studio.access import new_token

@@ -258,4 +258,4 @@ def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise PacsError(f"{name.partition('.')[0]} is not installed: pip install 'medfusion-monai[pacs]'") from error
+        raise PacsError(f"{name.partition('.')[0]} is not installed: pip install -e '.[pacs]' in a clone") from error

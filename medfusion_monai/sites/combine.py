@@ -27,8 +27,9 @@ from medfusion_monai.evaluation.image_form import content_sha256_of
 from medfusion_monai.export.own_figures import Identity, audit_problem
 from medfusion_monai.report.read_back import measured_weights
 from medfusion_monai.runtime.files import make_folders, refuse_unwritable
-from medfusion_monai.runtime.values import check_config_paths
+from medfusion_monai.runtime.values import check_config_paths, is_number
 from medfusion_monai.sites.package import AUDIT, IMAGES, Package
+from medfusion_monai.sites.share import MOST_COPIES
 
 TRAINING, TEST = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 """Shares of training, validation and test."""
@@ -48,6 +49,7 @@ def prepare_shared(
     fractions: Sequence[float] = TRAINING,
     seed: int = 0,
     overwrite: bool = False,
+    most_copies: float = MOST_COPIES,
 ) -> dict[str, Any]:
     """Unpack the packages of several sites and write one datalist of their images.
 
@@ -60,22 +62,27 @@ def prepare_shared(
         fractions: shares of the images for training, validation and test.
         seed: of the split.
         overwrite: replace a different datalist.
+        most_copies: largest share of the images of a site that its audit may have found to be copies.
 
     Returns:
-        The datalist that was written.
+        The datalist that was written; its counts state the share of each site.
 
     Raises:
-        PackageError: for a package that cannot be used.
+        PackageError: for a package that cannot be used, or with more copies.
         DataError: for fewer than two sites, packages of other classes or form, images that occur in two packages, and
             as ``split_by_patient``.
-        ValueError: for a folder that cannot be written.
+        ValueError: for a folder that cannot be written, and a share that is none.
     """
     check_config_paths(output=output)
+    if not is_number(most_copies) or not 0 <= most_copies <= 1:
+        raise ValueError(f"most_copies must be a share from 0 to 1, received {most_copies!r}")
     output = Path(output)
     refuse_unwritable([output])
     if len(packages) < 2:
         raise DataError(f"{len(packages)} package(s): a datalist of shared images needs those of at least two sites.")
     opened = [Package(path) for path in packages]
+    for package in opened:
+        _refuse_copies(package, most_copies)
     _refuse_other_forms(opened)
     weights = [package.weights_sha256 for package in opened]
     if len(set(weights)) < 2:
@@ -175,19 +182,38 @@ def _labels(package: Package, digests: Mapping[str, str]) -> dict[str, int]:
     return {Path(item["image"]).name: item["label"] for item in items}
 
 
+def _refuse_copies(package: Package, most: float) -> None:
+    rate = _copy_rate(package)
+    if rate > most:
+        raise package.error(
+            f"its audit found {100 * rate:.2f}% of the images to be copies of training images, more than the "
+            f"{100 * most:g}% of --most-copies. Ask the site to sample again with --refuse_copies_of"
+        )
+
+
+def _copy_rate(package: Package) -> float:
+    """Return the share of copies that the audit of a package states."""
+    try:
+        rate = package.object(AUDIT)["audit"]["rows"][0]["copy_rate"]["value"]
+    except (IndexError, KeyError, TypeError) as error:
+        raise package.error(f"{AUDIT} is not an audit ({type(error).__name__}: {error})") from error
+    if not is_number(rate) or not 0 <= rate <= 1:
+        raise package.error(f"{AUDIT} states no rate of copies, but {rate!r}")
+    return float(rate)
+
+
 def _check_audit(package: Package, digests: Sequence[str], labels: Mapping[str, int]) -> None:
-    """Raise a PackageError unless the audit of a package is of its images and weights, and states a rate of copies."""
+    """Raise a PackageError unless the audit of a package is of its images and weights."""
     counts, names = Counter(labels.values()), package.about["class_names"]
     classes = {name: counts[label] for label, name in enumerate(names) if counts[label]}
     audit, weights = package.object(AUDIT), package.weights_sha256
     try:
         problem = audit_problem(audit, Identity(content_sha256_of(digests), classes, weights))
         of_others = problem is not None or measured_weights(audit) != weights
-        rate = audit["audit"]["rows"][0]["copy_rate"]["value"]
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise package.error(f"{AUDIT} is not an audit ({type(error).__name__}: {error})") from error
-    if of_others or rate is None:
-        raise package.error(f"{AUDIT} is not of these images and weights, or states no rate of copies")
+    if of_others:
+        raise package.error(f"{AUDIT} is not of these images and weights")
 
 
 def _datalist(
@@ -204,7 +230,14 @@ def _datalist(
     refuse_contradictions(groups, names)
     repeats = link_patients(records, groups)
     splits = split_by_patient(records, fractions, seed, names)
-    sites = [{"images": len(package.images), "weights_sha256": package.weights_sha256} for package in packages]
+    sites = [
+        {
+            "images": len(package.images),
+            "weights_sha256": package.weights_sha256,
+            "copy_rate": _copy_rate(package),
+        }
+        for package in packages
+    ]
     counts = {"synthetic": len(records), "sites": sites, **({"duplicates": repeats} if repeats else {})}
     return make_datalist(splits, names, f"synthetic images of {len(sites)} packages", seed, counts=counts)
 

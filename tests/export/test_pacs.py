@@ -283,7 +283,7 @@ def test_folder_without_dicom_files_is_an_error(tmp_path):
 
 def test_missing_library_is_named_with_the_way_to_get_it(samples, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pynetdicom", None)
-    with pytest.raises(pacs.PacsError, match=r"pip install 'medfusion-monai\[pacs\]'"):
+    with pytest.raises(pacs.PacsError, match=r"pip install -e '\.\[pacs\]' in a clone"):
         pacs.send(samples, f"dicom://STORE@{LOCAL}:{free_port()}")
 
 

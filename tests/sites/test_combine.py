@@ -151,6 +151,35 @@ def test_audit_of_other_images_is_refused(two, rewritten, tmp_path):
         prepare_shared([two[0], rewritten(lose)], tmp_path / "data")
 
 
+def with_rate(rate):
+    """Return a change of the rate of copies that the audit of a package states."""
+
+    def change(files):
+        audit = json.loads(files["audit.json"])
+        audit["audit"]["rows"][0]["copy_rate"]["value"] = rate
+        files["audit.json"] = json.dumps(audit).encode()
+
+    return change
+
+
+def test_package_with_more_copies_than_the_rate_given_is_refused(two, rewritten, tmp_path, capsys):
+    packages = [str(two[0]), str(rewritten(with_rate(0.05)))]
+    command = ["prepare", "shared", *packages, "--output", str(tmp_path / "data")]
+    assert main(command) == 2
+    assert "5.00% of the images to be copies of training images, more than the 1%" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+    assert main([*command, "--most-copies", "0.05"]) == 0
+    printed = capsys.readouterr().out
+    assert "site1: 60 images, 0.00% copies" in printed
+    assert "site2: 60 images, 5.00% copies" in printed
+
+
+@pytest.mark.parametrize("rate", [None, "0", -1, True])
+def test_package_without_a_rate_of_copies_is_refused(rate, two, rewritten, tmp_path):
+    with pytest.raises(PackageError, match="states no rate of copies"):
+        prepare_shared([two[0], rewritten(with_rate(rate))], tmp_path / "data")
+
+
 def test_image_that_is_not_marked_as_synthetic_is_refused(two, rewritten, tmp_path):
     def unmark(files):
         files[first_image(files)] = files[first_image(files)].replace(b"Synthetic", b"Synthetix")

@@ -219,7 +219,7 @@ def test_the_address_can_be_opened(host, expected):
 def test_without_the_extra_the_command_names_what_to_install(capsys, monkeypatch, weights):
     monkeypatch.setitem(sys.modules, "nicegui", None)
     assert main(["studio", "--model", str(weights)]) == 2
-    assert "nicegui is not installed: pip install 'medfusion-monai[studio]'" in capsys.readouterr().err
+    assert "nicegui is not installed: pip install -e '.[studio]' in a clone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", ["70000", "-1", "http"])

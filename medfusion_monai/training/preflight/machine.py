@@ -96,7 +96,7 @@ def check_versions() -> str:
             problems.append(f"{requirement.name} {found or 'missing'} (needs {requirement.specifier})")
     if problems:
         raise ValueError(
-            f"{', '.join(problems)}: install the requirements, e.g. pip install -c constraints.txt {DISTRIBUTION}"
+            f"{', '.join(problems)}: install the requirements, e.g. pip install -c constraints.txt -e . in a clone"
         )
     return shown
 
