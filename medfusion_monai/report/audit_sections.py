@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medfusion_monai.report.audit_verdict import percent
 from medfusion_monai.report.page_parts import Block, Cell, Column, Group, Section, Table
 from medfusion_monai.report.tables import DASH, Measure, count_cell, figure_cell, number, plain
 
@@ -50,7 +51,7 @@ def conclusions(audit: Mapping[str, Any]) -> list[str]:
         return [f"The number of copies among the generated images is not reported: {rate['note']}."]
     found = (
         f"{row['copies']:,} of {row['count']:,} generated images are copies of a training image by the rule below "
-        f"({_percent(rate['value'])}, 95% interval {_percent(rate['low'])} to {_percent(rate['high'])}), of "
+        f"({percent(rate['value'])}, 95% interval {percent(rate['low'])} to {percent(rate['high'])}), of "
         f"{row['training_images']:,} different training images; up to {row['expected_false_alarms']:.1f} would be "
         "flagged if none were copies."
     )
@@ -76,7 +77,7 @@ def audit_warnings(results: Mapping[str, Any]) -> list[str]:
     if audit.get("rate") is not None and audit["rate"] > audit["wanted_rate"] + 1e-12:
         warnings.append(
             f"With {audit['held_out']} held-out images, false alarms are only known to be at most "
-            f"{100 * audit['rate']:.2f}%; a bound of {_percent(audit['wanted_rate'])} needs 99."
+            f"{100 * audit['rate']:.2f}%; a bound of {percent(audit['wanted_rate'])} needs 99."
         )
     if audit.get("apart"):
         warnings.append(
@@ -130,7 +131,7 @@ def _copies_section(audit: Mapping[str, Any]) -> Section:
     if audit.get("threshold") is not None:
         blocks.append(
             f"An image counts as a copy if its score is below {audit['threshold']:.3f}, as for at most "
-            f"{_percent(audit['rate'])} of images like the {audit['held_out']:,} held-out ones, which were not trained "
+            f"{percent(audit['rate'])} of images like the {audit['held_out']:,} held-out ones, which were not trained "
             f"on. The median score is {audit['median_held_out']:.3f} for held-out images and "
             f"{audit['median_generated']:.3f} for generated ones."
         )
@@ -218,7 +219,3 @@ def _membership_section(audit: Mapping[str, Any]) -> Section:
     )
     table = Table("Training against held-out images, with 95% intervals", columns, [Group("", [row])], notes)
     return Section("Membership from the denoising loss", [text, table])
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"

@@ -52,13 +52,13 @@ def objections(audit: Mapping[str, Any]) -> list[str]:
     near = (audit.get("passed") or {}).get("nearer_than_99")
     if near and near["low"] > 0.01:
         found.append(
-            f"{_percent(near['value'])} of the images that are no copies are nearer to a training image than 99% of "
+            f"{percent(near['value'])} of the images that are no copies are nearer to a training image than 99% of "
             "the held-out images are"
         )
     nearer = audit["nearer_to_training"]
     if nearer["value"] is not None and nearer["low"] is not None and nearer["low"] > 0.5:
         found.append(
-            f"{_percent(nearer['value'])} are nearer to the training images than to as many held-out ones, against 50% "
+            f"{percent(nearer['value'])} are nearer to the training images than to as many held-out ones, against 50% "
             "without memorisation"
         )
     auc = audit["membership"].get("auc")
@@ -75,5 +75,6 @@ def objections(audit: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share in percent, with one decimal."""
     return f"{100 * share:.1f}%"
