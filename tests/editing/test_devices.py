@@ -14,7 +14,7 @@ from medfusion_monai.model import Model
 from medfusion_monai.training.handlers.image_grid import sample_rows
 
 READS = {
-    "model.py:sample": "images, once per batch",
+    "model/trained_model.py:sample": "images, once per batch",
     "training/handlers/image_grid.py:sample_rows": "images",
     "editing/diffusion_classifier.py:_log_likelihoods": "scores, once per noise level and class",
     "editing/inversion.py:_step_back": "whether an iteration has converged",
@@ -29,8 +29,8 @@ READS = {
     "editing/interpolation.py:_between_seeds": "labels and images, once per batch",
 }
 UPLOADS = {
-    "model.py:sample": "labels, once per batch",
-    "model.py:_to_network": "images, once per batch",
+    "model/trained_model.py:sample": "labels, once per batch",
+    "model/trained_model.py:_to_network": "images, once per batch",
     "diffusion/guidance.py:guided_denoiser": "negative labels, once per batch",
     "editing/edit_inputs.py:checked_labels": "labels",
     "editing/inpainting.py:_inpaint": "masks, once per batch",
@@ -65,15 +65,15 @@ def crossed(edit, value=0, **settings):
 def test_samplers_read_nothing_between_labels_and_images(sampler):
     settings = {"sampler": sampler, "num_inference_steps": 3, "guidance_scale": 2.0, "guidance_interval": [0.3, 3]}
     watch = crossed(lambda model: model.sample([0, 1], decode_batch_size=1, **settings))
-    assert watch.reads == {"model.py:sample": 1}
-    assert watch.uploads == {"model.py:sample": 1}
+    assert watch.reads == {"model/trained_model.py:sample": 1}
+    assert watch.uploads == {"model/trained_model.py:sample": 1}
 
 
 def test_negative_label_of_each_label_is_uploaded_once():
     settings = {"num_inference_steps": 2, "guidance_scale": 2.0, "negative_label": [1, 0]}
     watch = crossed(lambda model: model.sample([0, 1], **settings))
-    assert watch.reads == {"model.py:sample": 1}
-    assert watch.uploads == {"model.py:sample": 1, "diffusion/guidance.py:guided_denoiser": 1}
+    assert watch.reads == {"model/trained_model.py:sample": 1}
+    assert watch.uploads == {"model/trained_model.py:sample": 1, "diffusion/guidance.py:guided_denoiser": 1}
 
 
 def test_worse_network_guides_on_the_device_of_the_labels():
@@ -81,7 +81,7 @@ def test_worse_network_guides_on_the_device_of_the_labels():
     moved = {"diffusion/inferer.py:denoiser": "the guide, once"}
     with fake_cuda(model, reads=READS, uploads=UPLOADS | moved) as watch:
         model.sample(0, **settings)
-    assert watch.reads == {"model.py:sample": 1}
+    assert watch.reads == {"model/trained_model.py:sample": 1}
 
 
 def test_pictures_of_a_training_are_read_once_per_class():
@@ -91,7 +91,7 @@ def test_pictures_of_a_training_are_read_once_per_class():
 
 def test_fresh_noise_is_pinned():
     watch = crossed(lambda model: model.sample(0, num_inference_steps=2, sampler="ddim", eta=1.0, guidance_scale=1.0))
-    assert watch.uploads == {"model.py:sample": 1}
+    assert watch.uploads == {"model/trained_model.py:sample": 1}
 
 
 def test_class_is_read_once_per_level_and_class(pictures):
