@@ -189,6 +189,9 @@ def test_generated_study_is_the_image_of_the_python_api_and_only_opened_if_asked
     expected = np.rint(served.model.sample(label, 1, 5)[0].numpy() * 255)
     assert np.array_equal(np.rint(read_image(file) * 255), expected)
     assert marked_synthetic([file]) == [str(file)]
+    note = json.loads(Image.open(file).info["Comment"])
+    assert (note["class"], note["weights_sha256"]) == (label, served.model.weights_sha256)
+    assert "edit" not in note
     _, again = ask(served, "generate", "plain", **{"class": label}, seed=5)
     assert again["study"] == answer["study"]
     opened = {served.client.next_sample("random", {})["id"] for _ in range(5)}
