@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -87,14 +87,18 @@ def train_until_killed_after_a_round(files, output, *options):
     """Run the example, and kill it with server and sites as soon as the server has kept a round of phase two."""
     words, environment = command(files, output, *options)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(words, env=environment, cwd=files, start_new_session=True, **quiet)
+    process = subprocess.Popen(words, env=environment, cwd=files, **quiet)
     deadline = time.monotonic() + 1500
     while not list(output.glob("workspace/diffusion/**/FL_global_model.pt")):
         assert process.poll() is None, "it ended by itself"
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    # By descent: FLARE starts server and sites in sessions of their own, which a signal to the group does not reach.
+    killed = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in killed:
+        one.kill()
     process.wait()
+    psutil.wait_procs(killed, timeout=60)
 
 
 @pytest.fixture(scope="module")
