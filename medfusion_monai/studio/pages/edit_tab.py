@@ -18,6 +18,7 @@ from medfusion_monai.studio.pages.mask_editor import MaskEditor
 from medfusion_monai.studio.pages.text import text
 from medfusion_monai.studio.pages.upload_button import UploadButton
 from medfusion_monai.studio.pages.visit import Visit
+from medfusion_monai.studio.pages.work_area import work_area
 from medfusion_monai.studio.picture import Picture
 from medfusion_monai.studio.uploads import read_upload_mask
 
@@ -31,12 +32,10 @@ class EditTab:
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
-        with ui.element("div").classes("work"):
-            with ui.element("section").classes("controls").props('aria-label="Settings"') as controls:
-                self._show_settings()
-            with ui.element("section").classes("results").props('aria-label="Edited image"'):
-                self.jobs = JobView(visit, self._show, self._finish)
-                self.results = EditResults(visit)
+        controls, results = work_area(self._show_settings, "Edited image")
+        with results:
+            self.jobs = JobView(visit, self._show, self._finish)
+            self.results = EditResults(visit)
         with controls:
             self.jobs.add_button("Apply", self._submit).props("unelevated").classes("run")
         self._choose()

@@ -14,6 +14,7 @@ from medfusion_monai.studio.pages.saving import SaveAll
 from medfusion_monai.studio.pages.shown_image import data_url, picture_url, show_image, tag_of
 from medfusion_monai.studio.pages.text import text
 from medfusion_monai.studio.pages.visit import Visit
+from medfusion_monai.studio.pages.work_area import work_area
 from medfusion_monai.studio.picture import Picture
 
 ENDS = {"seeds": "Two seeds", "images": "Two images"}
@@ -28,14 +29,12 @@ class FramesTab:
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
-        with ui.element("div").classes("work"):
-            with ui.element("section").classes("controls").props('aria-label="Settings"') as controls:
-                self._show_settings()
-            with ui.element("section").classes("results").props('aria-label="Frames"'):
-                self.jobs = JobView(visit, lambda _: None, self._show)
-                self.film = ui.element("div").classes("film")
-                with self.film:
-                    ui.label("The frames appear here, with a slider and as a film.").classes("empty")
+        controls, results = work_area(self._show_settings, "Frames")
+        with results:
+            self.jobs = JobView(visit, lambda _: None, self._show)
+            self.film = ui.element("div").classes("film")
+            with self.film:
+                ui.label("The frames appear here, with a slider and as a film.").classes("empty")
         with controls:
             self.jobs.add_button("Interpolate", self._submit).props("unelevated").classes("run")
 

@@ -15,6 +15,7 @@ from medfusion_monai.studio.pages.saving import SaveAll
 from medfusion_monai.studio.pages.shown_image import GENERATED, picture_url, show_image
 from medfusion_monai.studio.pages.text import text
 from medfusion_monai.studio.pages.visit import Visit
+from medfusion_monai.studio.pages.work_area import work_area
 from medfusion_monai.studio.picture import Picture
 
 AT_A_TIME = 4
@@ -30,19 +31,17 @@ class GenerateTab:
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
-        with ui.element("div").classes("work"):
-            with ui.element("section").classes("controls").props('aria-label="Settings"') as controls:
-                self._show_settings()
-            with ui.element("section").classes("results").props('aria-label="Generated images"'):
-                self.jobs = JobView(visit, self.show, self._check_copies)
-                self.copies = CopyCheck(visit)
-                self.saving = SaveAll("generated")
-                self.grid = ui.element("div").classes("grid")
-                with self.grid:
-                    ui.label("Images appear here as they are made.").classes("empty")
-                verdict = audit_verdict(visit.studio)
-                if verdict:
-                    ui.label(f"Audit of the weights: {verdict}").classes("hint")
+        controls, results = work_area(self._show_settings, "Generated images")
+        with results:
+            self.jobs = JobView(visit, self.show, self._check_copies)
+            self.copies = CopyCheck(visit)
+            self.saving = SaveAll("generated")
+            self.grid = ui.element("div").classes("grid")
+            with self.grid:
+                ui.label("Images appear here as they are made.").classes("empty")
+            verdict = audit_verdict(visit.studio)
+            if verdict:
+                ui.label(f"Audit of the weights: {verdict}").classes("hint")
         with controls:
             self.jobs.add_button("Generate", self._submit).props("unelevated").classes("run")
         self.dialog = PictureDialog(visit)
