@@ -14,16 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tiny_models import copy_of_chest_bundle, small_wheel, tool_named, used_bundle
+from tiny_training import TINY_NETWORKS
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted((ROOT / "bundles").glob("medfusion_*"))
 SCHEMA = Path(os.environ.get("MONAI_META_SCHEMA", ROOT / "../shared/reference/meta_schema_20240725.json"))
 TINY = {
-    "image_size": [32, 32],
-    "autoencoder_channels": [8, 8, 16, 16],
-    "unet_channels": [16, 16, 16, 32],
-    "unet_embedding_channels": 32,
-    "unet_norm_groups": 8,
+    **TINY_NETWORKS,
     "autoencoder_steps": 2,
     "autoencoder_val_interval": 1,
     "diffusion_steps": 2,

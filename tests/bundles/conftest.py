@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigParser, run
+from tiny_training import TINY_NETWORKS
 
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.demo.phantoms.network import train_phantom_features
@@ -16,11 +17,7 @@ from medfusion_monai.training.preflight import machine
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 
 TINY = {
-    "image_size": [32, 32],
-    "autoencoder_channels": [8, 8, 16, 16],
-    "unet_channels": [16, 16, 16, 32],
-    "unet_embedding_channels": 32,
-    "unet_norm_groups": 8,
+    **TINY_NETWORKS,
     "autoencoder_batch_size": 4,
     "diffusion_batch_size": 4,
     "autoencoder_steps": 4,

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from tiny_training import TINY_NETWORKS
 
 from medfusion_monai import load
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
@@ -22,11 +23,7 @@ ROOT = Path(__file__).parents[2]
 PLANTED = "Musterfrau-Erika-1964"
 SITES = ["north", "south", "west"]
 TINY = {
-    "image_size": [32, 32],
-    "autoencoder_channels": [8, 8, 16, 16],
-    "unet_channels": [16, 16, 16, 32],
-    "unet_embedding_channels": 32,
-    "unet_norm_groups": 8,
+    **TINY_NETWORKS,
     "autoencoder_batch_size": 4,
     "diffusion_batch_size": 4,
     "num_inference_steps": 3,
