@@ -221,6 +221,21 @@ class TrainingRun:
         )
         evaluator.state.epoch_length = len(evaluator.data_loader)
 
+    def open_images(self, trainer: Any) -> StreamSampler:
+        """Open the data loaders of a phase that trains on images, and return the sampler of its batches.
+
+        Args:
+            trainer: with ``images``, ``dataset``, ``val_dataset``, ``batch_size`` and ``evaluator``.
+        """
+        if self.num_workers:  # else each worker would read the images again
+            trainer.dataset.images.keep()
+            trainer.val_dataset.images.keep()
+        sampler = self.sampler(trainer.batch_size)
+        trainer.data_loader = self.loader(trainer.dataset.image_stream(self.seed, trainer.images.shares), sampler)
+        validation = trainer.val_dataset.image_stream(self.seed, shuffle=False)
+        self.open_validation(trainer.evaluator, validation, trainer.batch_size)
+        return sampler
+
     def attach(self, trainer: Any, phase: Phase) -> StopOnSignal:
         """Attach the handlers that both phases share, in this order; checkpoint and signals come last.
 

@@ -171,15 +171,8 @@ class AutoencoderTraining(AutoencoderTrainer):
         if self._stop is not None:
             return self._stop
         self.to_device()
-        run, dataset = self.training_run, self.dataset
-        if run.num_workers:  # else each worker would read the images again
-            dataset.images.keep()
-            self.val_dataset.images.keep()
-        self._sampler = run.sampler(self.batch_size)
-        self.data_loader = run.loader(dataset.image_stream(run.seed, self.images.shares), self._sampler)
-        validation = self.val_dataset.image_stream(run.seed, shuffle=False)
-        run.open_validation(self.evaluator, validation, self.batch_size)
-        self._stop = run.attach(
+        self._sampler = self.training_run.open_images(self)
+        self._stop = self.training_run.attach(
             self,
             Phase(
                 title="phase one, autoencoder",

@@ -19,14 +19,12 @@ from monai.engines.trainer import SupervisedTrainer
 from monai.inferers.inferer import Inferer
 from torch import Tensor
 
-from medfusion_monai.data.reading.transforms import form_of
-from medfusion_monai.data.training.class_shares import true_shares
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.losses.denoising import DiffusionLoss
 from medfusion_monai.networks.described import describe
 from medfusion_monai.networks.medfusion import Medfusion
-from medfusion_monai.runtime.distributed import data_parallel, world_size
+from medfusion_monai.runtime.distributed import data_parallel
 from medfusion_monai.runtime.dtype import MixedPrecisionInferer
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.memory_format import choose_channels_last, compile_network, lay_out, widths
@@ -43,8 +41,8 @@ from medfusion_monai.training.preflight.run_checks import Check, check_all, is_r
 from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 from medfusion_monai.training.run import Phase, TrainingRun
 from medfusion_monai.training.train_autoencoder import check_validated
+from medfusion_monai.training.training_description import describe_training
 from medfusion_monai.training.training_images import TrainingImages
-from medfusion_monai.weights.model_info import describe_model
 from medfusion_monai.weights.state_dict import load_weights
 
 logger = logging.getLogger(__name__)
@@ -248,22 +246,7 @@ class DiffusionTraining(SupervisedTrainer):
 
     def describe(self) -> dict[str, Any]:
         """Return the contents of ``model.json`` for the current weights."""
-        training = {
-            "images": self.images.fingerprint,
-            "image_count": len(self.dataset.images),
-            "steps": self.state.iteration,
-            "images_per_step": self.batch_size * world_size(),
-            **self.training_run.pretrained.origin,
-        }
-        form = form_of(self.dataset.images.transform)
-        return describe_model(
-            self.averaged_model,
-            self.schedule,
-            self.image_inferer.settings(),
-            form,
-            training,
-            true_shares(self.dataset.image_labels, len(self.averaged_model.class_names)),
-        )
+        return describe_training(self, self.schedule)
 
     def twin(self) -> DiffusionTraining:
         """Return a trainer of the same step with copies of the networks."""

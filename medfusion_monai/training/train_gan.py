@@ -22,10 +22,7 @@ from medfusion_monai.baselines.augmentation import Augmentation
 from medfusion_monai.baselines.gan import Gan
 from medfusion_monai.baselines.gan_sampler import GanSampler
 from medfusion_monai.baselines.relativistic import RelativisticLoss
-from medfusion_monai.data.reading.transforms import form_of
-from medfusion_monai.data.training.class_shares import true_shares
 from medfusion_monai.networks.described import describe
-from medfusion_monai.runtime.distributed import world_size
 from medfusion_monai.training.gan_step import GanTrainer
 from medfusion_monai.training.handlers.checkpoint import BestWeights
 from medfusion_monai.training.handlers.ema import AveragedWeights
@@ -38,8 +35,8 @@ from medfusion_monai.training.preflight.run_checks import is_rehearsal
 from medfusion_monai.training.prepare_batch import GanPrepareBatch
 from medfusion_monai.training.run import Phase, TrainingRun
 from medfusion_monai.training.train_autoencoder import check_validated
+from medfusion_monai.training.training_description import describe_training
 from medfusion_monai.training.training_images import TrainingImages
-from medfusion_monai.weights.model_info import describe_model
 
 logger = logging.getLogger(__name__)
 
@@ -154,14 +151,8 @@ class GanTraining(GanTrainer):
         if self._stop is not None:
             return self._stop
         self.to_device()
-        run, dataset = self.training_run, self.dataset
-        if run.num_workers:  # else each worker would read the images again
-            dataset.images.keep()
-            self.val_dataset.images.keep()
-        sampler = run.sampler(self.batch_size)
-        self.data_loader = run.loader(dataset.image_stream(run.seed, self.images.shares), sampler)
-        validation = self.val_dataset.image_stream(run.seed, shuffle=False)
-        run.open_validation(self.evaluator, validation, self.batch_size)
+        run = self.training_run
+        sampler = run.open_images(self)
         self.ema.attach(self)
         self._stop = run.attach(
             self,
@@ -191,15 +182,7 @@ class GanTraining(GanTrainer):
 
     def describe(self) -> dict[str, Any]:
         """Return the contents of ``model.json`` for the current weights."""
-        training = {
-            "images": self.images.fingerprint,
-            "image_count": len(self.dataset.images),
-            "steps": self.state.iteration,
-            "images_per_step": self.batch_size * world_size(),
-        }
-        form = form_of(self.dataset.images.transform)
-        shares = true_shares(self.dataset.image_labels, len(self.averaged_model.class_names))
-        return describe_model(self.averaged_model, None, self.image_inferer.settings(), form, training, shares)
+        return describe_training(self, None)
 
     def files(self) -> dict[Path, int]:
         """Return the bytes that the training writes, by file: checkpoints and weights."""
