@@ -29,7 +29,7 @@ from medfusion_monai.report.read_back import measured_weights
 from medfusion_monai.runtime.files import make_folders, refuse_unwritable
 from medfusion_monai.runtime.values import check_config_paths, is_number
 from medfusion_monai.sites.package import AUDIT, IMAGES, Package
-from medfusion_monai.sites.share import MOST_COPIES
+from medfusion_monai.sites.share import MOST_COPIES, check_most_copies
 
 TRAINING, TEST = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 """Shares of training, validation and test."""
@@ -74,8 +74,7 @@ def prepare_shared(
         ValueError: for a folder that cannot be written, and a share that is none.
     """
     check_config_paths(output=output)
-    if not is_number(most_copies) or not 0 <= most_copies <= 1:
-        raise ValueError(f"most_copies must be a share from 0 to 1, received {most_copies!r}")
+    check_most_copies(most_copies)
     output = Path(output)
     refuse_unwritable([output])
     if len(packages) < 2:

@@ -88,8 +88,7 @@ def share_samples(
         ValueError: for an audit of other images, weights or training images, one that withholds its rate of copies or
             found more than ``most_copies``, and for samples, a licence or an output that cannot be used.
     """
-    if not is_number(most_copies) or not 0 <= most_copies <= 1:
-        raise ValueError(f"most_copies must be a share from 0 to 1, received {most_copies!r}")
+    check_most_copies(most_copies)
     terms, output = _read_licence(licence), Path(output)
     if output.suffix.lower() != ".zip":
         raise ValueError(f"the package {output} must be a file that ends in .zip")
@@ -124,6 +123,12 @@ def share_samples(
     }
     write_package(output, _files(found, inspected, texts))
     return output
+
+
+def check_most_copies(most: float) -> None:
+    """Raise a ValueError for a largest share of copies that is not a share."""
+    if not is_number(most) or not 0 <= most <= 1:
+        raise ValueError(f"most_copies must be a share from 0 to 1, received {most!r}")
 
 
 def _read_licence(path: str | Path) -> bytes:
