@@ -109,7 +109,7 @@ def edit_plan(
 
 
 def numbered_files(source: str, number: int, suffix: str) -> list[dict[str, Any]]:
-    """Return ``file`` and ``number`` of each image that is made from a source, a path relative to its folder."""
+    """Return ``file`` and ``index`` of each image that is made from a source, a path relative to its folder."""
     if number == 1:
         return [{"file": f"{bare_name(source)}{suffix}", "index": 0}]
     width = len(str(number - 1))

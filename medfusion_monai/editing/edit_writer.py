@@ -16,7 +16,7 @@ from medfusion_monai.editing.edit_run import Edit
 from medfusion_monai.editing.known_images import KnownImages
 from medfusion_monai.runtime.csv_cells import inert
 from medfusion_monai.runtime.distributed import from_first
-from medfusion_monai.runtime.files import file_sha256, renamed_when_whole
+from medfusion_monai.runtime.files import renamed_when_whole
 from medfusion_monai.runtime.values import check_counts
 from medfusion_monai.sampling.writer import ITEM_COLUMNS, SampleWriter, refuse_difference
 
@@ -36,7 +36,6 @@ class EditWriter(SampleWriter):
         plan: of ``edit_plan``.
         edit: makes the images.
         output_dir: folder of files and manifest.
-        model_file: the weights; their SHA-256 is one of the settings.
         batch_size: images edited at a time.
         output_format: a name in ``FORMATS``.
         known: images of known class that the edit's threshold or temperature is from.
@@ -52,13 +51,12 @@ class EditWriter(SampleWriter):
         plan: EditPlan,
         edit: Edit,
         output_dir: str | Path,
-        model_file: str | Path,
         batch_size: int = 16,
         output_format: str = "png",
         known: KnownImages | None = None,
     ) -> None:
         check_counts(batch_size=batch_size)
-        super().__init__(plan, output_dir, {}, model_file, batch_size, output_format)
+        super().__init__(plan, output_dir, {}, edit.model.path, batch_size, output_format)
         self.edit, self.unreadable, self.known, self.output_format = edit, plan.unreadable, known, output_format
         self.keep_patient, self.places = plan.keep_patient, {item["file"]: index for index, item in enumerate(plan)}
 
@@ -72,7 +70,7 @@ class EditWriter(SampleWriter):
             **(self.known.settings if self.known is not None else {}),
             **self.edit.settings(self.batch_size, self.output_format),
             "keep_patient": self.keep_patient,
-            "weights_sha256": file_sha256(self.model_file),
+            "weights_sha256": self.edit.model.weights_sha256,
         }
         return {name: str(value) for name, value in settings.items()}
 

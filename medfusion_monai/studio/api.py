@@ -135,7 +135,7 @@ def describe(studio: Studio) -> ModelDescription:
     model = studio.model
     return ModelDescription(
         version=medfusion_monai.__version__,
-        weights_sha256=studio.weights_sha256,
+        weights_sha256=studio.model.weights_sha256,
         class_names=model.class_names,
         image_size=model.image_size,
         image_channels=model.image_channels,

@@ -1,7 +1,7 @@
 """What an audit of the weights says.
 
 find_audit(weights) -> Path | None, the folder of an audit beside weights
-ModelAudit(model, weights_sha256, folder): .verdict -> str; .guard -> CopyGuard | None
+ModelAudit(model, folder): .verdict -> str; .guard -> CopyGuard | None
 audit_verdict(studio) -> str | None
 """
 
@@ -34,7 +34,6 @@ class ModelAudit:
 
     Args:
         model: that was audited.
-        weights_sha256: of its weights.
         folder: of ``audit.json`` and, unless it was left out, ``copy_guard.npz``.
 
     Attributes:
@@ -45,9 +44,9 @@ class ModelAudit:
         ValueError: for an audit of other weights, or a damaged file.
     """
 
-    def __init__(self, model: Model, weights_sha256: str, folder: str | Path) -> None:
+    def __init__(self, model: Model, folder: str | Path) -> None:
         folder = Path(folder)
-        self.verdict = verdict(read_audit(folder / AUDIT_NAME, weights_sha256)["audit"])
+        self.verdict = verdict(read_audit(folder / AUDIT_NAME, model.weights_sha256)["audit"])
         has_guard = (folder / GUARD_NAME).is_file()
         self.guard: CopyGuard | None = load_guard(folder, model.trained_on, model.image_size) if has_guard else None
 

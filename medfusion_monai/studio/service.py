@@ -1,7 +1,7 @@
 """What all requests share: the model, the queue, the limits.
 
 Studio(model, limits=Limits())
-.model, .limits, .jobs, .weights_sha256, .sampler_defaults, .batch_size
+.model, .limits, .jobs, .sampler_defaults, .batch_size
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.model import Model
-from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.sampling.writer import sample_settings
 from medfusion_monai.studio.audits import ModelAudit, find_audit
 from medfusion_monai.studio.jobs import JobQueue
@@ -50,15 +49,14 @@ class Studio:
     ) -> None:
         require_latents(model.path, model.info)
         self.model, self.limits = model, limits or Limits()
-        self.weights_sha256 = file_sha256(model.path)
         self.data = None if dataset_dir is None else RealData(model, dataset_dir)
-        self.audit = self._found_audit() if audit_dir is None else ModelAudit(model, self.weights_sha256, audit_dir)
+        self.audit = self._found_audit() if audit_dir is None else ModelAudit(model, audit_dir)
         self.jobs = JobQueue(self.limits.waiting_jobs)
 
     def _found_audit(self) -> ModelAudit | None:
         folder = find_audit(self.model.path)
         try:
-            return None if folder is None else ModelAudit(self.model, self.weights_sha256, folder)
+            return None if folder is None else ModelAudit(self.model, folder)
         except ValueError as error:  # as after another training
             logger.warning("%s. The studio shows no audit", error)
             return None
@@ -75,7 +73,7 @@ class Studio:
 
     def with_weights(self, settings: dict[str, Any]) -> dict[str, str]:
         """Return settings as text, with the checksum of the weights, as a manifest lists them."""
-        return {**{name: str(value) for name, value in settings.items()}, "weights_sha256": self.weights_sha256}
+        return {**{name: str(value) for name, value in settings.items()}, "weights_sha256": self.model.weights_sha256}
 
     def close(self) -> None:
         """Cancel all jobs and wait for the one that runs."""

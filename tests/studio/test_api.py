@@ -34,7 +34,7 @@ def test_the_model_is_described(client, studio):
     described = client.get("/model").json()
     assert described["class_names"] == ["no_cardiomegaly", YES]
     assert (described["image_size"], described["image_channels"]) == ([16, 24], 1)
-    assert described["weights_sha256"] == studio.weights_sha256
+    assert described["weights_sha256"] == studio.model.weights_sha256
     assert described["sampler"]["num_inference_steps"] == 4
     assert str(described["limits"]["count"]) == "20"
     assert "dicom_op" not in described["output_formats"]

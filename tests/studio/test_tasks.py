@@ -50,7 +50,7 @@ def test_samples_of_several_classes_name_them_in_their_lines(studio):
         ("0_no_cardiomegaly_000000.png", NO),
         ("0_no_cardiomegaly_000001.png", NO),
     ]
-    assert {row["weights_sha256"] for row in rows} == {studio.weights_sha256}
+    assert {row["weights_sha256"] for row in rows} == {studio.model.weights_sha256}
 
 
 def test_sampling_reports_each_call_of_the_unet_and_ends_at_the_next_when_cancelled(studio):

@@ -56,10 +56,8 @@ def interpolate(
     steps: dict[str, Any] = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
     if isinstance(start, Tensor) and isinstance(end, Tensor):
         ends = [checked_images(model, image, "image")[0] for image in (start, end)]
-        rows, calls = (
-            _image_rows(studio, ends, labels, frames, source, steps),
-            _image_calls(studio, labels, frames, steps),
-        )
+        rows = _image_rows(studio, ends, labels, frames, source, steps)
+        calls = _image_calls(studio, labels, frames, steps)
     elif isinstance(start, Tensor) or isinstance(end, Tensor):
         raise ValueError("start and end must be two images or two seeds, received one of each")
     else:
