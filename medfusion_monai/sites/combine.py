@@ -11,15 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from medfusion_monai.data.datalist import (
-    DATALIST_NAME,
-    make_datalist,
-    read_datalist,
-    refuse_other_datalist,
-    save_datalist,
-)
+from medfusion_monai.data.datalist import DATALIST_NAME, read_datalist
 from medfusion_monai.data.pixels import PIXELS
 from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
+from medfusion_monai.data.preparing.new_datalist import make_datalist, refuse_other_datalist, save_datalist
 from medfusion_monai.data.preparing.splits import DataError, split_by_patient
 from medfusion_monai.data.reading.images import inspect_images, list_problems
 from medfusion_monai.data.reading.synthetic_marks import marked_synthetic

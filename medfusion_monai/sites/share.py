@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import medfusion_monai
-from medfusion_monai.data.datalist import DATALIST_NAME, make_datalist
+from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.data.pixels import PIXELS
+from medfusion_monai.data.preparing.new_datalist import make_datalist
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.data.reading.images import pixel_digest, read_image
 from medfusion_monai.diffusion.inferer import SETTINGS

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from tiny_models import CLASSES
 
-from medfusion_monai.data.datalist import read_datalist, write_datalist
+from medfusion_monai.data.datalist import read_datalist
 from medfusion_monai.data.pixels import fingerprint
+from medfusion_monai.data.preparing.new_datalist import write_datalist
 from medfusion_monai.data.preparing.splits import DataError
 from medfusion_monai.demo.phantoms.families import draw_chest_phantom, prepare_phantoms
 from medfusion_monai.evaluation.metrics.features import load_extractor

@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfusion_monai.data.datalist import (
-    DataError,
-    make_datalist,
-    missing_files,
-    read_datalist,
-    save_datalist,
-    split_by_patient,
-    write_datalist,
-)
+from medfusion_monai.data.datalist import DataError, missing_files, read_datalist
+from medfusion_monai.data.preparing.new_datalist import make_datalist, save_datalist, write_datalist
+from medfusion_monai.data.preparing.splits import split_by_patient
 
 CLASSES = ["normal", "enlarged"]
 

@@ -10,16 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medfusion_monai.data.datalist import (
-    DATALIST_NAME,
+from medfusion_monai.data.datalist import DATALIST_NAME, missing_files
+from medfusion_monai.data.pixels import record_digests
+from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
+from medfusion_monai.data.preparing.new_datalist import (
     count_images,
     make_datalist,
-    missing_files,
     refuse_other_datalist,
     save_datalist,
 )
-from medfusion_monai.data.pixels import record_digests
-from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
 from medfusion_monai.data.preparing.splits import DataError, split_around_test, split_by_patient
 from medfusion_monai.data.reading.brightness import SHEET_NAME, TILES, ImageSurvey, spread_evenly
 from medfusion_monai.data.reading.images import check_images, inspect_images, list_problems

@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medfusion_monai.data.datalist import DATALIST_NAME, make_datalist, refuse_other_datalist, save_datalist
+from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.data.pixels import PIXELS
 from medfusion_monai.data.preparing.class_folders import records_of_subfolders, refuse_output_among_classes
 from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
 from medfusion_monai.data.preparing.given_splits import split_as_given
 from medfusion_monai.data.preparing.image_table import ImageTable
 from medfusion_monai.data.preparing.label_lists import choose_listed
+from medfusion_monai.data.preparing.new_datalist import make_datalist, refuse_other_datalist, save_datalist
 from medfusion_monai.data.preparing.patients import PatientsByDicom, PatientsByPattern
 from medfusion_monai.data.preparing.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
 from medfusion_monai.data.reading.brightness import SHEET_NAME, ImageSurvey

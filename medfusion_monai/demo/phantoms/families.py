@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from medfusion_monai.data.datalist import DATALIST_NAME, make_datalist, refuse_other_datalist, write_datalist
+from medfusion_monai.data.datalist import DATALIST_NAME
 from medfusion_monai.data.pixels import digests_of, record_digests
+from medfusion_monai.data.preparing.new_datalist import make_datalist, refuse_other_datalist, write_datalist
 from medfusion_monai.data.preparing.splits import DEFAULT_FRACTIONS, DataError, split_by_patient
 from medfusion_monai.demo.phantoms import draw_chest as chest
 from medfusion_monai.demo.phantoms import draw_fundus as fundus

@@ -7,9 +7,10 @@ import pytest
 from pictures import picture
 from PIL import Image
 
-from medfusion_monai.data.datalist import DataError, count_images, read_datalist
+from medfusion_monai.data.datalist import DataError, read_datalist
 from medfusion_monai.data.preparing.chexpert import CLASS_NAMES, prepare_chexpert, read_chexpert_table
 from medfusion_monai.data.preparing.download import draw_reference
+from medfusion_monai.data.preparing.new_datalist import count_images
 
 HEADER = (
     "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,"

@@ -2,8 +2,9 @@
 
 import pytest
 
-from medfusion_monai.data.datalist import DataError, split_by_patient
+from medfusion_monai.data.datalist import DataError
 from medfusion_monai.data.preparing.duplicates import find_duplicates, link_patients, refuse_contradictions
+from medfusion_monai.data.preparing.splits import split_by_patient
 
 
 def _records(*patients, label=0):
