@@ -58,9 +58,11 @@ def _read_once():
     def loaded(path, *_):
         return load(path)
 
-    def load_once(path):
-        file = Path(path).stat() if path and Path(path).is_file() else None
-        return load(path) if file is None else copy.deepcopy(loaded(str(path), file.st_mtime_ns, file.st_size))
+    def load_once(filepath, **kwargs):
+        file = Path(filepath).stat() if filepath and Path(filepath).is_file() and not kwargs else None
+        if file is None:
+            return load(filepath, **kwargs)
+        return copy.deepcopy(loaded(str(filepath), file.st_mtime_ns, file.st_size))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigParser, "load_config_file", load_once)
