@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=128, help="phantoms per proof")
     parser.add_argument("--proofs", nargs="+", choices=PROOFS, default=list(PROOFS))
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--strength", type=float, default=STRENGTH, help="of counterfactuals and anomaly maps")
+    parser.add_argument("--strength", type=float, default=STRENGTH, help="of counterfactuals")
     parser.add_argument("--guidance-scale", type=float, default=GUIDANCE_SCALE, help="likewise")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
@@ -130,14 +130,14 @@ def _ssim_outside(image: Tensor, other: Tensor, belongs: np.ndarray) -> float:
     return float(full[0].mean(0)[torch.from_numpy(outside)].mean())
 
 
-def prove_lesions(model: Model, count: int, batch_size: int, **strength: float) -> tuple[dict[str, Any], list[Tensor]]:
+def prove_lesions(model: Model, count: int, batch_size: int, **_: float) -> tuple[dict[str, Any], list[Tensor]]:
     """Return the AUC by pixel of the anomaly maps of healthy phantoms with a planted lesion, by its radius."""
     label = HEALTHY[family_of_classes(model.class_names)]
     phantoms = draw(model, count, first=10_000, label=label)
     figures, rows = {}, []
     for radius in RADII:
         images, masks = plant(phantoms, radius * min(model.image_size) / 128)
-        maps = anomaly_map(model, images, label, batch_size=batch_size, **strength)
+        maps = anomaly_map(model, images, label, batch_size=batch_size)
         areas = [roc_auc_score(mask.ravel(), one.ravel()) for mask, one in zip(masks, maps.numpy(), strict=True)]
         figures[f"AUC, radius {radius} of 128"] = round(float(np.mean(areas)), 4)
         rows += [*_rows(images, count), *_rows((maps / maps.flatten(1).amax(1)[:, None, None, None]), count)]

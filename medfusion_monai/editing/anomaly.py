@@ -1,4 +1,4 @@
-"""Where an image differs from what it would look like healthy, and which differences are unusual."""
+"""Where an image differs from its healthy variations, and which differences are unusual."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from scipy.stats import binom
 from torch import Tensor
 
-from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE, STRENGTH, counterfactual
-from medfusion_monai.editing.edit_inputs import Labels, batches, checked_images
+from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE
+from medfusion_monai.editing.edit_inputs import Labels, batches
+from medfusion_monai.editing.variation import variations
 from medfusion_monai.model import Model
-from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.values import check_numbers, is_number
 
-SMOOTHING = 2.0
+ANOMALY_STRENGTH, DRAWS, SMOOTHING = 0.4, 4, 2.0
 
 
 class AnomalyThreshold(NamedTuple):
@@ -44,43 +44,44 @@ def anomaly_map(
     model: Model,
     images: Tensor,
     healthy: Labels,
-    own_label: Labels = NO_LABEL,
-    strength: float = STRENGTH,
+    strength: float = ANOMALY_STRENGTH,
     guidance_scale: float = GUIDANCE_SCALE,
     smoothing: float = SMOOTHING,
+    n: int = DRAWS,
+    seed: int = 0,
     batch_size: int = 16,
     **choices: Any,
 ) -> Tensor:
-    """Show how much each pixel changes from the reconstruction of an image to its healthy counterfactual.
+    """Show how much each pixel changes from the reconstruction of an image to its healthy variations.
 
-    Both come from the same autoencoder, so that what it loses does not count. The image is inverted without a label,
-    so that nothing has to be known of it; this needs a UNet whose training dropped labels.
+    Noise hides what the model does not know, and denoising as healthy does not bring it back (Wyatt et al. 2022,
+    AnoDDPM). An exact inversion does bring it back, which is why ``counterfactual`` keeps such findings. Reconstruction
+    and variations come from the same autoencoder, so that what it loses does not count.
 
     Args:
         model: a loaded model.
         images: (B, C, H, W) in [0, 1], of the model's size.
         healthy: the class without findings.
-        own_label: the images' class instead, e.g. that with findings for a UNet that always had a label.
-        strength: as in ``counterfactual``.
-        guidance_scale: likewise.
+        strength: as in ``variations``: more finds larger things, and takes more of what is healthy for unusual.
+        guidance_scale: of the class: the more, the more of what separates the classes is found.
         smoothing: standard deviation of a Gaussian, in pixels; 0 for none.
+        n: variations of an image that are averaged.
+        seed: of the variations.
         batch_size: images at a time.
         choices: ``num_inference_steps``, ``spacing`` or ``dtype`` in place of the model's.
 
     Returns:
-        (B, 1, H, W) in [0, 1], float32, on the CPU: the mean absolute difference over the channels. The largest value
-        of an image is its score.
+        (B, 1, H, W) in [0, 1], float32, on the CPU: the mean absolute difference over channels and variations. The
+        largest value of an image is its score.
 
     Raises:
-        ValueError: as in ``counterfactual``, and for a negative smoothing.
+        ValueError: as in ``variations``, and for a negative smoothing.
     """
     check_numbers(smoothing=smoothing)
-    checked_images(model, images)
-    shown = counterfactual(
-        model, images, healthy, own_label, strength, guidance_scale, own_pixels=False, batch_size=batch_size, **choices
-    )
+    choices["guidance_scale"] = guidance_scale
+    shown = variations(model, images, healthy, strength, n, seed, batch_size, **choices).unflatten(0, (-1, n))
     plain = torch.cat([model.reconstruct(images[at]).cpu() for at in batches(len(images), batch_size)])
-    return smoothed((shown - plain).abs().mean(1, keepdim=True), smoothing)
+    return smoothed((shown - plain[:, None]).abs().mean((1, 2))[:, None], smoothing)
 
 
 def anomaly_threshold(maps: Tensor, false_positive_rate: float = 0.05, confidence: float = 0.95) -> AnomalyThreshold:

@@ -94,8 +94,7 @@ def edit_plan(
     common = {"label": target, "class_name": class_names[target] if target >= 0 else "", "seed": seed}
     for item in opened.items:
         if item["image"] not in problems:
-            has_classes = opened.class_names == list(class_names) and edit != "anomaly_map"  # as if it were unknown
-            known = item["label"] if own is None and has_classes else own
+            known = item["label"] if own is None and opened.class_names == list(class_names) else own
             source = {"source": _place(item["image"], root), "path": item["image"]}
             source["source_pixels"] = found[item["image"]].digest
             mask = {"mask": places[item["image"]]} if places else {}

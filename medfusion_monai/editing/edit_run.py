@@ -10,7 +10,7 @@ from monai.inferers.inferer import Inferer
 from torch import Tensor
 
 import medfusion_monai
-from medfusion_monai.editing.anomaly import SMOOTHING, anomaly_map
+from medfusion_monai.editing.anomaly import ANOMALY_STRENGTH, SMOOTHING, anomaly_map
 from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE, STRENGTH, counterfactual
 from medfusion_monai.editing.diffusion_classifier import Classification, classify, own_labels
 from medfusion_monai.editing.edit_inputs import image_seeds, noise_levels
@@ -236,11 +236,11 @@ def _anomaly_map(edit: Edit, batch: Batch) -> Tensor:
         edit.model,
         images,
         torch.as_tensor(batch["label"]),
-        torch.as_tensor(batch["own_label"]),
         chosen["strength"],
         chosen["guidance_scale"],
         chosen["smoothing"],
-        len(images),
+        seed=int(batch["seed"][0]),
+        batch_size=len(images),
         dtype=edit.dtype,
         **edit.steps,
     )
@@ -285,7 +285,13 @@ EDITS: dict[str, Kind] = {
     "inpaint": Kind(_inpaint, {"repeats": REPEATS, "guidance_scale": None, **STEPS}, needs_label=True),
     "anomaly_map": Kind(
         _anomaly_map,
-        {"strength": STRENGTH, "guidance_scale": GUIDANCE_SCALE, "smoothing": SMOOTHING, "threshold": None, **STEPS},
+        {
+            "strength": ANOMALY_STRENGTH,
+            "guidance_scale": GUIDANCE_SCALE,
+            "smoothing": SMOOTHING,
+            "threshold": None,
+            **STEPS,
+        },
         needs_label=True,
     ),
     "interpolate": Kind(_interpolate, {"number": 8, **STEPS}),

@@ -186,11 +186,11 @@ class KnownImages:
 
 
 def _healthy(plan: EditPlan, label: int) -> EditPlan:
-    """Return the items of the healthy class, as if their class were unknown."""
+    """Return the items of the healthy class, and those of unknown class."""
     kept = [item for item in plan if item["own_label"] in (label, NO_LABEL)]
     if not kept:
         raise DataError(f"healthy: none of its {len(plan)} images has the class {label}. Name images of this class.")
-    plan[:] = [{**item, "label": label, "own_label": NO_LABEL} for item in kept]
+    plan[:] = [{**item, "label": label} for item in kept]
     return plan
 
 

@@ -26,6 +26,7 @@ from medfusion_monai.editing import (
     interpolate,
     variations,
 )
+from medfusion_monai.editing.anomaly import ANOMALY_STRENGTH
 from medfusion_monai.evaluation.image_set import open_image_set
 from medfusion_monai.model import make_preprocessing
 from medfusion_monai.runtime.errors import first_cause
@@ -363,7 +364,7 @@ def test_threshold_and_flags_are_those_of_healthy_images(edit, model, images, he
         with pytest.raises((RuntimeError, ValueError)) as caught:
             edit(**(call | change))
         [(name, value)] = change.items()
-        assert f"has {name} {call.get(name, 0.5)}, this run has {value}" in str(first_cause(caught.value))
+        assert f"has {name} {call.get(name, ANOMALY_STRENGTH)}, this run has {value}" in str(first_cause(caught.value))
     assert contents(place) == whole
 
 

@@ -25,7 +25,7 @@ from medfusion_monai.apps.monailabel.label_maps import (
 from medfusion_monai.apps.monailabel.result_files import SUFFIXES, TYPES, read_label, write_image, write_label_map
 from medfusion_monai.apps.monailabel.study_files import Study, seen_part, to_study_size, upright_mask
 from medfusion_monai.apps.monailabel.study_names import edited_name, synthetic_name
-from medfusion_monai.editing.anomaly import SMOOTHING, anomaly_map
+from medfusion_monai.editing.anomaly import ANOMALY_STRENGTH, SMOOTHING, anomaly_map
 from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE, STRENGTH, counterfactual
 from medfusion_monai.editing.diffusion_classifier import classify
 from medfusion_monai.editing.edit_masks import fitted_mask
@@ -172,17 +172,17 @@ class Counterfactual(StudyTask):
 
 
 class Anomaly(StudyTask):
-    """Marks what changes most in the healthy counterfactual."""
+    """Marks what differs most from healthy variations of the image."""
 
     def __init__(self, app: MedfusionApp) -> None:
         options: dict[str, Default] = {
             "healthy": list(app.model.class_names),
-            "strength": STRENGTH,
+            "strength": ANOMALY_STRENGTH,
             "guidance_scale": GUIDANCE_SCALE,
             "smoothing": SMOOTHING,
             "threshold": THRESHOLD,
         }
-        text = "What changes most towards the healthy class"
+        text = "What differs most from healthy variations"
         super().__init__(app, InferType.SEGMENTATION, {"anomaly": MARKED}, text, options)
 
     def make(self, study: Study, options: dict[str, Any], request: Mapping[str, Any]) -> Result:

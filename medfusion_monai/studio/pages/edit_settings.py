@@ -6,7 +6,7 @@ from typing import Any
 
 from nicegui import ui
 
-from medfusion_monai.editing.anomaly import SMOOTHING
+from medfusion_monai.editing.anomaly import ANOMALY_STRENGTH, SMOOTHING
 from medfusion_monai.editing.counterfactuals import GUIDANCE_SCALE, STRENGTH
 from medfusion_monai.editing.inpainting import REPEATS
 from medfusion_monai.studio.pages.fields import SliderField, class_field, class_of, number_field, value_of
@@ -24,7 +24,7 @@ WORDS = {
     ),
     "anomaly_map": (
         "Anomaly map: what differs from healthy",
-        "How much each pixel changes when the image is sampled as healthy. It shows only what the classes differ in.",
+        "How much each pixel changes when noise is added and removed again as healthy.",
     ),
     "reconstruct": ("Reconstruct: through the autoencoder", "What the autoencoder keeps of the image."),
     "classify": (
@@ -82,6 +82,7 @@ class EditSettings:
         for name, box in self._boxes.items():
             box.set_visibility(name in USED[edit])
         self.label.props["label"] = CLASS_TITLES.get(edit, "Class")
+        self.strength.set(ANOMALY_STRENGTH if edit == "anomaly_map" else STRENGTH)
         if edit == "anomaly_map":
             self.label.set_value(0)
 

@@ -80,3 +80,7 @@ class SliderField:
     def value(self) -> float:
         """The value that is set."""
         return float(self.slider.value)
+
+    def set(self, value: float) -> None:
+        """Move the slider."""
+        self.slider.set_value(value)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medfusion_monai.data.reading.images import pixel_digest
+from medfusion_monai.editing.anomaly import DRAWS
 from medfusion_monai.editing.diffusion_classifier import own_labels
 from medfusion_monai.editing.edit_inputs import checked_images, noise_levels
 from medfusion_monai.editing.edit_plan import numbered_files
@@ -129,4 +130,5 @@ def _calls(editor: Edit) -> float:
     if editor.edit == "inpaint":
         return chosen["repeats"] * editor.sampler.num_inference_steps
     levels = len(noise_levels(editor.sampler.timesteps, chosen["strength"])) - 1
-    return editor.number * (levels + 1) if editor.edit == "variations" else (INVERSION_CALLS + 2) * levels
+    drawn = {"variations": editor.number, "anomaly_map": DRAWS}.get(editor.edit)
+    return (INVERSION_CALLS + 2) * levels if drawn is None else drawn * (levels + 1)
