@@ -3,6 +3,7 @@
 # make test   run the tests;  make check   tests, linter, types
 # make test-generative   run the tests with monai-generative, in .venv-generative
 # make test-federated   train over three sites in the simulator of NVIDIA FLARE, which is added to .venv
+# make test-dicom   check DICOM files against the standard's tables with dicom-validator, which is added to .venv
 # make test-oldest   run the tests of data, networks and sampling with numpy 1 and pydicom 2, in .venv-oldest
 # make test-monailabel   run the app for MONAI Label in its own server, in .venv-monailabel (some GB)
 # make bundles   build the wheel and a zip per bundle into dist (OPTIONS="--folders", "--weights-url https://HOST/FOLDER")
@@ -12,7 +13,7 @@ BUNDLE ?= cxr
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow test-federated test-generative test-oldest test-monailabel lint check bundles clean
+.PHONY: install demo test test-slow test-dicom test-federated test-generative test-oldest test-monailabel lint check bundles clean
 
 install: $(VENV)/installed
 
@@ -29,6 +30,9 @@ test-slow: $(VENV)/installed
 # monai-generative needs an older MONAI than the other tests run with, so it has an environment of its own.
 test-generative: $(VENV)-generative/installed
 	$(VENV)-generative/bin/python -m pytest tests/generative
+
+test-dicom: $(VENV)/conformance
+	$(BIN)/python -m pytest -m slow tests/sampling
 
 test-federated: $(VENV)/federated
 	$(BIN)/python -m pytest -m slow tests/federated
@@ -55,6 +59,10 @@ bundles: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/conformance: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[conformance]'
 	touch $@
 
 $(VENV)/federated: $(VENV)/installed

@@ -32,10 +32,12 @@ class EditPlan(list[dict[str, Any]]):
     Attributes:
         unreadable: why images were left out, by their place relative to the folder.
         keep_patient: whether DICOM files of edited images keep the patient of the DICOM file that was edited.
+        preprocessing: reads an image.
     """
 
     unreadable: dict[str, str]
     keep_patient: bool
+    preprocessing: Compose
 
 
 def edit_plan(
@@ -53,6 +55,7 @@ def edit_plan(
     split: str | None = None,
     masks: str | Path | None = None,
     keep_patient: bool = False,
+    output_format: str = "dicom",
 ) -> EditPlan:
     """List what a run writes; every image is read once, so that a damaged one is known before the first is edited.
 
@@ -73,6 +76,7 @@ def edit_plan(
             per image. Values other than 0 mark what to sample. A mask has the size of its image's file.
         keep_patient: whether DICOM files of edited images keep patient and study of their sources; these must then
             be DICOM files.
+        output_format: of the files, if they keep patients: some formats require what the sources must then state.
 
     Raises:
         DataError: for a folder without images, an unreadable file unless they are skipped, no readable one, or two
@@ -85,9 +89,10 @@ def edit_plan(
     target = NO_LABEL if label is None else parse_label(label, class_names)
     places = masks_of(opened.paths, masks, edit == "inpaint")
     _check_keeping(keep_patient, edit, suffix)
-    found = _readable(opened.paths, places, preprocessing, check_policy(unreadable), keep_patient)
+    kept_in = output_format if keep_patient else None
+    found = _readable(opened.paths, places, preprocessing, check_policy(unreadable), kept_in)
     plan = EditPlan()
-    plan.keep_patient = keep_patient
+    plan.keep_patient, plan.preprocessing = keep_patient, preprocessing
     problems = {path: one.problem for path, one in found.items() if one.problem is not None}
     plan.unreadable = {_place(path, root): text.removeprefix(f"{path}: ") for path, text in problems.items()}
     own = None if own_label is None else parse_label(own_label, class_names, "own_label")
@@ -195,7 +200,7 @@ class _Found(NamedTuple):
 
 
 def _readable(
-    paths: Sequence[str], masks: Mapping[str, str], preprocessing: Compose, unreadable: str, keep_patient: bool
+    paths: Sequence[str], masks: Mapping[str, str], preprocessing: Compose, unreadable: str, kept_in: str | None
 ) -> dict[str, _Found]:
     """Return what reading found, by path."""
 
@@ -205,8 +210,8 @@ def _readable(
         try:
             image = preprocessing({"image": path})["image"]
             digest = pixel_digest(np.asarray(image))
-            if keep_patient:
-                patient_of(path)
+            if kept_in is not None:
+                patient_of(path, kept_in, preprocessing)
             if masks:
                 mask = read_mask(masks[path], path, image.shape[-2:], preprocessing)
                 digest += " " + pixel_digest(mask.float().numpy())

@@ -58,7 +58,8 @@ class EditWriter(SampleWriter):
         check_counts(batch_size=batch_size)
         super().__init__(plan, output_dir, {}, edit.model.path, batch_size, output_format)
         self.edit, self.unreadable, self.known, self.output_format = edit, plan.unreadable, known, output_format
-        self.keep_patient, self.places = plan.keep_patient, {item["file"]: index for index, item in enumerate(plan)}
+        self.keep_patient, self.preprocessing = plan.keep_patient, plan.preprocessing
+        self.places = {item["file"]: index for index, item in enumerate(plan)}
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -120,8 +121,10 @@ class EditWriter(SampleWriter):
 
     def _write(self, image: Tensor, row: Mapping[str, Any]) -> None:
         place = self.places[row["file"]]
-        kept = {"patient": patient_of(self.plan[place]["path"])} if self.keep_patient else {}
-        super()._write(image, {**row, "instance": place + 1, **kept})
+        noted: dict[str, Any] = {**row, "instance": place + 1}
+        if self.keep_patient:
+            noted["patient"] = patient_of(self.plan[place]["path"], self.output_format, self.preprocessing)
+        super()._write(image, noted)
 
     def _is_there(self, item: Mapping[str, Any]) -> bool:
         return super()._is_there(item) if self.edit.kind.writes_images else item["file"] in self.written

@@ -36,7 +36,7 @@ def digital_x_ray(image: Dataset) -> None:
     """Complete a Digital X-Ray image for presentation (PS3.3, A.26), of the chest seen from the front.
 
     Spacing, which the class requires, is 1 mm per pixel: synthetic images have none of their own. In the study of a
-    patient, where viewers would measure by it, it is left out.
+    patient, where viewers measure by it, it is that of the source after the resize (``edit_patient``), never invented.
     """
     image.Modality, image.PresentationIntentType = "DX", "FOR PRESENTATION"
     image.ImageType = ["DERIVED", "SECONDARY", ""]
@@ -60,7 +60,7 @@ def ophthalmic_photography(image: Dataset) -> None:
     The class requires values that a synthetic photograph does not have: "both" (B) stands for the side of the eye, 1 mm
     per pixel for the spacing, and the first of January 1970 for the time of the content, so that the bytes repeat. In
     the study of a patient, side and time are those of the source and the study as far as they are known, and the
-    spacing is left out.
+    spacing is that of the source after the resize.
     """
     image.Modality, image.PatientOrientation = "OP", image.get("PatientOrientation", "")
     _state_side(image, "B")
@@ -124,12 +124,14 @@ class DicomKind(NamedTuple):
         title: of the class.
         complete: adds what only this class has.
         channels: numbers of channels that the class allows.
+        spacing: keyword of the distance between pixels, where the class requires one.
     """
 
     sop_class: str
     title: str
     complete: Callable[[Any], None]
     channels: tuple[int, ...] = (1, 3)
+    spacing: str = ""
 
     def encode(self, image: np.ndarray, note: Note) -> bytes:
         """Encode an image (C, H, W) in [0, 1], gray or RGB, with 8 bits; a note says how it was made."""
@@ -160,9 +162,15 @@ class DicomKind(NamedTuple):
 
 KINDS = {
     "dicom": DicomKind("1.2.840.10008.5.1.4.1.1.7", "DICOM, Secondary Capture", secondary_capture),
-    "dicom_dx": DicomKind("1.2.840.10008.5.1.4.1.1.1.1", "DICOM, Digital X-Ray", digital_x_ray, (1,)),
+    "dicom_dx": DicomKind(
+        "1.2.840.10008.5.1.4.1.1.1.1", "DICOM, Digital X-Ray", digital_x_ray, (1,), "ImagerPixelSpacing"
+    ),
     "dicom_op": DicomKind(
-        "1.2.840.10008.5.1.4.1.1.77.1.5.1", "DICOM, Ophthalmic Photography", ophthalmic_photography, (3,)
+        "1.2.840.10008.5.1.4.1.1.77.1.5.1",
+        "DICOM, Ophthalmic Photography",
+        ophthalmic_photography,
+        (3,),
+        "PixelSpacing",
     ),
     "dicom_gm": DicomKind("1.2.840.10008.5.1.4.1.1.77.1.2", "DICOM, VL Microscopic", microscopy, (3,)),
 }

@@ -325,6 +325,20 @@ def test_patient_is_kept_where_it_is_said(edit, scans, model):
     assert {row["keep_patient"] for row in rows_of(place)} == {"True"}
 
 
+def test_x_ray_of_a_patient_has_the_spacing_of_its_source_after_the_resize(edit, refused, scans, model):
+    call = {"label": 1, "own_label": 0, "images": str(scans), "output_format": "dicom_dx", "keep_patient": True}
+    assert "states no ImagerPixelSpacing, which dicom_dx requires" in refused(**call)
+    for path in sorted(scans.iterdir()):
+        scan = dcmread(path)
+        scan.ImagerPixelSpacing = ["0.5", "0.5"]
+        scan.save_as(path)
+        sides = scan.Rows, scan.Columns
+    factor = max(new / old for new, old in zip(model.image_size, sides, strict=True))
+    written = [dcmread(path).ImagerPixelSpacing for path in edit("kept", **call).glob("*.dcm")]
+    assert len(written) == 2
+    assert np.allclose(np.array(written, float), 0.5 / factor)
+
+
 def test_pixels_of_a_dicom_edit_are_those_of_the_png(edit):
     call = {"label": 1, "own_label": 0}
     dicom, png = edit("dicom", output_format="dicom_dx", **call), edit("png", **call)

@@ -2,9 +2,11 @@
 
 import pytest
 from dicom_files import save_dicom, save_without_preamble
+from monai.transforms import Compose, Zoomd
 from pydicom import Dataset
 
 from medfusion_monai.data.preparing.splits import DataError
+from medfusion_monai.data.reading.transforms import read_and_resize
 from medfusion_monai.editing.edit_patient import patient_of
 
 
@@ -66,3 +68,53 @@ def test_file_of_another_format_is_an_error(tmp_path):
     (tmp_path / "scan.png").write_bytes(b"\x89PNG" + bytes(200))
     with pytest.raises(DataError, match="is not a DICOM file, and has no patient to keep"):
         patient_of(tmp_path / "scan.png")
+
+
+RESIZE = read_and_resize([64, 32])
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "expected"),
+    [
+        ("crop", [64, 32], ["0.625", "0.46875"]),  # 200 x 300 becomes 64 x 96, of which 32 columns are kept
+        ("pad", [64, 32], ["1.904761905", "1.40625"]),  # becomes 21 x 32
+        ("crop", [200, 300], ["0.2", "0.15"]),
+    ],
+)
+def test_spacing_is_that_of_the_source_times_the_resize(scan, mode, size, expected, tmp_path):
+    scan.Rows, scan.Columns = 200, 300
+    scan.ImagerPixelSpacing = ["0.2", "0.15"]
+    kept = patient_of(save_dicom(tmp_path / "scan.dcm", scan), "dicom_dx", read_and_resize(size, 1, mode))
+    assert kept["ImagerPixelSpacing"] == expected
+
+
+@pytest.mark.parametrize(
+    ("output_format", "keyword"), [("dicom_dx", "ImagerPixelSpacing"), ("dicom_op", "PixelSpacing")]
+)
+def test_only_what_the_format_requires_is_kept(scan, output_format, keyword, tmp_path):
+    scan.Rows, scan.Columns = 64, 32
+    scan.ImagerPixelSpacing, scan.PixelSpacing = ["0.2", "0.2"], ["0.1", "0.1"]
+    path = save_dicom(tmp_path / "scan.dcm", scan)
+    kept = patient_of(path, output_format, RESIZE)
+    assert {name for name in kept if "Spacing" in name} == {keyword}
+    assert kept[keyword] == list(map(str, scan[keyword].value))
+    assert not any("Spacing" in name for name in patient_of(path, "dicom", RESIZE))
+
+
+@pytest.mark.parametrize("spacing", [None, "0.2", ["0", "0.2"], ["0.1", "0.2", "0.3"]])
+def test_format_that_requires_a_spacing_that_the_source_does_not_state_is_an_error(scan, spacing, tmp_path):
+    scan.Rows, scan.Columns = 200, 300
+    scan.ImagerPixelSpacing = spacing
+    path = save_dicom(tmp_path / "scan.dcm", scan)
+    with pytest.raises(
+        DataError, match="states no ImagerPixelSpacing, which dicom_dx requires. Use output_format dicom"
+    ):
+        patient_of(path, "dicom_dx", RESIZE)
+
+
+def test_spacing_after_a_preprocessing_of_another_kind_is_an_error(scan, tmp_path):
+    scan.Rows, scan.Columns = 200, 300
+    scan.ImagerPixelSpacing = ["0.2", "0.2"]
+    path = save_dicom(tmp_path / "scan.dcm", scan)
+    with pytest.raises(DataError, match="ImagerPixelSpacing is unknown after a preprocessing of another kind"):
+        patient_of(path, "dicom_dx", Compose([Zoomd("image", 2.0)]))

@@ -33,10 +33,29 @@ def form_of(transform: Any) -> dict[str, Any]:
 
     For any other transform return the names of its steps as ``preprocessing``, which do not suffice to rebuild it.
     """
-    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-    if [type(step) for step in steps] != [ReadImaged, ResizeCenterCropd]:
+    steps = _steps(transform)
+    if not _reads_and_resizes(steps):
         return {"preprocessing": [type(step).__qualname__ for step in steps]}
     return {"dicom_modalities": steps[0].modalities, "resize_mode": steps[1].mode}
+
+
+def enlargement_of(transform: Any, shape: Sequence[int]) -> list[float] | None:
+    """Return by how much a ``read_and_resize`` transform enlarges height and width of an image of (H, W).
+
+    For any other transform return None, as it may do anything.
+    """
+    steps = _steps(transform)
+    if not _reads_and_resizes(steps):
+        return None
+    return [resized / side for resized, side in zip(steps[1].resized(shape), shape, strict=True)]
+
+
+def _steps(transform: Any) -> Sequence[Any]:
+    return transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+
+
+def _reads_and_resizes(steps: Sequence[Any]) -> bool:
+    return [type(step) for step in steps] == [ReadImaged, ResizeCenterCropd]
 
 
 class ReadImaged(MapTransform):
