@@ -52,7 +52,7 @@ def read_datalist(
 def read_splits(
     dataset_dir: str | os.PathLike[str], splits: Sequence[str], class_names: Sequence[str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Read several splits of a prepared folder at once, for half the memory and time of one after the other.
+    """Read several splits of a prepared folder at once: the file is read and checked once.
 
     Args:
         dataset_dir: as for :func:`read_datalist`, like the other arguments and the errors.
@@ -162,7 +162,7 @@ def _checked_entries(
     entries = document.pop(split, None) or []
     if not isinstance(entries, list):
         raise DataError(f"{path}: split '{split}' is not a list. Write it again with `medfusion prepare`.")
-    for index, entry in enumerate(entries):  # in place: a million entries take 300 MiB once more
+    for index, entry in enumerate(entries):  # in place, or a very large datalist would be held twice
         entries[index] = _checked_item(path, f"{split}[{index}]", entry, names)
     return entries
 
