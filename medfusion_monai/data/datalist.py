@@ -13,7 +13,15 @@ from medfusion_monai.data.preparing.splits import SPLITS, DataError
 from medfusion_monai.runtime.files import look_at_all
 from medfusion_monai.runtime.values import check_class_names
 
-__all__ = ["DataError", "check_names", "find_datalist", "missing_files", "read_datalist", "read_existing"]
+__all__ = [
+    "DataError",
+    "check_names",
+    "find_datalist",
+    "missing_files",
+    "read_datalist",
+    "read_existing",
+    "read_splits",
+]
 
 DATALIST_NAME = "datalist.json"
 REFERENCE = "reference"
@@ -38,9 +46,26 @@ def read_datalist(
         DataError: for a missing or invalid datalist, an empty split, an invalid entry in any split, other class names,
             missing image files, a patient in two splits, and equal recorded pixels in two splits or under two labels.
     """
+    return read_splits(dataset_dir, [split], class_names)[split]
+
+
+def read_splits(
+    dataset_dir: str | os.PathLike[str], splits: Sequence[str], class_names: Sequence[str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Read several splits of a prepared folder at once: the file is read and checked once.
+
+    Args:
+        dataset_dir: as for :func:`read_datalist`, like the other arguments and the errors.
+        splits: names of the splits.
+        class_names: class names expected by the caller.
+
+    Returns:
+        The items of each split by its name.
+    """
     path = find_datalist(dataset_dir)
-    items = _items(path, _load(path), split, class_names)
-    _refuse_missing_files(path, split, [item["image"] for item in items])
+    items = _items(path, _load(path), splits, class_names)
+    for split, own in items.items():
+        _refuse_missing_files(path, split, [item["image"] for item in own])
     return items
 
 
@@ -61,7 +86,7 @@ def read_existing(
     document = _load(path)
     if not document.get(split):
         return []
-    items = _items(path, document, split, class_names)
+    items = _items(path, document, [split], class_names)[split]
     missing = set(missing_files([item["image"] for item in items]))
     return [item for item in items if item["image"] not in missing]
 
@@ -102,9 +127,25 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _items(
-    path: Path, document: Mapping[str, Any], split: str, class_names: Sequence[str] | None
-) -> list[dict[str, Any]]:
+    path: Path, document: dict[str, Any], wanted: Sequence[str], class_names: Sequence[str] | None
+) -> dict[str, list[dict[str, Any]]]:
     names = _agreed_class_names(path, document.get("class_names"), class_names)
+    for split in wanted:
+        _refuse_unfilled(path, document, split)
+    splits = {name: _checked_entries(path, name, document, names) for name in dict.fromkeys([*SPLITS, *wanted])}
+    own = {name: splits[name] for name in SPLITS}
+    _refuse_shared_patients(path, own)
+    try:
+        refuse_repeats(own, names or {item["label"]: str(item["label"]) for items in own.values() for item in items})
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    for split in wanted:
+        for item in splits[split]:
+            item["image"] = os.path.normpath(os.path.join(path.parent, item["image"]))
+    return {split: splits[split] for split in wanted}
+
+
+def _refuse_unfilled(path: Path, document: Mapping[str, Any], split: str) -> None:
     entries = document.get(split)
     if not isinstance(entries, list) or not entries:
         present = [key for key in (*SPLITS, REFERENCE) if document.get(key)]
@@ -113,25 +154,17 @@ def _items(
             f"{path}: split '{split}' {found}; filled splits: {present}. "
             "Choose one of them, or prepare the data again with a larger fraction for this split."
         )
-    splits = {name: _checked_entries(path, name, document, names) for name in dict.fromkeys([*SPLITS, split])}
-    own = {name: splits[name] for name in SPLITS}
-    _refuse_shared_patients(path, own)
-    try:
-        refuse_repeats(own, names or {item["label"]: str(item["label"]) for items in own.values() for item in items})
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    for item in splits[split]:
-        item["image"] = os.path.normpath(os.path.join(path.parent, item["image"]))
-    return splits[split]
 
 
 def _checked_entries(
-    path: Path, split: str, document: Mapping[str, Any], names: Sequence[str] | None
+    path: Path, split: str, document: dict[str, Any], names: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    entries = document.get(split) or []
+    entries = document.pop(split, None) or []
     if not isinstance(entries, list):
         raise DataError(f"{path}: split '{split}' is not a list. Write it again with `medfusion prepare`.")
-    return [_checked_item(path, f"{split}[{index}]", entry, names) for index, entry in enumerate(entries)]
+    for index, entry in enumerate(entries):  # in place, or a very large datalist would be held twice
+        entries[index] = _checked_item(path, f"{split}[{index}]", entry, names)
+    return entries
 
 
 def _agreed_class_names(path: Path, own: Any, wanted: Sequence[str] | None) -> list[str] | None:

@@ -61,12 +61,10 @@ def refuse_repeats(
     Raises:
         DataError: with the first ten such groups.
     """
-    records = [
-        {**item, "split": name}
-        for name, items in splits.items()
-        for item in items
-        if item.get(PIXELS) and item[PIXELS] != MISSING
+    known = [
+        (name, item) for name, items in splits.items() for item in items if item.get(PIXELS) not in (None, "", MISSING)
     ]
-    places = {(record[PIXELS], record["split"], record["label"]) for record in records}
-    if len(places) > len({record[PIXELS] for record in records}):
-        refuse_contradictions(find_duplicates(records), class_names)
+    kinds = {kind: kind for kind in {(name, item["label"]) for name, item in known}}  # one object each, not a million
+    first: dict[str, tuple[str, int]] = {}
+    if any(first.setdefault(item[PIXELS], kinds[name, item["label"]]) != (name, item["label"]) for name, item in known):
+        refuse_contradictions(find_duplicates([{**item, "split": name} for name, item in known]), class_names)

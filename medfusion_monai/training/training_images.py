@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from medfusion_monai.data.datalist import read_datalist, read_existing
+from medfusion_monai.data.datalist import read_existing, read_splits
 from medfusion_monai.data.pixels import digests_of, fingerprint, record_digests, refuse_repeats
 from medfusion_monai.data.reading.transforms import read_and_resize
 from medfusion_monai.data.training.class_shares import parse_class_shares, training_shares
@@ -61,19 +61,23 @@ class TrainingImages:
         """Items of the training split.
 
         Raises:
-            DataError: see ``read_datalist``.
+            DataError: see ``read_datalist``; also for the validation split.
         """
-        return read_datalist(self.dataset_dir, "training", self.class_names)
+        return self._splits["training"]
 
     @cached_property
     def validation(self) -> list[Item]:
         """Items of the validation split to use.
 
         Raises:
-            DataError: see ``read_datalist``.
+            DataError: see ``read_datalist``; also for the training split.
         """
-        items = read_datalist(self.dataset_dir, "validation", self.class_names)
+        items = self._splits.pop("validation")
         return items[:: max(1, len(items) // self.val_images)]
+
+    @cached_property
+    def _splits(self) -> dict[str, list[Item]]:
+        return read_splits(self.dataset_dir, ("training", "validation"), self.class_names)
 
     @property
     def shares(self) -> list[float] | None:

@@ -1,7 +1,10 @@
 """``medfusion audit``: a data set and samples in, a report out, or an error in one sentence."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -118,6 +121,19 @@ def test_two_processes_write_the_report_and_the_guard_of_one(audited, data, samp
     )
     assert {"audit.json", "audit.html", "copy_guard.npz", "closest.png"} <= one.keys()
     assert two == one
+
+
+@pytest.mark.slow
+def test_torchrun_command_writes_the_report_of_one_process(data, samples, tmp_path):
+    places = ["--dataset-dir", str(data), "--samples", str(samples)]
+    command = ["-m", "medfusion_monai", "audit", *places, *FEW, "--no-pictures", "--size", "32", "32"]
+    together = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    reports = {}
+    for name, launcher in {"one": [], "two": together}.items():
+        words = [sys.executable, *launcher, *command, "--features", "efficientnet-lite0", "--output", tmp_path / name]
+        subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, cwd=tmp_path)
+        reports[name] = (tmp_path / name / "audit.json").read_bytes(), (tmp_path / name / "copy_guard.npz").read_bytes()
+    assert reports["two"] == reports["one"]
 
 
 def test_spoilt_sample_ends_both_processes_with_its_name(data, samples, two_processes, tmp_path, capfd):

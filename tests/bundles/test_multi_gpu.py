@@ -250,7 +250,10 @@ def measure(settings, dataset_dir, tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_commands_train_sample_and_measure(tiny, sampling, dataset_dir, tmp_path):
-    torchrun("training", "train", tiny | {"dataset_dir": str(dataset_dir)} | places(tmp_path), tmp_path)
+    training = tiny | {"dataset_dir": str(dataset_dir)} | places(tmp_path)
+    for phase, file in (("autoencoder", "autoencoder.pt"), ("diffusion", "model.pt")):
+        torchrun(f"train_{phase}", "train", training, tmp_path)
+        assert (tmp_path / "models" / file).is_file()
     settings = sampling | {"model_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "samples")}
     torchrun("inference", "inference", settings | {"num_samples": 3, "batch_size": 2}, tmp_path)
     assert len(list((tmp_path / "samples").iterdir())) == 8

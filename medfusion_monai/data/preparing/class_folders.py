@@ -44,7 +44,7 @@ def records_of_subfolders(root: Path, output: Path, chosen: Sequence[str] | None
             raise DataError(f"root '{root}' has no sub-folders {absent}; present: {present}. Correct --where folder=.")
         entries = folders = [folder for folder in folders if folder.name in chosen]
     records: list[dict[str, Any]] = [
-        {"image": folder / inner / name, "value": folder.name}
+        {"image": os.path.join(folder, inner, name), "value": folder.name}  # a Path would take five times the memory
         for folder in folders
         for inner, name in walk_images(folder, ("",))
         if is_content(name)

@@ -31,7 +31,7 @@ from medfusion_monai.runtime.values import check_config_paths, check_paths
 
 logger = logging.getLogger(__name__)
 
-# "image": path; "value": class name in the source, later "label"; "patient"; "split" if it is given
+# "image": path, text or Path; "value": class name in the source, later "label"; "patient"; "split" if it is given
 Record = dict[str, Any]
 IMAGE_FOLDER = "images"
 PATIENTS_UNKNOWN = (
@@ -143,7 +143,7 @@ def prepare_folder(
     return document
 
 
-def _find_synthetic(images: Sequence[Path], allowed: bool) -> set[str]:
+def _find_synthetic(images: Sequence[str | os.PathLike[str]], allowed: bool) -> set[str]:
     """Return the images that are marked as synthetic; raise a DataError for them unless they are allowed."""
     found = marked_synthetic(images)
     if found and not allowed:

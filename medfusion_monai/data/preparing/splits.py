@@ -21,9 +21,9 @@ class DataError(ValueError):
 
 def own_patients(records: Iterable[dict[str, Any]], root: Path) -> None:
     """Make each image its own patient, named by its stem, or by its path where stems repeat."""
-    stems = Counter(record["image"].stem for record in records)
+    stems = Counter(Path(record["image"]).stem for record in records)
     for record in records:
-        stem = record["image"].stem
+        stem = Path(record["image"]).stem
         relative = os.path.relpath(record["image"], root)
         record["patient"] = stem if stems[stem] == 1 else Path(relative).as_posix()
 

@@ -79,10 +79,9 @@ class ImageSurvey:
         # Imported once there is an image: errors of tables and folders come before PyTorch is loaded.
         import torch
 
-        from medfusion_monai.data.reading.transforms import ResizeCenterCropd
+        from medfusion_monai.data.reading.resizing import resize_center_crop
 
-        resize = ResizeCenterCropd("image", self._size, self._resize_mode)
-        return resize({"image": torch.from_numpy(pixels)})["image"].numpy()
+        return resize_center_crop(torch.from_numpy(pixels), self._size, self._resize_mode).numpy()
 
     def describe(self) -> str:
         """Return the 5th and 95th percentile of the pixels, all images counting equally, in words."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 GRAY_TOLERANCE = 2  # of 255; difference between equal channels after JPEG's colour conversion
 BAR_FROM = 1000
+WAITING = 2000
 T = TypeVar("T")
 
 
@@ -103,8 +104,10 @@ def inspect_images(
 
 def decode_all(work: Callable[[Any], T], images: Sequence[Any], title: str) -> list[T]:
     """Call ``work`` for each image, in one thread per core and at most eight, with a progress bar for many images."""
+    starts = range(0, len(images), WAITING)  # a call that waits for its thread takes a kilobyte
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(work, images), title, len(images), disable=len(images) <= BAR_FROM))
+        found = (result for start in starts for result in pool.map(work, images[start : start + WAITING]))
+        return list(tqdm(found, title, len(images), disable=len(images) <= BAR_FROM))
 
 
 def check_images(

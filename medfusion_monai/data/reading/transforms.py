@@ -6,12 +6,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform
 
 from medfusion_monai.data.reading.dicom import check_modalities
 from medfusion_monai.data.reading.images import read_image
+from medfusion_monai.data.reading.resizing import resize_center_crop, resized_sides
 
 
 def read_and_resize(
@@ -127,24 +127,9 @@ class ResizeCenterCropd(MapTransform):
 
     def resized(self, shape: Sequence[int]) -> list[int]:
         """Return height and width that an image of (H, W) is resized to, before the target is cut out or padded."""
-        ratios = [target / side for target, side in zip(self.size, shape, strict=True)]
-        scale = max(ratios) if self.mode == "crop" else min(ratios)
-        # One side matches exactly; rounding must not move the other past the target.
-        limit = max if self.mode == "crop" else min
-        return [limit(target, max(1, round(side * scale))) for target, side in zip(self.size, shape, strict=True)]
+        return resized_sides(shape, self.size, self.mode)
 
     def _resize(self, image: torch.Tensor) -> torch.Tensor:
         if image.ndim != 3:
             raise ValueError(f"image has shape {tuple(image.shape)} instead of (C, H, W).")
-        resized = self.resized(image.shape[1:])
-        if resized != list(image.shape[1:]):
-            image = F.interpolate(image[None], size=resized, mode="bilinear", antialias=True)[0]
-        return self._fit(image).clamp(0, 1)
-
-    def _fit(self, image: torch.Tensor) -> torch.Tensor:
-        (height, width), (rows, columns) = self.size, image.shape[1:]
-        if self.mode == "crop":
-            top, left = (rows - height) // 2, (columns - width) // 2
-            return image[:, top : top + height, left : left + width]
-        top, left = (height - rows) // 2, (width - columns) // 2
-        return F.pad(image, (left, width - columns - left, top, height - rows - top))
+        return resize_center_crop(image, self.size, self.mode)

@@ -16,7 +16,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch.utils.data import DataLoader
 
-from medfusion_monai.runtime.distributed import gather
+from medfusion_monai.runtime.distributed import gather, report_failure
 from medfusion_monai.training.handlers.checkpoint import TrainingCheckpoint
 
 EXIT_CODE = 75
@@ -185,7 +185,9 @@ def _stop(number: int, sentence: str) -> None:
         signal.signal(later, _do_nothing)
     if idist.get_rank() == 0:
         print(f"\nmedfusion: {sentence}", file=sys.stderr, flush=True)
-    raise StoppedBySignal(sentence)
+    stopped = StoppedBySignal(sentence)
+    report_failure(stopped)  # torchrun itself ends with 1; with this it can write the exit code into a file
+    raise stopped
 
 
 def _is_no_stop(record: logging.LogRecord) -> bool:
