@@ -211,7 +211,7 @@ def _variations(edit: Edit, batch: Batch) -> Tensor:
     ]
     guidance = {"guidance_scale": edit.chosen["guidance_scale"], "dtype": edit.dtype}
     sampler = make_sampler(edit.model, **edit.steps, **guidance)
-    return vary(edit.model, images, labels, seeds, sampler, edit.chosen["strength"]).cpu()
+    return vary(edit.model, edit.model.encode(images), labels, seeds, sampler, edit.chosen["strength"]).cpu()
 
 
 def _inpaint(edit: Edit, batch: Batch) -> Tensor:

@@ -52,18 +52,22 @@ def variations(
     noise_levels(sampler.timesteps, strength)
     seeds = image_seeds("variation", images, seed, n)
     labels = own_labels(model, images, label, batch_size).repeat_interleave(n)
-    repeated = images.repeat_interleave(n, 0)
+    latents = torch.cat([model.encode(images[at]) for at in batches(len(images), batch_size)]).repeat_interleave(n, 0)
     parts = batches(len(seeds), batch_size)
-    return torch.cat([vary(model, repeated[at], labels[at], seeds[at], sampler, strength).cpu() for at in parts])
+    return torch.cat([vary(model, latents[at], labels[at], seeds[at], sampler, strength).cpu() for at in parts])
 
 
 @torch.no_grad()
 def vary(
-    model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], sampler: LatentDiffusionSampler, strength: float
+    model: Model,
+    latents: Tensor,
+    labels: Tensor,
+    seeds: Sequence[int],
+    sampler: LatentDiffusionSampler,
+    strength: float,
 ) -> Tensor:
-    """Return one variation (B, C, H, W) of each image, from one seed each, under labels (B,)."""
+    """Return one variation (B, C, H, W) of each image, by its latents, from one seed each, under labels (B,)."""
     schedule, timesteps = model.schedule, noise_levels(sampler.timesteps, strength)
-    latents = model.encode(images)
     noise = randn(latents.shape[1:], generators(seeds), latents.device)
     noisy = schedule.exact_signal[timesteps[0]] * latents + schedule.exact_sigma[timesteps[0]] * noise
     denoiser = sampler.denoiser(model.network, labels.to(latents.device))

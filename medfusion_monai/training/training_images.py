@@ -72,7 +72,7 @@ class TrainingImages:
         Raises:
             DataError: see ``read_datalist``; also for the training split.
         """
-        items = self._splits.pop("validation")
+        items = self._splits.pop("validation")  # those that are left out below need not stay in memory
         return items[:: max(1, len(items) // self.val_images)]
 
     @cached_property

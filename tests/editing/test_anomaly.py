@@ -41,6 +41,8 @@ def test_smoothing_is_that_of_a_gaussian():
     distance = torch.arange(41.0) - 20
     assert float((spread.sum(1) * distance**2).sum()) == pytest.approx(9.0, rel=0.05)
     assert torch.equal(smoothed(point, 0.0), point)
+    even = torch.full((1, 1, 6, 5), 0.5)
+    torch.testing.assert_close(smoothed(even, 2.0), even, rtol=0, atol=1e-6)  # no loss at the borders
 
 
 def test_threshold_has_the_stated_false_positive_rate():
