@@ -55,6 +55,7 @@ from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.locks import use_folders
 from medfusion_monai.runtime.seeds import derive_seed
+from medfusion_monai.weights.model_info import FEW_STEPS, GAN, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,10 @@ PICTURE = "closest.png"
 RESULTS = ("audit.html", "audit.md", "audit.json", PICTURE, GUARD_NAME)
 """Files that an audit writes into its folder."""
 NEEDS_MODEL = "needs the model's weights (--model-file)"
-NO_DENOISING = "the model is a GAN, which has no denoising loss"
+NO_DENOISING = {
+    GAN: "the model is a GAN, which has no denoising loss",
+    FEW_STEPS: "the model is tuned for few steps and has no denoising loss: audit the weights that it was tuned from",
+}
 
 UNKNOWN_TRAINING = (
     "No file states which images the model was trained on: the audit assumes the training images of this data set. If "
@@ -268,8 +272,9 @@ class Audit:
         """Measure how well the denoising loss separates training images from held-out ones."""
         if self.model is None:
             return {"auc": Figure(None, note=f"not measured: {NEEDS_MODEL}").as_dict()}
-        if not self.model.has_latents:
-            return {"auc": Figure(None, note=f"not measured: {NO_DENOISING}").as_dict()}
+        kind = kind_of(self.model.info)
+        if kind in NO_DENOISING:
+            return {"auc": Figure(None, note=f"not measured: {NO_DENOISING[kind]}").as_dict()}
         settings = self.settings
         if not settings.membership_images:
             return {}

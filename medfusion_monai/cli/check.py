@@ -13,7 +13,9 @@ def add_check(subparsers: Any) -> None:
     parser = subparsers.add_parser("check", help="check a training without starting it, and report all problems")
     parser.add_argument("config", nargs="+", help="config files as for the bundle runner, e.g. configs/train.yaml")
     parser.add_argument(
-        "--run", default="training", help="training, train_autoencoder, train_diffusion or train_gan (training)"
+        "--run",
+        default="training",
+        help="training, train_autoencoder, train_diffusion, train_few_steps or train_gan (training)",
     )
     parser.add_argument(
         "--contact-sheet", metavar="FILE", help="PNG to write with a sample of the images as the networks will see them"

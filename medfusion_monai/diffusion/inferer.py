@@ -20,7 +20,7 @@ from medfusion_monai.diffusion.guidance import (
 )
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
+from medfusion_monai.diffusion.spacing import Spacing
 from medfusion_monai.networks.described import description_digest
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
@@ -54,11 +54,12 @@ class LatentDiffusionSampler(Inferer):
             ``ddim`` and 30 with the others, see ``SAMPLERS``.
         guidance_scale: weight of classifier-free guidance; 1 is none.
         eta: of ``ddim``: 0 for the deterministic sampler, 1 for the published stochastic one. None for 1, or for 0
-            if the sampler or the schedule allows no fresh noise.
+            if the sampler or the schedule allows no fresh noise. ``consistency`` has 1 only.
         negative_label: label to steer away from, one for all or one per label; the unconditional prediction if None.
         null_label: label that stands for 'no label' in the UNet's training.
         sampler: a name in ``SAMPLERS``: ``ddim``, as published, or ``dpm_solver`` (DPM-Solver++) or ``unipc``, of
-            second order and without fresh noise.
+            second order and without fresh noise; ``consistency`` for weights that are tuned for few steps, whose
+            ``guidance_scale`` only states what they were tuned with.
         spacing: which timesteps are used, see ``schedule_timesteps``; None for ``linspace`` (published) with ``ddim``
             and ``logsnr`` with the others.
         dtype: of the networks' convolutions and matrix products, by autocast: float32, bfloat16 or float16.
@@ -108,6 +109,8 @@ class LatentDiffusionSampler(Inferer):
         self.spacing: Spacing = SAMPLERS[sampler].spacing if spacing is None else spacing
         self.guidance_scale = float(guidance_scale)
         self.eta = _checked_eta(eta, sampler, schedule)
+        if SAMPLERS[sampler].tuned:
+            _refuse_options(sampler, negative_label=negative_label, guidance_interval=guidance_interval, guide=guide)
         self.negative_label = negative_label
         self.guidance_interval = checked_interval(guidance_interval)
         self.guide = guide
@@ -119,7 +122,7 @@ class LatentDiffusionSampler(Inferer):
     @property
     def timesteps(self) -> list[int]:
         """The timesteps of the UNet's calls, in order."""
-        return schedule_timesteps(self.schedule, self.num_inference_steps, self.spacing)
+        return SAMPLERS[self.sampler].timesteps(self.schedule, self.num_inference_steps, self.spacing)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that a sample depends on besides weights, label, seed and schedule, as plain data."""
@@ -172,7 +175,9 @@ class LatentDiffusionSampler(Inferer):
 
     def _too_large(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int], reason: str) -> BatchTooLargeError:
         short = copy.copy(self)  # one step needs as much memory as all of them
-        short.sampler, short.eta, short.num_inference_steps = "ddim", 0.0, 1
+        short.num_inference_steps = 1
+        if not SAMPLERS[self.sampler].tuned:
+            short.sampler, short.eta = "ddim", 0.0
         short.guidance_interval = None  # the only step must be a guided one
         fits = largest_that_fits(lambda count: short._sample(inputs[:count], network, seeds[:count]), len(inputs))
         advice = (
@@ -199,7 +204,9 @@ class LatentDiffusionSampler(Inferer):
 
         denoiser = self.denoiser(network, inputs)
         sampler = SAMPLERS[self.sampler]
-        fresh: dict[str, Any] = {"eta": self.eta, "draw_noise": draw_noise} if sampler.fresh_noise else {}
+        fresh: dict[str, Any] = {"draw_noise": draw_noise} if sampler.fresh_noise else {}
+        if sampler.fresh_noise and not sampler.tuned:
+            fresh["eta"] = self.eta
         settings = (self.schedule, self.num_inference_steps)
         with autocast(inputs.device, self.dtype):  # around all steps, so that weights are converted once
             return sampler.sample(denoiser, draw_noise(), *settings, spacing=self.spacing, **fresh)
@@ -207,6 +214,8 @@ class LatentDiffusionSampler(Inferer):
     def denoiser(self, network: Medfusion, labels: Tensor) -> Denoiser:
         """Return the UNet of a network with labels (B,) and this sampler's guidance."""
         unet, scale = network.unet, self.guidance_scale
+        if SAMPLERS[self.sampler].tuned:  # which has learned it
+            return guided_denoiser(unet, labels)
         if self.guide is None:
             guided = guided_denoiser(unet, labels, scale, self.negative_label, self.null_label)
         else:
@@ -232,7 +241,22 @@ def _refuse_images(inputs: Tensor) -> None:
         )
 
 
+def _refuse_options(sampler: str, **options: Any) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} cannot be chosen with sampler {sampler!r}, whose weights have learned their guidance: "
+            "leave it out, or choose weights that are not tuned for few steps"
+        )
+
+
 def _checked_eta(eta: float | None, sampler: str, schedule: NoiseSchedule) -> float:
+    if SAMPLERS[sampler].tuned:
+        if eta not in (None, 1):
+            raise ValueError(
+                f"eta must be left out with sampler {sampler!r}, whose noise is all fresh, received {eta!r}"
+            )
+        return 1.0
     if eta is None:
         return 1.0 if SAMPLERS[sampler].fresh_noise and schedule.variance_preserving else 0.0
     if not is_number(eta) or not 0.0 <= eta <= 1.0:

@@ -98,6 +98,11 @@ class NoiseSchedule(Described, nn.Module):
         signal, sigma = self._scales_at(timesteps)
         return signal * latents + sigma * noise
 
+    def noise_in(self, noisy_latents: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the noise with which ``add_noise`` makes noisy latents at timesteps (B,) of these clean ones."""
+        signal, sigma = self._scales_at(timesteps)
+        return (noisy_latents - signal * latents) / sigma
+
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return what the network should predict, (B, C, h, w), for the schedule's prediction type."""
         if self.prediction_type == "epsilon":
@@ -109,9 +114,16 @@ class NoiseSchedule(Described, nn.Module):
         signal, sigma = self._scales_at(timesteps)
         return signal * noise - sigma * latents
 
-    def clean_and_noise(self, prediction: Tensor, noisy_latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
-        """Convert a prediction at one timestep to estimates of the clean latents and of the noise."""
-        signal, sigma = self.exact_signal[timestep], self.exact_sigma[timestep]
+    def clean_and_noise(
+        self, prediction: Tensor, noisy_latents: Tensor, timestep: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Convert a prediction, at one timestep or at (B,), to estimates of the clean latents and of the noise."""
+        signal: float | Tensor
+        sigma: float | Tensor
+        if isinstance(timestep, Tensor):
+            signal, sigma = self._scales_at(timestep)
+        else:
+            signal, sigma = self.exact_signal[timestep], self.exact_sigma[timestep]
         if self.prediction_type == "epsilon":
             return (noisy_latents - sigma * prediction) / signal, prediction
         if self.prediction_type == "sample":

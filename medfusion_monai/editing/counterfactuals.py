@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medfusion_monai.editing.diffusion_classifier import own_labels
-from medfusion_monai.editing.edit_inputs import Labels, batches, checked_images, checked_labels
+from medfusion_monai.editing.edit_inputs import Labels, batches, checked_labels, images_to_edit
 from medfusion_monai.editing.inversion import invert, regenerate
 from medfusion_monai.model import Model
 
@@ -50,7 +50,7 @@ def counterfactual(
     Raises:
         ValueError: for images of another form, an unknown class, or a setting out of range.
     """
-    checked_images(model, images)
+    images_to_edit(model, images)
     target = checked_labels(model, label, len(images))
     own = own_labels(model, images, own_label, batch_size, "own_label")
     inversion = invert(model, images, own, strength, batch_size, **choices)

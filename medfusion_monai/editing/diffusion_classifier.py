@@ -14,7 +14,7 @@ from medfusion_monai.diffusion.denoiser import estimate
 from medfusion_monai.diffusion.guidance import guided_denoiser
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import LEAST_SIGNAL, schedule_timesteps
-from medfusion_monai.editing.edit_inputs import Labels, batches, checked_images, checked_labels, image_seeds
+from medfusion_monai.editing.edit_inputs import Labels, batches, checked_labels, image_seeds, images_to_edit
 from medfusion_monai.model import Model
 from medfusion_monai.runtime.dtype import autocast
 from medfusion_monai.runtime.seeds import generators, randn
@@ -87,7 +87,7 @@ def classify(
     Raises:
         ValueError: for images of another form, a temperature of 0 or less, or fewer than two levels.
     """
-    checked_images(model, images)
+    images_to_edit(model, images)
     check_counts(2, num_levels=num_levels)
     if temperature is not None:
         check_numbers(above=True, temperature=temperature)

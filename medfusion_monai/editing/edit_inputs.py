@@ -16,6 +16,7 @@ from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.seeds import derive_seed
 from medfusion_monai.runtime.values import check_counts, is_number
 from medfusion_monai.sampling.plan import parse_label
+from medfusion_monai.weights.model_info import require_denoiser
 
 Labels = int | str | Sequence[int | str] | Tensor
 """One class for all images, by number or name, or one per image."""
@@ -35,6 +36,16 @@ def checked_images(model: Model, images: Tensor, argument: str = "images") -> Te
             f"{found}: read files with medfusion_monai.model.make_preprocessing(model)"
         )
     return images
+
+
+def images_to_edit(model: Model, images: Tensor, argument: str = "images") -> Tensor:
+    """Return images as ``checked_images`` does, if the model's UNet removes noise.
+
+    Raises:
+        WeightsError: for a GAN, and for weights that are tuned for few steps.
+    """
+    require_denoiser(model.path, model.info)
+    return checked_images(model, images, argument)
 
 
 def checked_labels(model: Model, label: Labels, count: int, argument: str = "label", unknown: bool = False) -> Tensor:

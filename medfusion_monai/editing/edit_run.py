@@ -23,6 +23,7 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.dtype import precision_name
 from medfusion_monai.runtime.values import check_counts, check_numbers
+from medfusion_monai.weights.model_info import require_denoiser, require_latents
 
 Batch = Mapping[str, Any]
 
@@ -89,7 +90,7 @@ class Edit(Inferer):
         super().__init__()
         if edit not in EDITS:
             raise ValueError(f"edit must be one of {', '.join(EDITS)}, received {edit!r}")
-        model.schedule  # noqa: B018  raises for weights that cannot edit
+        (require_latents if edit == "reconstruct" else require_denoiser)(model.path, model.info)
         self.edit, self.model, self.dtype = edit, model, dtype
         self.kind: Kind = EDITS[edit]
         if network is not None:

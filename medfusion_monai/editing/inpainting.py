@@ -13,7 +13,7 @@ from torch import Tensor
 from medfusion_monai.diffusion.denoiser import Denoiser, estimate
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.editing.edit_inputs import Labels, batches, checked_images, checked_labels, image_seeds
+from medfusion_monai.editing.edit_inputs import Labels, batches, checked_labels, image_seeds, images_to_edit
 from medfusion_monai.model import Model, make_sampler
 from medfusion_monai.runtime.dtype import autocast
 from medfusion_monai.runtime.seeds import generators, randn
@@ -56,7 +56,7 @@ def inpaint(
         ValueError: for images or a mask of another form, a mask that is empty or leaves nothing known, an unknown
             class, or a setting out of range.
     """
-    checked_images(model, images)
+    images_to_edit(model, images)
     masks = checked_masks(mask, images)
     check_counts(repeats=repeats)
     labels = checked_labels(model, label, len(images))

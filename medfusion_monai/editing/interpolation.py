@@ -15,6 +15,7 @@ from medfusion_monai.model import Model, make_sampler
 from medfusion_monai.runtime.dtype import autocast
 from medfusion_monai.runtime.seeds import derive_seed, generators, randn
 from medfusion_monai.runtime.values import check_counts, is_whole
+from medfusion_monai.weights.model_info import require_denoiser
 
 
 @torch.no_grad()
@@ -49,6 +50,7 @@ def interpolate(
     Raises:
         ValueError: for one frame, ends of different kinds, images of another form, or seeds without a label.
     """
+    require_denoiser(model.path, model.info)
     check_counts(2, frames=frames)
     weights = torch.linspace(0.0, 1.0, frames, device=model.device)
     if isinstance(start, Tensor) and isinstance(end, Tensor):

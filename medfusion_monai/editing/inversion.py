@@ -16,8 +16,8 @@ from medfusion_monai.editing.diffusion_classifier import own_labels
 from medfusion_monai.editing.edit_inputs import (
     Labels,
     batches,
-    checked_images,
     checked_labels,
+    images_to_edit,
     mixed,
     noise_levels,
     plain_sampler,
@@ -69,7 +69,7 @@ def invert(
     Raises:
         ValueError: for images of another form, an unknown class, or a setting out of range.
     """
-    checked_images(model, images)
+    images_to_edit(model, images)
     sampler = plain_sampler(model, choices)
     timesteps = noise_levels(sampler.timesteps, strength)
     tolerance = TOLERANCE if sampler.dtype == torch.float32 else HALF_TOLERANCE

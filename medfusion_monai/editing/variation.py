@@ -11,7 +11,7 @@ from torch import Tensor
 from medfusion_monai.diffusion.denoiser import estimate
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.editing.diffusion_classifier import own_labels
-from medfusion_monai.editing.edit_inputs import Labels, batches, checked_images, image_seeds, noise_levels
+from medfusion_monai.editing.edit_inputs import Labels, batches, image_seeds, images_to_edit, noise_levels
 from medfusion_monai.editing.inversion import ddim_walk
 from medfusion_monai.model import Model, make_sampler
 from medfusion_monai.runtime.dtype import autocast
@@ -47,7 +47,7 @@ def variations(
     Raises:
         ValueError: for images of another form, an unknown class, or a setting out of range.
     """
-    checked_images(model, images)
+    images_to_edit(model, images)
     sampler = make_sampler(model, **choices)
     noise_levels(sampler.timesteps, strength)
     seeds = image_seeds("variation", images, seed, n)

@@ -23,6 +23,7 @@ from medfusion_monai.evaluation.measured_set import Measured, measure_set
 from medfusion_monai.evaluation.metrics.feature_cache import Extraction
 from medfusion_monai.model import Model
 from medfusion_monai.runtime.distributed import from_first
+from medfusion_monai.weights.model_info import is_tuned
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class BundleImages:
     ) -> None:
         self.class_names, self.size, self.channels = model.class_names, model.image_size, model.image_channels
         self.has_latents = model.has_latents
+        self.is_tuned = is_tuned(model.info)
         self.ours = OURS if model.has_latents else GAN
         self.dataset_dir, self.preprocessing = dataset_dir, preprocessing
         self.splits, self._reference_split = splits, reference_split

@@ -18,7 +18,7 @@ from medfusion_monai.report.read_back import measured_weights
 from medfusion_monai.report.render import as_markdown
 from medfusion_monai.report.sections import document
 from medfusion_monai.report.tables import plain
-from medfusion_monai.weights.model_info import PLACES, found_at, has_latents
+from medfusion_monai.weights.model_info import DIFFUSION, FEW_STEPS, PLACES, found_at, kind_of
 
 Result = TypeVar("Result")
 
@@ -183,7 +183,7 @@ def network_rows(info: Mapping[str, Any], parameters: Mapping[str, int]) -> list
     rows += [(name, found_at(info, name)) for name in PLACES if name not in SHOWN]
     rows += list((info.get("sampler") or {}).items())
     training = info.get("training") or {}
-    phase = "phase two" if has_latents(info) else "the training"
+    phase = {DIFFUSION: "phase two", FEW_STEPS: "phase three"}.get(kind_of(info), "the training")
     rows += [(f"steps of {phase}", training.get("steps")), ("images per step", training.get("images_per_step"))]
     known = [[Cell(name), Cell(plain(_as_yaml(value)))] for name, value in rows if value is not None]
     return [*known, [Cell("trained with medfusion_monai"), Cell(plain(info.get("version") or "unknown"))]]

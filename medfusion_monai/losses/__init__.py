@@ -1,7 +1,16 @@
-"""Losses of both phases."""
+"""Losses of all phases."""
 
 from medfusion_monai.losses.adversarial import AdversarialLoss
+from medfusion_monai.losses.consistency import ConsistencyLoss
 from medfusion_monai.losses.denoising import DiffusionLoss
 from medfusion_monai.losses.reconstruction import ReconstructionLoss, image_ssim, structural_similarity, to_unit
 
-__all__ = ["AdversarialLoss", "DiffusionLoss", "ReconstructionLoss", "image_ssim", "structural_similarity", "to_unit"]
+__all__ = [
+    "AdversarialLoss",
+    "ConsistencyLoss",
+    "DiffusionLoss",
+    "ReconstructionLoss",
+    "image_ssim",
+    "structural_similarity",
+    "to_unit",
+]

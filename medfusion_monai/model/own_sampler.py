@@ -8,9 +8,10 @@ import torch
 
 from medfusion_monai.baselines.gan_sampler import GanSampler
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.runtime.values import check_image_size
 from medfusion_monai.sampling.plan import parse_negative_label
-from medfusion_monai.weights.model_info import found_at, model_info_path
+from medfusion_monai.weights.model_info import found_at, is_tuned, model_info_path
 
 if TYPE_CHECKING:
     from medfusion_monai.model.trained_model import Model
@@ -35,12 +36,14 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
         A ``LatentDiffusionSampler``; for a GAN, a ``GanSampler``.
 
     Raises:
-        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit; for a GAN, for any setting
-            but ``dtype``, and for another image size than that of its weights.
+        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit; for weights that are tuned
+            for few steps, for another sampler or guidance; for a GAN, for any setting but ``dtype``, and for another
+            image size than that of its weights.
     """
     chosen = {name: value for name, value in choices.items() if value is not None}
     if not model.has_latents:
         return _gan_sampler(model, **chosen)
+    _refuse_untuned(model, chosen)
     if chosen.get("negative_label") is not None:
         chosen["negative_label"] = parse_negative_label(chosen["negative_label"], model.class_names)
     known = dict(model.info.get("sampler", {}))
@@ -60,6 +63,26 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
         raise ValueError(
             f"the sampler settings of {model_info_path(model.path)}, or those chosen, are invalid: {error}"
         ) from error
+
+
+def _refuse_untuned(model: Model, chosen: dict[str, Any]) -> None:
+    """Raise a ValueError for settings that need other weights: those tuned for few steps, or those that are not."""
+    known = dict(model.info.get("sampler", {}))
+    if not is_tuned(model.info):
+        if "sampler" in chosen and chosen["sampler"] in SAMPLERS and SAMPLERS[chosen["sampler"]].tuned:
+            raise ValueError(
+                f"sampler {chosen['sampler']!r} needs weights that are tuned for few steps, {model.path} are not: "
+                "leave out sampler, or tune them (train_few_steps)"
+            )
+        return
+    fixed = {name: known.get(name) for name in ("sampler", *GUIDANCE)} | {"guidance_model": None}
+    other = [f"{name} {chosen[name]!r}" for name, value in fixed.items() if name in chosen and chosen[name] != value]
+    if other:
+        raise ValueError(
+            f"{', '.join(other)}: weights {model.path} are tuned to sample in few steps by {known['sampler']} with "
+            f"guidance_scale {known.get('guidance_scale', 1.0):g}, and in no other way: leave this out, or choose the "
+            "weights that they were tuned from"
+        )
 
 
 def _gan_sampler(model: Model, dtype: torch.dtype = torch.float32, **others: Any) -> GanSampler:

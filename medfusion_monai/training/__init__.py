@@ -1,4 +1,4 @@
-"""Training; ``train_autoencoder.py``, ``train_diffusion.py`` and ``train_gan.py`` hold a phase each, top to bottom."""
+"""Training; ``train_autoencoder``, ``train_diffusion``, ``train_few_steps`` and ``train_gan`` are a phase each."""
 
 from medfusion_monai.runtime.distributed import default_device
 from medfusion_monai.runtime.values import epochs
@@ -20,6 +20,7 @@ from medfusion_monai.training.pretrained_start import PretrainedStart
 from medfusion_monai.training.run import TrainingRun
 from medfusion_monai.training.train_autoencoder import AutoencoderTraining
 from medfusion_monai.training.train_diffusion import DiffusionTraining
+from medfusion_monai.training.train_few_steps import FewStepTraining
 from medfusion_monai.training.train_gan import GanTraining, refuse_phase
 from medfusion_monai.training.training_images import TrainingImages
 
@@ -32,6 +33,7 @@ __all__ = [
     "DiffusionPrepareBatch",
     "DiffusionStep",
     "DiffusionTraining",
+    "FewStepTraining",
     "GanAdam",
     "GanPrepareBatch",
     "GanTrainer",

@@ -17,7 +17,7 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.values import differences_of, flat_settings
-from medfusion_monai.weights.model_info import earlier_trainings, require_latents, require_model_info
+from medfusion_monai.weights.model_info import earlier_trainings, require_denoiser, require_model_info
 from medfusion_monai.weights.places import missing_weights, weights_at
 from medfusion_monai.weights.state_dict import check_listed, fill_weights, read_state
 
@@ -64,6 +64,11 @@ class PretrainedStart:
         started_from["weights_sha256"] = started_from.pop("pretrained_model")
         return earlier_trainings({"started_from": started_from})
 
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale that they are sampled with by default."""
+        return float(require_model_info(self._file())["sampler"].get("guidance_scale", 1.0))
+
     def fill(self, network: Medfusion, schedule: NoiseSchedule) -> None:
         """Load the weights into the networks of a training.
 
@@ -82,7 +87,7 @@ class PretrainedStart:
         file = self._file()
         check_listed(file)
         info, state = require_model_info(file), read_state(file)
-        require_latents(file, info)
+        require_denoiser(file, info)
         same_classes = info["class_names"] == network.class_names
         self._compare(network, schedule, info, same_classes)
         if not same_classes:
@@ -102,7 +107,7 @@ class PretrainedStart:
         if self.given is None or self.path is None:
             return
         folder, given = model_dir.resolve(), self.given.resolve()
-        if self.path.resolve().parent == folder or given in (folder, folder.parent):
+        if folder in (self.path.resolve().parent, given, given / "models"):
             raise ValueError(
                 f"pretrained_model {self.given} is {self.path}, but the training writes model.pt to {model_dir}, and "
                 "the same command would then begin from that: name a folder beside it, as models/starter, copy the "

@@ -17,7 +17,7 @@ from ignite.metrics import Loss
 from monai.engines.evaluator import SupervisedEvaluator
 from monai.engines.trainer import SupervisedTrainer
 from monai.inferers.inferer import Inferer
-from torch import Tensor
+from torch import Tensor, nn
 
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
@@ -43,6 +43,7 @@ from medfusion_monai.training.run import Phase, TrainingRun
 from medfusion_monai.training.train_autoencoder import check_validated
 from medfusion_monai.training.training_description import describe_training
 from medfusion_monai.training.training_images import TrainingImages
+from medfusion_monai.weights.model_info import mark_finished
 from medfusion_monai.weights.state_dict import load_weights
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class DiffusionTraining(SupervisedTrainer):
     """
 
     phase = "diffusion"
+    title = "phase two, diffusion"
+    latest_from: int | None = None  # epoch from which the latest weights are kept, not the best
 
     def __init__(
         self,
@@ -118,10 +121,10 @@ class DiffusionTraining(SupervisedTrainer):
         if average_snapshots is not None:
             folder = run.ckpt_dir / "averages"
             self.snapshots = AverageSnapshots(self.unet, folder, average_snapshots, self.autoencoder, self.describe)
-        self.best = BestWeights(run.model_file, self.averaged_model, "diffusion_val_loss", info=self.describe)
+        self.metric = f"{self.phase}_val_loss"
+        self.best = BestWeights(run.model_file, self.averaged_model, self.metric, self.latest_from, self.describe)
         built, self.lr_scheduler = optimizer.build(self.unet.parameters(), steps)
         self.label_dropout = label_dropout
-        prepare_batch = DiffusionPrepareBatch(self.autoencoder, self.schedule, label_dropout)
         super().__init__(
             max_epochs=max_epochs,
             epoch_length=min(val_interval, steps),
@@ -130,7 +133,7 @@ class DiffusionTraining(SupervisedTrainer):
             optimizer=built,
             loss_function=loss,
             inferer=inferer,
-            prepare_batch=prepare_batch,
+            prepare_batch=self._prepare_batch(self.unet),
             iteration_update=self.step,
             **run.engine_options,
         )
@@ -139,8 +142,8 @@ class DiffusionTraining(SupervisedTrainer):
             val_data_loader=[],
             network=self.ema.module,
             inferer=MixedPrecisionInferer(run.dtype, inferer),
-            prepare_batch=prepare_batch,
-            key_val_metric={"diffusion_val_loss": Loss(loss, output_transform=_pred_and_target, device=run.device)},
+            prepare_batch=self._prepare_batch(self.ema.module),
+            key_val_metric={self.metric: Loss(loss, output_transform=_pred_and_target, device=run.device)},
             metric_cmp_fn=operator.lt,
             **run.engine_options,
         )
@@ -167,9 +170,11 @@ class DiffusionTraining(SupervisedTrainer):
         stop = self._attach_handlers()
         self.training_run.train(self, stop, super().run)
         check_validated(self.training_run.model_file)
+        if self.training_run.is_first:
+            mark_finished(self.training_run.model_file)
         command = "python -m monai.bundle run inference --config_file configs/inference.yaml --model_dir"
-        folder = self.training_run.model_dir
-        logger.info("phase two is finished: %s; to sample: %s %s", self.training_run.model_file, command, folder)
+        name, folder = self.title.partition(",")[0], self.training_run.model_dir
+        logger.info("%s is finished: %s; to sample: %s %s", name, self.training_run.model_file, command, folder)
 
     def open(self) -> None:
         """Load the autoencoder, encode missing latents, and open the data, once.
@@ -220,7 +225,7 @@ class DiffusionTraining(SupervisedTrainer):
         return self.training_run.attach(
             self,
             Phase(
-                title="phase two, diffusion",
+                title=self.title,
                 network=self.unet,
                 lr_scheduler=self.lr_scheduler,
                 log=self._log,
@@ -251,7 +256,7 @@ class DiffusionTraining(SupervisedTrainer):
     def twin(self) -> DiffusionTraining:
         """Return a trainer of the same step with copies of the networks."""
         own = copy.deepcopy({name: self._arguments[name] for name in ("network", "schedule", "loss")})
-        twin = DiffusionTraining(**{**self._arguments, **own})
+        twin = type(self)(**{**self._arguments, **own})
         twin.to_device()
         return twin
 
@@ -263,6 +268,10 @@ class DiffusionTraining(SupervisedTrainer):
             key, shape = "moments", (2 * channels, *sides)
         labels = torch.zeros(images, dtype=torch.long)
         return {key: torch.rand(images, *shape), "label": labels, "seed": list(range(images))}
+
+    def _prepare_batch(self, network: nn.Module) -> Any:
+        """Return what prepares the inputs of a step that trains or validates a UNet."""
+        return DiffusionPrepareBatch(self.autoencoder, self.schedule, self.label_dropout)
 
     def _load_autoencoder(self) -> None:
         self.training_run.pretrained.refuse_other_latents(self.autoencoder, self.training_run.autoencoder_file)
@@ -288,18 +297,21 @@ class DiffusionTraining(SupervisedTrainer):
             "schedule": describe(self.schedule),
             "loss": describe(self._arguments["loss"]),
             "label_dropout": self.label_dropout,
-            # Or phase one could continue, and the UNet would be trained partly on other latents.
-            "autoencoder": file_sha256(self.training_run.autoencoder_file),
+            **self._settings_of_autoencoder(),
             # These averages begin with the training.
             **({} if self.snapshots is None else {"average_snapshots": True}),
         }
+
+    def _settings_of_autoencoder(self) -> dict[str, Any]:
+        # Or phase one could continue, and the UNet would be trained partly on other latents.
+        return {"autoencoder": file_sha256(self.training_run.autoencoder_file)}
 
     def _changeable(self) -> dict[str, Any]:
         changeable = self.training_run.changeable(self._arguments["optimizer"], self._arguments["steps"])
         return changeable | {"micro_batch_size": self._arguments["micro_batch_size"]}
 
     def _log(self, out: Sequence[dict[Any, Any]]) -> dict[str, Any]:
-        return {"diffusion/loss": out[0]["loss"], "diffusion/lr": self.optimizer.param_groups[0]["lr"]}
+        return {f"{self.phase}/loss": out[0]["loss"], f"{self.phase}/lr": self.optimizer.param_groups[0]["lr"]}
 
     def _draw(self) -> list[Tensor]:
         return sample_rows(self.averaged_model, self.image_inferer, len(self.averaged_model.class_names))

@@ -37,6 +37,7 @@ from medfusion_monai.training.run import Phase, TrainingRun
 from medfusion_monai.training.train_autoencoder import check_validated
 from medfusion_monai.training.training_description import describe_training
 from medfusion_monai.training.training_images import TrainingImages
+from medfusion_monai.weights.model_info import mark_finished
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class GanTraining(GanTrainer):
     """
 
     phase = "gan"
+    latent_folders: Sequence[Path] = ()
 
     def __init__(
         self,
@@ -136,6 +138,8 @@ class GanTraining(GanTrainer):
         stop = self._prepare()
         self.training_run.train(self, stop, super().run)
         check_validated(self.training_run.model_file)
+        if self.training_run.is_first:
+            mark_finished(self.training_run.model_file)
         command = "python -m monai.bundle run inference --config_file configs/inference.yaml --model_dir"
         folder = self.training_run.model_dir
         logger.info("the GAN is finished: %s; to sample: %s %s", self.training_run.model_file, command, folder)
@@ -252,9 +256,15 @@ class GanEvaluator(SupervisedEvaluator):
         return engine.state.output
 
 
-def refuse_phase(name: str) -> NoReturn:
-    """Raise a ValueError for a phase that a training of a GAN does not have."""
-    raise ValueError(f"gan.yaml trains a GAN, which has no {name}: run train_gan, or leave gan.yaml out")
+def refuse_phase(name: str, config: str = "gan.yaml", own: str = "train_gan") -> NoReturn:
+    """Raise a ValueError for a phase that the training of an overlay does not have.
+
+    Args:
+        name: of the phase.
+        config: the overlay.
+        own: the phase that it has.
+    """
+    raise ValueError(f"{config} has no {name}: run {own}, or leave {config} out")
 
 
 def _logits(out: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

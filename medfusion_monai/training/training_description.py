@@ -24,6 +24,7 @@ def describe_training(trainer: Any, schedule: NoiseSchedule | None) -> dict[str,
         "image_count": len(dataset.images),
         "steps": trainer.state.iteration,
         "images_per_step": trainer.batch_size * world_size(),
+        "finished": False,  # see mark_finished
         **trainer.training_run.pretrained.origin,
     }
     form, shares = form_of(dataset.images.transform), true_shares(dataset.image_labels, len(model.class_names))

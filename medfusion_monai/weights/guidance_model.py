@@ -15,7 +15,12 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.values import differences_of, flat_settings
-from medfusion_monai.weights.model_info import model_info_path, require_latents, require_model_info
+from medfusion_monai.weights.model_info import (
+    model_info_path,
+    require_denoiser,
+    require_latents,
+    require_model_info,
+)
 from medfusion_monai.weights.places import find_weights
 from medfusion_monai.weights.state_dict import load_weights
 
@@ -43,7 +48,7 @@ def load_guide(
     if model_file.is_file() and file.samefile(model_file):
         raise WeightsError(f"guidance_model {file} is the model itself, which cannot guide itself. {CHOOSE}")
     own = require_model_info(file)
-    require_latents(file, own)
+    require_denoiser(file, own)
     if not info:
         raise WeightsError(f"guidance_model needs a model with a description: {model_info_path(model_file)} is missing")
     changes = differences_of(flat_settings(_shared(info)), flat_settings(_shared(own)))

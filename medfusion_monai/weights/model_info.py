@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 import medfusion_monai
+from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.networks.described import describe
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import renamed_when_whole
@@ -116,6 +117,14 @@ def write_model_info(path: str | Path, info: Mapping[str, Any]) -> None:
         forget_checksum(file)
 
 
+def mark_finished(path: str | Path) -> None:
+    """State in the description of the weights at ``path`` that their training has come to its end."""
+    info = require_model_info(path)
+    if not info["training"].get("finished"):
+        info["training"]["finished"] = True
+        write_model_info(path, info)
+
+
 def model_info_text(info: Mapping[str, Any]) -> str:
     """Return a description as the text of ``model.json``."""
     return json.dumps(dict(info), indent=1, ensure_ascii=False) + "\n"
@@ -178,6 +187,32 @@ def require_latents(path: str | Path, info: Mapping[str, Any]) -> None:
             f"weights {path} are those of a GAN, which has no autoencoder, UNet or noise schedule: choose the weights "
             "of a diffusion model (train_diffusion)"
         )
+
+
+def is_tuned(info: Mapping[str, Any]) -> bool:
+    """Return whether a description is of a model that is tuned for few steps, whose UNet no longer removes noise."""
+    sampler = info.get("sampler")
+    known = SAMPLERS.get(str(sampler.get("sampler"))) if isinstance(sampler, Mapping) else None
+    return known is not None and known.tuned
+
+
+def require_denoiser(path: str | Path, info: Mapping[str, Any]) -> None:
+    """Raise a WeightsError unless a description is of a diffusion model as phase two leaves it."""
+    require_latents(path, info)
+    if is_tuned(info):
+        raise WeightsError(
+            f"weights {path} are tuned for few steps (train_few_steps): they sample, but no longer remove the noise of "
+            "one level, as edits, guidance and further training need it. Choose the weights of phase two that they "
+            "were tuned from"
+        )
+
+
+DIFFUSION, GAN, FEW_STEPS = "a diffusion model", "a GAN", "a model for few steps"
+
+
+def kind_of(info: Mapping[str, Any]) -> str:
+    """Return what kind of model a description is of, in words."""
+    return GAN if not has_latents(info) else FEW_STEPS if is_tuned(info) else DIFFUSION
 
 
 def refuse_contradictions(path: str | Path, info: Mapping[str, Any], given: Mapping[str, Any]) -> None:

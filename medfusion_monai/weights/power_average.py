@@ -157,6 +157,7 @@ def write_average(folder: str | Path, output: str | Path, length: float, step: i
     snapshot = read_snapshot(files[step])
     info = json.loads(snapshot["info"])
     info["training"] |= {"steps": step, "average": length}
+    info["training"].pop("finished", None)  # that of the training, whose end may be later
     parts = {"autoencoder": snapshot["autoencoder"], "unet": unet}
     save_atomically({f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}, place)
     write_model_info(place, info)

@@ -21,10 +21,12 @@ from torch import nn
 from medfusion_monai.bundle.parser import read_files
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.losses.adversarial import AdversarialLoss
+from medfusion_monai.losses.consistency import ConsistencyLoss
 from medfusion_monai.losses.denoising import DiffusionLoss
 from medfusion_monai.losses.reconstruction import ReconstructionLoss
 from medfusion_monai.networks.discriminator import PatchDiscriminator
 from medfusion_monai.training import train_diffusion
+from medfusion_monai.training.few_step_target import FewStepPrepareBatch, FewStepTarget
 from medfusion_monai.training.handlers import progress
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch, DiffusionPrepareBatch
 from medfusion_monai.training.run import TrainingRun
@@ -53,6 +55,7 @@ UPLOADS = {
     "losses/reconstruction.py:structural_similarity": "the window of SSIM, which MONAI makes on the host",
     "training/train_autoencoder.py:to_device": "before the first step",
     "training/train_diffusion.py:to_device": "before the first step",
+    "training/train_few_steps.py:to_device": "before the first step",
     "training/handlers/image_grid.py:reconstruction_rows": "a picture",
     "runtime/seeds.py:randn": "noise of a picture; pinned on CUDA",
     "weights/state_dict.py:fill_weights": "a file",
@@ -87,20 +90,28 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """Run both phases of the chest bundle, each from ``to_device`` to its weights file; return a watch of each."""
+    """Run all phases of the chest bundle, each from ``to_device`` to its weights file; return a watch of each."""
     folder = tmp_path_factory.mktemp("training")
     configs = ROOT / "bundles" / "medfusion_cxr" / "configs"
     places = {name: str(folder / name) for name in ("dataset_dir", "output_dir", "model_dir")}
     write_images(folder / "dataset_dir")
-    parser = read_files([str(configs / "train.yaml"), str(configs / "demo.yaml")], SETTINGS | places)
+    files = [str(configs / name) for name in ("train.yaml", "demo.yaml", "few_steps.yaml")]
+    parser = read_files(files[:2], SETTINGS | places)
+    tuned = {"pretrained_model": places["model_dir"], "model_dir": str(folder / "tuned"), "guidance_scale": 2.0}
+    tuned |= {"tuning_steps": STEPS, "tuning_batch_size": 2}
+    tuning = read_files(files, SETTINGS | places | tuned)
     watches = {}
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nothing is copied, nothing pinned
         patch.setattr(TrainingRun, "on_cuda", property(lambda run: True))  # what a GPU need not wait for
         patch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 100.0))  # the bar is updated once
         patch.setattr(train_diffusion, "DRAWS", 1)
-        for phase, place in {"one": "autoencoder_training#trainer", "two": "train#trainer"}.items():
-            trainer = parser.get_parsed_content(place)
+        for phase, config, place in [
+            ("one", parser, "autoencoder_training#trainer"),
+            ("two", parser, "train#trainer"),
+            ("three", tuning, "train#trainer"),
+        ]:
+            trainer = config.get_parsed_content(place)
             with Watch(IN_STEPS | AT_THE_END, UPLOADS) as watches[phase]:
                 trainer.run()
     return watches
@@ -129,8 +140,9 @@ def test_phase_one_reads_once_per_step_what_its_optimizers_wait_for(watched):
     }
 
 
-def test_phase_two_reads_nothing_that_a_gpu_waits_for_but_what_it_shows(watched):
-    assert in_steps(watched["two"]) == {
+@pytest.mark.parametrize("phase", ["two", "three"])
+def test_phase_on_latents_reads_nothing_that_a_gpu_waits_for_but_what_it_shows(watched, phase):
+    assert in_steps(watched[phase]) == {
         "training/handlers/non_finite_loss.py:copy_to_host": 2 * STEPS,  # losses and norm
         "training/handlers/progress.py:__call__": 1,
         "monai/handlers/tensorboard_handlers.py:_default_iteration_writer": 1,
@@ -140,6 +152,7 @@ def test_phase_two_reads_nothing_that_a_gpu_waits_for_but_what_it_shows(watched)
 def test_validation_reads_each_metric_once_however_many_batches_there_are(watched):
     assert watched["one"].reads["ignite/metrics/loss.py:compute"] == 2
     assert watched["two"].reads["ignite/metrics/loss.py:compute"] == 1
+    assert watched["three"].reads["ignite/metrics/loss.py:compute"] == 1
 
 
 def test_no_place_in_the_tables_is_out_of_date(watched):
@@ -163,6 +176,18 @@ def test_step_of_phase_two_is_computed_on_cuda_without_waiting(batch):
         prepare = DiffusionPrepareBatch(network.autoencoder, schedule)
         inputs, target, _, keywords = prepare(batch, CUDA, non_blocking=True)
         value = loss(network.unet(inputs, **keywords), target, keywords["timesteps"])
+        assert (value.device, value.shape) == (CUDA, ())
+
+
+def test_step_of_phase_three_is_computed_on_cuda_without_waiting():
+    network, schedule = smallest(), NoiseSchedule(prediction_type="v_prediction")
+    loss, teacher = ConsistencyLoss(schedule), smallest().unet
+    with fake_cuda(network, schedule, loss, teacher):
+        prepare = DiffusionPrepareBatch(network.autoencoder, schedule, 0.0)
+        target = FewStepTarget(teacher, schedule, guidance_scale=2.0)
+        prepare = FewStepPrepareBatch(prepare, target, network.unet, lambda: 31)
+        inputs, goal, _, keywords = prepare(batch_of("moments", 4, 8, 12), CUDA, non_blocking=True)
+        value = loss(network.unet(inputs, **keywords), goal, keywords["timesteps"])
         assert (value.device, value.shape) == (CUDA, ())
 
 

@@ -17,6 +17,7 @@ from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.studio.jobs import Job
 from medfusion_monai.studio.service import BATCH_SIZE, Studio
 from medfusion_monai.studio.tasks.steps import INVERSION_CALLS, add_pictures, classify_calls, followed
+from medfusion_monai.weights.model_info import require_denoiser
 
 Rows = list[dict[str, Any]]
 
@@ -49,6 +50,7 @@ def interpolate(
             of range or above the limits.
     """
     model, limits = studio.model, studio.limits
+    require_denoiser(model.path, model.info)
     limits.check(num_inference_steps=num_inference_steps)
     limits.check(2, frames=frames)
     labels = None if label is None else checked_labels(model, label, 2).tolist()

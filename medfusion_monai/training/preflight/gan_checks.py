@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from medfusion_monai.training.preflight.disk import check_room, pictures_bytes
-from medfusion_monai.training.preflight.run_checks import Check, check_all
+from medfusion_monai.training.preflight.run_checks import Check
 from medfusion_monai.training.preflight.training_checks import TrainingChecks
-from medfusion_monai.training.preflight.trial_step import check_memory
-
-if TYPE_CHECKING:
-    from medfusion_monai.training.train_gan import GanTraining
+from medfusion_monai.weights.model_info import GAN
 
 
 class GanChecks(TrainingChecks):
     """Checks settings and data of the training of a GAN, then what depends on its networks; see ``TrainingChecks``."""
 
-    has_latents = False
-
-    def check_trainer(self, trainer: GanTraining) -> None:
-        """Check disk and memory, given the trainer.
-
-        Raises:
-            ValueError: one problem, or all of them.
-        """
-        check_all(
-            [
-                Check("networks", "networks", lambda: None),
-                Check("room", "disk", lambda: self._check_room(trainer)),
-                Check("room", "memory", lambda: check_memory([trainer]) if self.run.trial_step else "not tried"),
-            ]
-        )
+    kind = GAN
 
     def _checks_of_settings(self) -> list[Check]:
         own = [
@@ -69,8 +49,3 @@ class GanChecks(TrainingChecks):
                 f"gan_batch_size {batch} is more than the {count} training images, which the discriminator would see "
                 f"repeatedly in a step: prepare more images, or set gan_batch_size to at most {count}"
             )
-
-    def _check_room(self, trainer: GanTraining) -> str:
-        images = self.images
-        pictures = pictures_bytes(images.image_size, len(images.class_names), trainer.state.max_epochs or 0)
-        return check_room(trainer.files(), {str(self.run.output_dir): pictures})

@@ -34,7 +34,7 @@ def check_config(
     Args:
         files: configs, as for the bundle runner's ``--config_file``.
         overrides: values of keys.
-        run: key to run: ``training``, ``train_autoencoder``, ``train_diffusion`` or ``train_gan``.
+        run: key to run: ``training``, ``train_autoencoder``, ``train_diffusion``, ``train_few_steps`` or ``train_gan``.
         contact_sheet: PNG file to write with a sample of the images as the networks will see them; None for none.
 
     Returns:

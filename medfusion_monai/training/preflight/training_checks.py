@@ -18,18 +18,26 @@ from medfusion_monai.runtime.values import (
     check_optional_counts,
     check_steps,
 )
-from medfusion_monai.training.preflight.disk import check_disk, latents_bytes, pictures_bytes, snapshots_bytes
+from medfusion_monai.training.preflight.disk import (
+    check_disk,
+    check_room,
+    latents_bytes,
+    pictures_bytes,
+    snapshots_bytes,
+)
 from medfusion_monai.training.preflight.image_sample import check_sample
 from medfusion_monai.training.preflight.machine import check_device, check_versions
 from medfusion_monai.training.preflight.run_checks import Check, check_all, contact_sheet, is_rehearsal
 from medfusion_monai.training.preflight.trial_step import check_memory
-from medfusion_monai.weights.model_info import has_latents, read_model_info
+from medfusion_monai.weights.model_info import DIFFUSION, kind_of, read_model_info
 
 if TYPE_CHECKING:
     from medfusion_monai.networks.medfusion import Medfusion
     from medfusion_monai.training.run import TrainingRun
     from medfusion_monai.training.train_autoencoder import AutoencoderTraining
     from medfusion_monai.training.train_diffusion import DiffusionTraining
+    from medfusion_monai.training.train_few_steps import FewStepTraining
+    from medfusion_monai.training.train_gan import GanTraining
     from medfusion_monai.training.training_images import TrainingImages
 
 
@@ -44,7 +52,7 @@ class TrainingChecks:
         phases: ``steps``, ``val_interval`` and ``batch_size`` of each phase, by its name.
     """
 
-    has_latents = True
+    kind = DIFFUSION
 
     def __init__(self, run: TrainingRun, images: TrainingImages, **phases: Mapping[str, Any]) -> None:
         self.run, self.images, self.phases = run, images, phases
@@ -104,6 +112,21 @@ class TrainingChecks:
             ]
         )
 
+    def check_trainer(self, trainer: GanTraining | FewStepTraining) -> None:
+        """Check disks and memory, given the trainer of a training with one phase.
+
+        Raises:
+            ValueError: one problem, or all of them.
+        """
+        check_all(
+            [
+                Check("networks", "networks", lambda: None),
+                Check("data", "latents", lambda: refuse_unwritable(trainer.latent_folders)),
+                Check("room", "disk", lambda: self._check_room(trainer)),
+                Check("room", "memory", lambda: check_memory([trainer]) if self.run.trial_step else "not tried"),
+            ]
+        )
+
     def _check_counts(self) -> None:
         batch_sizes = {f"{name}_batch_size": phase["batch_size"] for name, phase in self.phases.items()}
         check_counts(val_images=self.images.val_images, log_interval=self.run.log_interval, **batch_sizes)
@@ -133,25 +156,33 @@ class TrainingChecks:
         """Raise a ValueError if the training would replace the weights of another kind of model by its own."""
         file = self.run.model_file
         info = read_model_info(file) if file.is_file() else None
-        if info is not None and has_latents(info) != self.has_latents:
-            kinds = {True: "a diffusion model", False: "a GAN"}
+        if info is not None and kind_of(info) != self.kind:
             raise ValueError(
-                f"{file} are the weights of {kinds[not self.has_latents]}, and the training of "
-                f"{kinds[self.has_latents]} would replace them: choose another --model_dir"
+                f"{file} are the weights of {kind_of(info)}, and the training of {self.kind} would replace them: "
+                "choose another --model_dir"
             )
 
     def _check_disk(self, network: Medfusion, autoencoder: AutoencoderTraining, diffusion: DiffusionTraining) -> str:
-        run, images = self.run, self.images
-        pictures = pictures_bytes(images.image_size, 3, autoencoder.state.max_epochs or 0)
-        pictures += pictures_bytes(images.image_size, len(images.class_names), diffusion.state.max_epochs or 0)
-        other = {str(run.output_dir): pictures}
-        channels, *sides = network.latent_shape
-        counts = (len(images.training), len(images.validation))
-        for folder, count in zip(diffusion.latent_folders, counts, strict=False):  # no folders without a cache
-            other[str(folder)] = latents_bytes(folder, count, channels, sides, 1 + len(diffusion.dataset.flips))
+        run = self.run
+        other = self._other_bytes(diffusion)
+        other[str(run.output_dir)] += pictures_bytes(self.images.image_size, 3, autoencoder.state.max_epochs or 0)
         if diffusion.snapshots is not None:
             folder, count = diffusion.snapshots.folder, diffusion.snapshots.count
             other[str(folder)] = snapshots_bytes(folder, count, network.autoencoder, network.unet)
         return check_disk(
             run.ckpt_dir, run.model_dir, network.autoencoder, network.unet, autoencoder.adversarial, other
         )
+
+    def _check_room(self, trainer: GanTraining | FewStepTraining) -> str:
+        return check_room(trainer.files(), self._other_bytes(trainer))
+
+    def _other_bytes(self, trainer: Any) -> dict[str, int]:
+        """Return the bytes of pictures and latents that a trainer writes, by folder."""
+        images = self.images
+        pictures = pictures_bytes(images.image_size, len(images.class_names), trainer.state.max_epochs or 0)
+        other = {str(self.run.output_dir): pictures}
+        counts = (len(images.training), len(images.validation))
+        for folder, count in zip(trainer.latent_folders, counts, strict=False):  # no folders without a cache
+            channels, *sides = trainer.averaged_model.latent_shape
+            other[str(folder)] = latents_bytes(folder, count, channels, sides, 1 + len(trainer.dataset.flips))
+        return other

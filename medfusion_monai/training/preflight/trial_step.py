@@ -88,7 +88,7 @@ def _time_of(trainer: Any, seconds: float) -> str:
 def _refusal(phase: str, batch_size: int, trial: Trial, free: float, device: torch.device) -> str:
     if not trial.fits:
         advice = "not even one image fits: choose smaller networks"
-    elif phase == "diffusion":
+    elif phase in ("diffusion", "tuning"):
         advice = f"--micro_batch_size {trial.fits} would fit, with the same results"
     else:
         advice = f"--{phase}_batch_size {trial.fits} would fit"
