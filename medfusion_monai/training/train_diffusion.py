@@ -206,12 +206,16 @@ class DiffusionTraining(SupervisedTrainer):
         """Move everything that a step needs to the device."""
         device, unet = self.training_run.device, self.unet
         channels_last = choose_channels_last(self.training_run.channels_last, device, self.step.dtype, widths(unet))
-        averages = self.snapshots.modules.values() if self.snapshots is not None else ()
-        for network in (unet, self.ema.module, *averages):
+        for network in self._networks():
             lay_out(network.to(device), channels_last)
         parts: tuple[Any, ...] = (self.autoencoder, self.schedule, self.loss_function)
         for part in parts:
             part.to(device)
+
+    def _networks(self) -> list[nn.Module]:
+        """Return the UNet and what has its layers."""
+        averages = self.snapshots.modules.values() if self.snapshots is not None else ()
+        return [self.unet, self.ema.module, *averages]
 
     def _attach_handlers(self) -> StopOnSignal:
         if self._stop is None:

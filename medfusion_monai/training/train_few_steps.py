@@ -7,12 +7,12 @@ The UNet learns that its estimates of the clean latents agree along each path of
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from medfusion_monai.runtime.values import is_whole
+from medfusion_monai.runtime.values import check_counts
 from medfusion_monai.training.few_step_target import FewStepPrepareBatch, FewStepTarget
 from medfusion_monai.training.preflight.disk import ADAM, COPIES, num_bytes
 from medfusion_monai.training.train_diffusion import DiffusionTraining
@@ -25,45 +25,31 @@ class FewStepTraining(DiffusionTraining):
     itself and does not say which weights are best.
 
     Args:
-        segments: in how many parts the timesteps are divided, at the beginning and at the end of the training; their
-            number doubles in between, each for an equally long time. With few and long ones the clean latents are
-            soon known at every noise level, with many and short ones the steps of the teacher are exact.
+        segments: in how many parts the timesteps are divided; a part is the gap of ``FewStepTarget``.
+        teacher_steps: steps of DDIM per part, each with a call of the teacher.
         arguments: as ``DiffusionTraining``, except ``label_dropout`` and ``average_snapshots``. ``network`` is filled
             with the pretrained weights, and the guidance scale of ``image_inferer`` is learned.
 
     Raises:
         WeightsError: if the weights are missing or do not fit.
-        ValueError: for segments that are not two rising powers of two, at most as many as there are timesteps.
+        ValueError: for segments or steps that are not whole numbers, or together more than the timesteps.
     """
 
     phase = "tuning"
     title = "phase three, few steps"
     latest_from = 1
 
-    def __init__(self, *, segments: Sequence[int] = (8, 64), **arguments: Any) -> None:
+    def __init__(self, *, segments: int = 8, teacher_steps: int = 4, **arguments: Any) -> None:
         run, network, schedule = (arguments[name] for name in ("run", "network", "schedule"))
-        self.segments = _checked_segments(segments, schedule.num_train_timesteps)
+        gap = _gap(segments, teacher_steps, schedule.num_train_timesteps)
         run.pretrained.fill(network, schedule)  # in place of the run list, so that every caller gets trained weights
         scale = arguments["image_inferer"].guidance_scale
-        self.target = FewStepTarget(copy.deepcopy(network.unet), schedule, scale, run.dtype)
+        self.target = FewStepTarget(copy.deepcopy(network.unet), schedule, gap, teacher_steps, scale, run.dtype)
         super().__init__(label_dropout=0.0, **arguments)
         del self._arguments["label_dropout"]
-        self._arguments["segments"] = segments
+        self._arguments |= {"segments": segments, "teacher_steps": teacher_steps}
 
-    @property
-    def gap(self) -> int:
-        """Timesteps of a step of the teacher at the present step of the training."""
-        first, last = self.segments
-        doublings = (last // first).bit_length() - 1
-        done = max(0, self.state.iteration - 1) / self._arguments["steps"]
-        return self._gap_of(first * 2 ** min(doublings, int(done * (doublings + 1))))
-
-    def to_device(self) -> None:
-        """Move everything that a step needs to the device."""
-        super().to_device()
-        self.target.teacher.to(self.training_run.device)
-
-    def files(self) -> dict[Any, int]:
+    def files(self) -> dict[Path, int]:
         """Return the bytes that the training writes, by file: checkpoints and weights."""
         run, unet = self.training_run, num_bytes(self.unet)
         return {
@@ -71,15 +57,11 @@ class FewStepTraining(DiffusionTraining):
             run.model_file: 2 * num_bytes(self.averaged_model),
         }
 
-    def _gap_of(self, segments: int) -> int:
-        return max(1, round(self.schedule.num_train_timesteps / segments))
+    def _networks(self) -> list[nn.Module]:
+        return [*super()._networks(), self.target.teacher]
 
     def _prepare_batch(self, network: nn.Module) -> FewStepPrepareBatch:
-        prepare = super()._prepare_batch(network)
-        if network is self.unet:
-            return FewStepPrepareBatch(prepare, self.target, network, lambda: self.gap)
-        shortest = self._gap_of(self.segments[1])  # so that all validations measure the same
-        return FewStepPrepareBatch(prepare, self.target, network, lambda: shortest)
+        return FewStepPrepareBatch(super()._prepare_batch(network), self.target, network)
 
     def _load_autoencoder(self) -> None:
         self.autoencoder.eval()  # filled with the UNet
@@ -91,17 +73,15 @@ class FewStepTraining(DiffusionTraining):
         return {}  # pretrained_model is among the settings
 
     def _settings(self) -> dict[str, Any]:
-        settings = super()._settings()
-        return {**settings, "segments": list(self.segments), "guidance_scale": self.target.guidance_scale}
+        own = {name: self._arguments[name] for name in ("segments", "teacher_steps")}
+        return {**super()._settings(), **own, "guidance_scale": self.target.guidance_scale}
 
 
-def _checked_segments(segments: Sequence[int], timesteps: int) -> tuple[int, int]:
-    numbers = list(segments) if isinstance(segments, list | tuple) else []
-    if len(numbers) == 2 and all(map(is_whole, numbers)) and 1 <= numbers[0] <= numbers[1] <= timesteps:
-        first, last = numbers
-        if last % first == 0 and (last // first).bit_count() == 1:
-            return first, last
-    raise ValueError(
-        f"tuning_segments must be two numbers from 1 to {timesteps}, the second the first or its double, fourfold and "
-        f"so on, e.g. [8, 64], received {segments!r}"
-    )
+def _gap(segments: int, teacher_steps: int, timesteps: int) -> int:
+    check_counts(tuning_segments=segments, tuning_teacher_steps=teacher_steps)
+    if segments * teacher_steps > timesteps:
+        raise ValueError(
+            f"tuning_segments {segments} of tuning_teacher_steps {teacher_steps} are more than the {timesteps} "
+            "timesteps: lower one of them"
+        )
+    return round(timesteps / segments)

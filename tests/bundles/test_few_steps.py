@@ -26,7 +26,7 @@ from medfusion_monai.weights.model_info import read_model_info, write_model_info
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 OVERLAYS = ("demo.yaml", "few_steps.yaml")
-# Gaps of three lengths, micro-batches and a falling learning rate included; each step's loss is logged.
+# Micro-batches and a falling learning rate included; each step's loss is logged.
 TINY = {
     "num_inference_steps": 2,
     "tuning_batch_size": 4,
@@ -34,7 +34,8 @@ TINY = {
     "tuning_steps": 6,
     "tuning_val_interval": 3,
     "tuning_lr_warmup": 2,
-    "tuning_segments": [2, 8],
+    "tuning_segments": 4,
+    "tuning_teacher_steps": 2,
     "log_interval": 1,
 }
 
@@ -153,7 +154,8 @@ def test_bundle_learns_the_guidance_of_its_weights(modality, bundle, tmp_path):
         ({"pretrained_model": "null", "frozen": "null"}, "few steps need the weights of phase two"),
         ({"frozen": "encoder"}, "set frozen to autoencoder"),
         ({"num_inference_steps": 3}, "num_inference_steps must be one of 1, 2, 4, 8"),
-        ({"tuning_segments": [8, 20]}, "tuning_segments must be two numbers"),
+        ({"tuning_segments": 0}, "tuning_segments must be a whole number of at least 1"),
+        ({"tuning_teacher_steps": 300}, "are more than the 1000 timesteps"),
         ({"tuning_steps": 5}, "tuning_steps 5 is not a multiple of tuning_val_interval 3"),
         ({"tuning_lr": -1.0}, "lr must be"),
         ({"prediction_type": "epsilon"}, "does not fit this training"),

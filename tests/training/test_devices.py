@@ -55,7 +55,6 @@ UPLOADS = {
     "losses/reconstruction.py:structural_similarity": "the window of SSIM, which MONAI makes on the host",
     "training/train_autoencoder.py:to_device": "before the first step",
     "training/train_diffusion.py:to_device": "before the first step",
-    "training/train_few_steps.py:to_device": "before the first step",
     "training/handlers/image_grid.py:reconstruction_rows": "a picture",
     "runtime/seeds.py:randn": "noise of a picture; pinned on CUDA",
     "weights/state_dict.py:fill_weights": "a file",
@@ -184,8 +183,8 @@ def test_step_of_phase_three_is_computed_on_cuda_without_waiting():
     loss, teacher = ConsistencyLoss(schedule), smallest().unet
     with fake_cuda(network, schedule, loss, teacher):
         prepare = DiffusionPrepareBatch(network.autoencoder, schedule, 0.0)
-        target = FewStepTarget(teacher, schedule, guidance_scale=2.0)
-        prepare = FewStepPrepareBatch(prepare, target, network.unet, lambda: 31)
+        target = FewStepTarget(teacher, schedule, guidance_scale=2.0, gap=300, teacher_steps=2)
+        prepare = FewStepPrepareBatch(prepare, target, network.unet)
         inputs, goal, _, keywords = prepare(batch_of("moments", 4, 8, 12), CUDA, non_blocking=True)
         value = loss(network.unet(inputs, **keywords), goal, keywords["timesteps"])
         assert (value.device, value.shape) == (CUDA, ())

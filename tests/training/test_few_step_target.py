@@ -59,7 +59,7 @@ def noisy_batch(schedule, timesteps, seed=0):
 def test_ends_of_paths_are_their_own_targets(prediction_type):
     schedule, timesteps = schedule_of(prediction_type), torch.tensor([3, 40, 300, 700, 980])
     student, noisy = end_of_path(schedule), noisy_batch(schedule, timesteps)
-    target = FewStepTarget(exact(schedule), schedule)(noisy, timesteps, torch.zeros(5).long(), 1, student)
+    target = FewStepTarget(exact(schedule), schedule, 125, 100)(noisy, timesteps, torch.zeros(5).long(), student)
     found, wanted = (clean_of(schedule, value, noisy, timesteps) for value in (target, student(noisy, timesteps, 0)))
     torch.testing.assert_close(found, wanted, rtol=0.01, atol=0.005)
 
@@ -70,8 +70,8 @@ def test_without_noise_left_the_target_is_the_guided_estimate_of_the_teacher(pre
     schedule, timesteps = schedule_of(prediction_type), torch.tensor([5, 60, 99])
     teacher = Linear(schedule, torch.stack([torch.full((1000,), 0.7), torch.full((1000,), 0.2)]))
     student, noisy = Linear(schedule, torch.full((2, 1000), 9.0)), noisy_batch(schedule, timesteps)
-    target = FewStepTarget(teacher, schedule, guidance_scale=3.0)
-    clean = clean_of(schedule, target(noisy, timesteps, torch.zeros(3).long(), 100, student), noisy, timesteps)
+    target = FewStepTarget(teacher, schedule, 200, 2, guidance_scale=3.0)
+    clean = clean_of(schedule, target(noisy, timesteps, torch.zeros(3).long(), student), noisy, timesteps)
     torch.testing.assert_close(clean, (0.2 + 3.0 * (0.7 - 0.2)) * noisy, rtol=1e-3, atol=1e-3)
 
 
@@ -79,11 +79,14 @@ def test_target_is_what_the_student_estimates_at_the_end_of_the_teachers_step():
     schedule, timesteps = schedule_of("v_prediction"), torch.tensor([500, 900])
     teacher, student = exact(schedule), Linear(schedule, torch.linspace(0.1, 0.9, 1000)[None])
     noisy = noisy_batch(schedule, timesteps)
-    clean = clean_of(schedule, teacher(noisy, timesteps, 0), noisy, timesteps)
-    lower = timesteps - 125
-    step = schedule.add_noise(clean, schedule.noise_in(noisy, clean, timesteps), lower)
+    lower, step = timesteps, noisy
+    for length in (62, 63):
+        clean = clean_of(schedule, teacher(step, lower, 0), step, lower)
+        noise = schedule.noise_in(step, clean, lower)
+        lower = lower - length
+        step = schedule.add_noise(clean, noise, lower)
     wanted = student.factors[0, lower][:, None, None, None] * step
-    target = FewStepTarget(teacher, schedule)(noisy, timesteps, torch.zeros(2).long(), 125, student)
+    target = FewStepTarget(teacher, schedule, 125, 2)(noisy, timesteps, torch.zeros(2).long(), student)
     assert not target.requires_grad
     torch.testing.assert_close(clean_of(schedule, target, noisy, timesteps), wanted)
 
@@ -114,14 +117,14 @@ def test_tuned_network_samples_in_one_step_what_the_untuned_one_averages_away():
     schedule, wanted = NoiseSchedule(64, "cosine", prediction_type="v_prediction"), torch.tensor([0.3, 0.8])
     teacher = Linear(schedule, torch.cat([exact(schedule, spread).factors.data for spread in wanted.tolist()]))
     student, loss = copy.deepcopy(teacher), ConsistencyLoss(schedule, smoothing=0.3)
-    target = FewStepTarget(teacher, schedule)
+    target = FewStepTarget(teacher, schedule, 8, 8)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
     source = torch.Generator().manual_seed(0)
     for step in range(600):
         timesteps, labels = (torch.randint(most, (256,), generator=source) for most in (64, 2))
         noise, latents = (torch.randn(256, 1, 2, 2, generator=source) for _ in range(2))
         noisy = schedule.add_noise(latents * wanted[labels][:, None, None, None], noise, timesteps)
-        goal = target(noisy, timesteps, labels, [8, 4, 2, 1][step // 150], student)
+        goal = target(noisy, timesteps, labels, student)
         optimizer.param_groups[0]["lr"] = 0.01 * (1.0 - step / 600)
         optimizer.zero_grad()
         loss(student(noisy, timesteps, labels), goal, timesteps).backward()

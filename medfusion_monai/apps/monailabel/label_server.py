@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from medfusion_monai.apps.monailabel.private_files import private_temporary_files
 from medfusion_monai.runtime.values import check_numbers
-from medfusion_monai.weights.model_info import require_latents
+from medfusion_monai.weights.model_info import require_denoiser
 
 if TYPE_CHECKING:
     from medfusion_monai.model import Model
@@ -70,7 +70,7 @@ def start_label_server(
     _check_studies(studies, user)
     if temperature is not None:
         check_numbers(above=True, temperature=temperature)
-    require_latents(model, opened_model(os.path.abspath(model)).info)
+    require_denoiser(model, opened_model(os.path.abspath(model)).info)
     with _exit_by_sigterm(), tempfile.TemporaryDirectory(prefix="medfusion_label_") as folder:
         _configure(Path(folder))
         files = Path(folder) / "files"
