@@ -3,9 +3,9 @@
     python benchmarks/few_steps.py --model-file models/starter --tuned models/few_steps --dataset-dir DATA --output DIR
 
 Every arm samples the same labels (the classes take turns) from the same image seeds: the untuned weights by the sampler
-that they name, the tuned ones in 1, 2, 4 and 8 steps. The figures are those of ``sampler_choice.py``: distance,
-precision and recall by features of EfficientNet-Lite0 against all training images, and the AUC of the label by
-classifiers of real images.
+that they name, also in fewer steps, and each of the tuned ones by its own. The figures are those of
+``sampler_choice.py``: distance, precision and recall by features of EfficientNet-Lite0 against all training images, and
+the AUC of the label by classifiers of real images.
 
 The rule, set before the first result: an arm equals the untuned weights if the 95% interval of the ratio of its
 distance to theirs ends below 1.10, and those of the ratios of recall and of label AUC begin above 0.90. Intervals are
@@ -37,7 +37,7 @@ from medfusion_monai.model import Model, load
 from medfusion_monai.runtime.files import file_sha256
 
 UNTUNED = "untuned"
-STEPS = (1, 2, 4, 8)
+FEWER = (8, 4)
 GROUPS = 10
 MARGIN = 0.10
 
@@ -45,33 +45,32 @@ MARGIN = 0.10
 def main() -> None:
     """Sample and measure what is missing, and print the table and what is equal by the rule."""
     arguments = parse()
-    models = {UNTUNED: load(arguments.model_file, "cpu"), "tuned": load(arguments.tuned, "cpu")}
-    items = {
-        split: read_datalist(arguments.dataset_dir, split, models[UNTUNED].class_names)
-        for split in ("training", "test")
-    }
+    untuned = load(arguments.model_file, "cpu")
+    tuned = [load(path, "cpu") for path in arguments.tuned]
+    items = {split: read_datalist(arguments.dataset_dir, split, untuned.class_names) for split in ("training", "test")}
+    arms: dict[str, tuple[Model, dict[str, Any]]] = {UNTUNED: (untuned, {})}
+    arms |= {f"{UNTUNED}, {steps} steps": (untuned, {"num_inference_steps": steps}) for steps in FEWER}
+    arms |= {f"tuned, {model.info['sampler']['num_inference_steps']} steps": (model, {}) for model in tuned}
     store = Store(arguments.output)
     store.claim(
         {
-            **{name: file_sha256(model.path) for name, model in models.items()},
+            **{f"arm {name}": file_sha256(model.path) for name, (model, _) in arms.items()},
             "training_images": fingerprint(items["training"]),
             "test_images": fingerprint(items["test"]),
             "samples": arguments.samples,
         }
     )
     judge = None
-    arms: dict[str, tuple[Model, dict[str, Any]]] = {UNTUNED: (models[UNTUNED], {})}
-    arms |= {f"{steps} steps": (models["tuned"], {"num_inference_steps": steps}) for steps in STEPS}
     for name, (model, settings) in arms.items():
         if store.read(name) is None:
-            judge = judge or Judge(model, items)
+            judge = judge or Judge(untuned, items)
             start = time.process_time()
             images, labels = sample(model, settings, arguments.samples, arguments.seed)
             seconds = time.process_time() - start
             store.write(name, measured(judge, images, labels) | {"cpu_seconds": seconds})
             print(f"{name}: {store.read(name)}", flush=True)
     if store.read(REAL) is None:
-        store.write(REAL, (judge or Judge(models[UNTUNED], items)).judge_real())
+        store.write(REAL, (judge or Judge(untuned, items)).judge_real())
     rows = {name: store.read(name) for name in (*arms, REAL)}
     print(table(rows))
     if arguments.json:
@@ -82,7 +81,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-file", type=Path, required=True, help="weights, or a folder that contains them")
-    parser.add_argument("--tuned", type=Path, required=True, help="likewise, tuned from these for few steps")
+    parser.add_argument("--tuned", type=Path, nargs="*", default=[], help="likewise, tuned from these for few steps")
     parser.add_argument("--dataset-dir", type=Path, required=True, help="folder of medfusion prepare")
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that is finished")
     parser.add_argument("--samples", type=int, default=2000, help="images of each arm, at least 40")
