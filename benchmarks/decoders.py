@@ -37,6 +37,7 @@ from medfusion_monai.model import Model, make_preprocessing
 from medfusion_monai.networks.autoencoder import Autoencoder, decoder_names
 from medfusion_monai.networks.small_decoder import SmallDecoder
 from medfusion_monai.runtime.dtype import autocast, choose_precision, precision_name
+from medfusion_monai.runtime.memory_format import lay_out, lay_out_autoencoder
 
 BATCH = 4
 Decode = Callable[[Tensor], Tensor]
@@ -65,7 +66,8 @@ def main() -> None:
 def measure_speed(size: Size, device: torch.device, arguments: argparse.Namespace) -> dict[str, Any]:
     """Alternate both decoders on the same latents."""
     dtype = choose_precision(arguments.precision or size.settings["precision"], device)
-    network, small, count = build(size, device), small_decoder(size).to(device), arguments.batch or BATCH
+    network, small, count = build(size, device), lay_out(small_decoder(size).to(device), True), arguments.batch or BATCH
+    lay_out_autoencoder(network, device, dtype)
     latents = torch.randn(count, *size.latent_shape, device=device)
     decoders: dict[str, Decode] = {"full": network.autoencoder.decode_stage_2_outputs, "small": small}
 

@@ -24,6 +24,7 @@ from medfusion_monai.networks.described import describe
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.small_decoder import SmallDecoder
 from medfusion_monai.runtime.distributed import world_size
+from medfusion_monai.runtime.memory_format import lay_out, lay_out_autoencoder
 from medfusion_monai.training.autoencoder_step import AutoencoderTrainer
 from medfusion_monai.training.handlers.checkpoint import BestWeights
 from medfusion_monai.training.handlers.image_grid import evaluation_mode
@@ -91,7 +92,8 @@ class SmallDecoderTraining(AutoencoderTrainer):
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.training_run, self.images, self.dataset, self.val_dataset = run, images, dataset, val_dataset
         self.batch_size = self.at_once = batch_size
-        self.autoencoder, self.decoder = network.autoencoder.requires_grad_(False), decoder
+        self.autoencoder = network.autoencoder.requires_grad_(False)
+        self.decoder = lay_out(decoder, True)  # faster on CPUs at any width, as it has no normalisation
         _refuse_other_factor(decoder, network)
         built, self.lr_scheduler = optimizer.build(decoder.parameters(), steps)
         self.best = BestWeights(run.ckpt_dir / "small_decoder_best.pt", decoder, "small_decoder_val_loss")
@@ -146,6 +148,7 @@ class SmallDecoderTraining(AutoencoderTrainer):
         parts: tuple[Any, ...] = (self.autoencoder, self.decoder, self.loss_function)
         for part in parts:
             part.to(self.training_run.device)
+        lay_out_autoencoder(self._arguments["network"], self.training_run.device, self.dtype)
 
     def _prepare(self) -> StopOnSignal:
         """Open the data and attach the handlers, once."""

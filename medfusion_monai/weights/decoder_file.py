@@ -16,6 +16,7 @@ from medfusion_monai.networks.described import DescriptionError, build, describe
 from medfusion_monai.networks.small_decoder import SmallDecoder
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.runtime.memory_format import lay_out
 from medfusion_monai.weights.places import STARTER
 from medfusion_monai.weights.state_dict import load_weights, read_safetensors_metadata, save_safetensors
 
@@ -100,7 +101,7 @@ def load_small_decoder(
     _refuse_other_latents(path, decoder, info, autoencoder, state)
     load_weights(decoder, path)
     decoder.sha256 = file_sha256(path)
-    return decoder.eval()
+    return lay_out(decoder.eval(), True)
 
 
 def _read_info(path: Path) -> dict[str, Any]:
