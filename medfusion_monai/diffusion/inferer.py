@@ -23,6 +23,7 @@ from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
 from medfusion_monai.networks.described import description_digest
 from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.small_decoder import SmallDecoder
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.dtype import DTYPES, autocast
 from medfusion_monai.runtime.errors import is_out_of_memory
@@ -40,6 +41,10 @@ SETTINGS = (
     "guidance_interval",
 )
 """Settings of a sampler that are stored with weights and listed in manifests."""
+
+
+FULL_DECODER = "full"
+"""Name of the autoencoder's own decoder, in settings and manifests."""
 
 
 class LatentDiffusionSampler(Inferer):
@@ -67,6 +72,7 @@ class LatentDiffusionSampler(Inferer):
             ``within_interval``); None for all.
         guide: a worse version of the UNet, whose prediction takes the place of the unconditional one (see
             ``autoguided_denoiser``); moved to the device of the labels.
+        decoder: of the latents, in place of the autoencoder's own; moved likewise.
 
     Raises:
         ValueError: for a setting out of range, an eta that the sampler does not support, a negative label, an interval
@@ -88,6 +94,7 @@ class LatentDiffusionSampler(Inferer):
         decode_batch_size: int | None = None,
         guidance_interval: Sequence[float] | None = None,
         guide: Guide | None = None,
+        decoder: SmallDecoder | None = None,
     ) -> None:
         super().__init__()
         if sampler not in SAMPLERS:
@@ -110,7 +117,7 @@ class LatentDiffusionSampler(Inferer):
         self.eta = _checked_eta(eta, sampler, schedule)
         self.negative_label = negative_label
         self.guidance_interval = checked_interval(guidance_interval)
-        self.guide = guide
+        self.guide, self.decoder = guide, decoder
         self.null_label = null_label
         self.dtype = dtype
         self.decode_batch_size = decode_batch_size
@@ -126,8 +133,9 @@ class LatentDiffusionSampler(Inferer):
         return {name: getattr(self, name) for name in SETTINGS}
 
     def identity(self, network: Medfusion) -> dict[str, Any]:
-        """Return what identifies networks, schedule and guide of a sample, as plain data."""
+        """Return what identifies networks, schedule, guide and decoder of a sample, as plain data."""
         return {
+            "decoder": FULL_DECODER if self.decoder is None else self.decoder.sha256,
             "guidance_model": "none" if self.guide is None else self.guide.sha256,
             "prediction_type": self.schedule.prediction_type,
             "networks": description_digest(network.autoencoder, network.unet, self.schedule),
@@ -166,8 +174,10 @@ class LatentDiffusionSampler(Inferer):
     def _sample(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int]) -> Tensor:
         latents = self.sample_latents(inputs, network, seeds)
         parts = latents.split(self.decode_batch_size or len(latents))
+        small = self.decoder
+        decode = network.autoencoder.decode_stage_2_outputs if small is None else small.to(latents.device)
         with autocast(inputs.device, self.dtype):
-            images = [network.autoencoder.decode_stage_2_outputs(part).float() for part in parts]
+            images = [decode(part).float() for part in parts]
         return (torch.cat(images) * 0.5 + 0.5).clamp(0.0, 1.0)
 
     def _too_large(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int], reason: str) -> BatchTooLargeError:

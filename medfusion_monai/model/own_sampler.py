@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medfusion_monai.baselines.gan_sampler import GanSampler
-from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.inferer import FULL_DECODER, LatentDiffusionSampler
 from medfusion_monai.runtime.values import check_image_size
 from medfusion_monai.sampling.plan import parse_negative_label
 from medfusion_monai.weights.model_info import found_at, model_info_path
@@ -30,15 +30,18 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
         network: to sample; None for the model's.
         choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
             one class per label. ``guidance_model``, the path of other weights, is read as the ``guide``.
+            ``decoder`` is ``full`` (the autoencoder's own), ``small`` (see ``Model.load_decoder``) or a file.
 
     Returns:
         A ``LatentDiffusionSampler``; for a GAN, a ``GanSampler``.
 
     Raises:
-        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit; for a GAN, for any setting
-            but ``dtype``, and for another image size than that of its weights.
+        ValueError: for a setting out of range, or a ``guidance_model`` or ``decoder`` that does not fit; for a GAN,
+            for any setting but ``dtype``, and for another image size than that of its weights.
     """
     chosen = {name: value for name, value in choices.items() if value is not None}
+    if chosen.get("decoder") == FULL_DECODER:
+        del chosen["decoder"]
     if not model.has_latents:
         return _gan_sampler(model, **chosen)
     if chosen.get("negative_label") is not None:
@@ -49,6 +52,8 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
     if "guidance_model" in chosen:
         chosen["guide"] = model.load_guide(chosen.pop("guidance_model"))
         known.pop("negative_label", None)
+    if "decoder" in chosen:
+        chosen["decoder"] = model.load_decoder(chosen["decoder"])
     if chosen.get("guidance_scale") == 1.0:
         known = {name: value for name, value in known.items() if name not in GUIDANCE}
     autoencoder = (model.network if network is None else network).autoencoder

@@ -1,4 +1,4 @@
-"""Training; ``train_autoencoder.py``, ``train_diffusion.py`` and ``train_gan.py`` hold a phase each, top to bottom."""
+"""Training; ``train_*.py`` hold a phase each, from top to bottom."""
 
 from medfusion_monai.runtime.distributed import default_device
 from medfusion_monai.runtime.values import epochs
@@ -12,6 +12,7 @@ from medfusion_monai.training.learning_rate import Adam, AdamW, GanAdam, warmup_
 from medfusion_monai.training.prepare_batch import (
     AutoencoderPrepareBatch,
     DiffusionPrepareBatch,
+    DistillationPrepareBatch,
     GanPrepareBatch,
     ReconstructionPrepareBatch,
     SamplingPrepareBatch,
@@ -21,6 +22,7 @@ from medfusion_monai.training.run import TrainingRun
 from medfusion_monai.training.train_autoencoder import AutoencoderTraining
 from medfusion_monai.training.train_diffusion import DiffusionTraining
 from medfusion_monai.training.train_gan import GanTraining, refuse_phase
+from medfusion_monai.training.train_small_decoder import SmallDecoderTraining
 from medfusion_monai.training.training_images import TrainingImages
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "DiffusionPrepareBatch",
     "DiffusionStep",
     "DiffusionTraining",
+    "DistillationPrepareBatch",
     "GanAdam",
     "GanPrepareBatch",
     "GanTrainer",
@@ -40,6 +43,7 @@ __all__ = [
     "PretrainedStart",
     "ReconstructionPrepareBatch",
     "SamplingPrepareBatch",
+    "SmallDecoderTraining",
     "TrainingImages",
     "TrainingRun",
     "cached_latents",

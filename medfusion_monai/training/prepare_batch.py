@@ -12,6 +12,7 @@ from medfusion_monai.diffusion.guidance import drop_labels
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
 from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.runtime.dtype import autocast
 from medfusion_monai.runtime.seeds import generators, randn
 from medfusion_monai.training.equivariance import draw_transform
 
@@ -42,6 +43,30 @@ class AutoencoderPrepareBatch:
         if transform is None:
             return image, image, (), keywords
         return image, transform.of_images(image, self.factor), (), keywords | {"latent_transform": transform}
+
+
+class DistillationPrepareBatch:
+    """Prepares latents of unit variance and what the autoencoder decodes them to, for another decoder's trainer.
+
+    Args:
+        autoencoder: the trained one; no gradients reach it.
+        dtype: in which it runs.
+    """
+
+    def __init__(self, autoencoder: LatentAutoencoder, dtype: torch.dtype = torch.float32) -> None:
+        self.autoencoder, self.dtype = autoencoder, dtype
+        self._prepare = AutoencoderPrepareBatch(autoencoder)
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Any]]:
+        """Turn ``image`` (B, C, H, W) in [0, 1] and ``seed`` into (latents, images in about [-1, 1], (), {})."""
+        image, _, _, keywords = self._prepare(batch, device, non_blocking)
+        with autocast(device, self.dtype):
+            latents = self.autoencoder.eval().encode(image).sample(keywords["noise"])
+            decoded = self.autoencoder.decode(latents)
+        return self.autoencoder.normalize(latents.float()), decoded.float(), (), {}
 
 
 class DiffusionPrepareBatch:

@@ -184,6 +184,11 @@ class GanTraining(GanTrainer):
         """Return the contents of ``model.json`` for the current weights."""
         return describe_training(self, None)
 
+    @property
+    def picture_rows(self) -> int:
+        """Rows of a picture: one per class."""
+        return len(self.averaged_model.class_names)
+
     def files(self) -> dict[Path, int]:
         """Return the bytes that the training writes, by file: checkpoints and weights."""
         run, average = self.training_run, num_bytes(self.ema.module)
@@ -252,9 +257,9 @@ class GanEvaluator(SupervisedEvaluator):
         return engine.state.output
 
 
-def refuse_phase(name: str) -> NoReturn:
-    """Raise a ValueError for a phase that a training of a GAN does not have."""
-    raise ValueError(f"gan.yaml trains a GAN, which has no {name}: run train_gan, or leave gan.yaml out")
+def refuse_phase(name: str, overlay: str = "gan.yaml", trained: str = "a GAN", run_id: str = "train_gan") -> NoReturn:
+    """Raise a ValueError for a phase that the training of an overlay does not have."""
+    raise ValueError(f"{overlay} trains {trained}, which has no {name}: run {run_id}, or leave {overlay} out")
 
 
 def _logits(out: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

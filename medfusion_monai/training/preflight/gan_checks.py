@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from medfusion_monai.training.preflight.disk import check_room, pictures_bytes
-from medfusion_monai.training.preflight.run_checks import Check, check_all
+from medfusion_monai.training.preflight.run_checks import Check
 from medfusion_monai.training.preflight.training_checks import TrainingChecks
-from medfusion_monai.training.preflight.trial_step import check_memory
-
-if TYPE_CHECKING:
-    from medfusion_monai.training.train_gan import GanTraining
 
 
 class GanChecks(TrainingChecks):
@@ -18,30 +11,15 @@ class GanChecks(TrainingChecks):
 
     has_latents = False
 
-    def check_trainer(self, trainer: GanTraining) -> None:
-        """Check disk and memory, given the trainer.
-
-        Raises:
-            ValueError: one problem, or all of them.
-        """
-        check_all(
-            [
-                Check("networks", "networks", lambda: None),
-                Check("room", "disk", lambda: self._check_room(trainer)),
-                Check("room", "memory", lambda: check_memory([trainer]) if self.run.trial_step else "not tried"),
-            ]
-        )
-
     def _checks_of_settings(self) -> list[Check]:
         own = [
-            Check("settings", "pretrained_model", self._refuse_start),
             Check("settings", "class_names", self._refuse_one_class),
             Check("settings", "gan_precision", self._refuse_unused),
             Check("networks", "gan_batch_size", self._refuse_large_batch),
         ]
         return [*super()._checks_of_settings(), *own]
 
-    def _refuse_start(self) -> None:
+    def _check_start(self) -> None:
         if self.run.pretrained.given is not None:
             raise ValueError(
                 f"pretrained_model {self.run.pretrained.given}: a GAN starts from random weights; leave out "
@@ -69,8 +47,3 @@ class GanChecks(TrainingChecks):
                 f"gan_batch_size {batch} is more than the {count} training images, which the discriminator would see "
                 f"repeatedly in a step: prepare more images, or set gan_batch_size to at most {count}"
             )
-
-    def _check_room(self, trainer: GanTraining) -> str:
-        images = self.images
-        pictures = pictures_bytes(images.image_size, len(images.class_names), trainer.state.max_epochs or 0)
-        return check_room(trainer.files(), {str(self.run.output_dir): pictures})

@@ -18,7 +18,13 @@ from medfusion_monai.runtime.values import (
     check_optional_counts,
     check_steps,
 )
-from medfusion_monai.training.preflight.disk import check_disk, latents_bytes, pictures_bytes, snapshots_bytes
+from medfusion_monai.training.preflight.disk import (
+    check_disk,
+    check_room,
+    latents_bytes,
+    pictures_bytes,
+    snapshots_bytes,
+)
 from medfusion_monai.training.preflight.image_sample import check_sample
 from medfusion_monai.training.preflight.machine import check_device, check_versions
 from medfusion_monai.training.preflight.run_checks import Check, check_all, contact_sheet, is_rehearsal
@@ -75,7 +81,7 @@ class TrainingChecks:
             Check("settings", "seed", lambda: check_counts(0, seed=run.seed)),
             Check("settings", "counts", self._check_counts),
             Check("settings", "switches", self._check_switches),
-            Check("settings", "pretrained_model", lambda: run.pretrained.refuse_own_output(run.model_dir)),
+            Check("settings", "pretrained_model", self._check_start),
             Check("data", "training", lambda: images.training and None),
             Check("data", "validation", lambda: images.validation and None),
             Check("data", "sample", self._check_sample),
@@ -103,6 +109,27 @@ class TrainingChecks:
                 Check("room", "memory", lambda: check_memory(trainers) if self.run.trial_step else "not tried"),
             ]
         )
+
+    def check_trainer(self, trainer: Any) -> None:
+        """Check disk and memory of a training of one phase, given its trainer.
+
+        Raises:
+            ValueError: one problem, or all of them.
+        """
+        check_all(
+            [
+                Check("networks", "networks", lambda: None),
+                Check("room", "disk", lambda: self._check_room(trainer)),
+                Check("room", "memory", lambda: check_memory([trainer]) if self.run.trial_step else "not tried"),
+            ]
+        )
+
+    def _check_room(self, trainer: Any) -> str:
+        pictures = pictures_bytes(self.images.image_size, trainer.picture_rows, trainer.state.max_epochs or 0)
+        return check_room(trainer.files(), {str(self.run.output_dir): pictures})
+
+    def _check_start(self) -> None:
+        self.run.pretrained.refuse_own_output(self.run.model_dir)
 
     def _check_counts(self) -> None:
         batch_sizes = {f"{name}_batch_size": phase["batch_size"] for name, phase in self.phases.items()}
