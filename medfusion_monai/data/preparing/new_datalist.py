@@ -122,7 +122,9 @@ def save_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> 
     make_folders([path.parent])
     try:
         with renamed_when_whole(path) as partial:
-            partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            with partial.open("w", encoding="utf-8") as file:  # piece by piece: whole, it takes several times its size
+                json.dump(document, file, indent=1, ensure_ascii=False)
+                file.write("\n")
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written: {error.strerror or error}. Choose another --output, or remove the obstacle."
