@@ -30,7 +30,7 @@ class Size:
     """Sizes of networks and images, under the names that the bundles give them.
 
     Attributes:
-        name: ``full`` as published, ``demo`` as in ``demo.yaml``.
+        name: ``full`` as published, ``small`` and ``demo`` as in ``small.yaml`` and ``demo.yaml``.
         settings: the keys of training, sampler included, and what ``inference.yaml`` sets beside them.
     """
 
@@ -51,7 +51,7 @@ class Size:
 
 def read_size(name: str) -> Size:
     """Read the chest bundle's own configs, so that what is measured cannot drift from what is trained."""
-    files = ["train.yaml", "inference.yaml"] + (["demo.yaml"] if name == "demo" else [])
+    files = ["train.yaml", "inference.yaml"] + ([] if name == "full" else [f"{name}.yaml"])
     settings: dict[str, Any] = {}
     for file in files:  # null in inference: as the weights say, which is as they were trained
         read = yaml.safe_load((CONFIGS / file).read_text())
@@ -161,7 +161,8 @@ def _processor() -> str:
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Options that all these benchmarks have."""
     options = argparse.ArgumentParser(description=description)
-    options.add_argument("--size", choices=["full", "demo"], default="full", help="published or the demo's networks")
+    sizes = {"choices": ["full", "small", "demo"], "default": "full"}
+    options.add_argument("--size", **sizes, help="networks as published, of small.yaml or of the demo")
     options.add_argument("--device", help="cpu or cuda; cuda where there is one if left out")
     options.add_argument("--batch", type=int, help="images at a time")
     options.add_argument("--precision", help="ours: auto, float32, bfloat16 or float16; the config's if left out")

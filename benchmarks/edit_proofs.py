@@ -106,7 +106,7 @@ def prove_counterfactuals(
         for image, other, truth in zip(phantoms.images, shown, phantoms.truths, strict=True)
     ]
     figures = {"moved": round(float(moved.mean()), 4), "SSIM of the rest": round(float(np.mean(similarities)), 4)}
-    return figures, [*_rows(phantoms.images, count), *_rows(shown, count)]
+    return figures, [*rows_of(phantoms.images, count), *rows_of(shown, count)]
 
 
 def _belongs(modality: str, image: np.ndarray, other: np.ndarray, truth: dict[str, float]) -> np.ndarray:
@@ -140,7 +140,7 @@ def prove_lesions(model: Model, count: int, batch_size: int, **_: float) -> tupl
         maps = anomaly_map(model, images, label, batch_size=batch_size)
         areas = [roc_auc_score(mask.ravel(), one.ravel()) for mask, one in zip(masks, maps.numpy(), strict=True)]
         figures[f"AUC, radius {radius} of 128"] = round(float(np.mean(areas)), 4)
-        rows += [*_rows(images, count), *_rows((maps / maps.flatten(1).amax(1)[:, None, None, None]), count)]
+        rows += [*rows_of(images, count), *rows_of((maps / maps.flatten(1).amax(1)[:, None, None, None]), count)]
     return figures, rows
 
 
@@ -165,7 +165,7 @@ def prove_seams(model: Model, count: int, batch_size: int, **_: float) -> tuple[
     """Return how steps across the edge of inpainted discs compare with those of the originals."""
     phantoms = draw(model, count, first=20_000)
     shown, figures = seam_figures(model, phantoms.images, phantoms.labels, batch_size)
-    return figures, [*_rows(phantoms.images, count), *_rows(shown, count)]
+    return figures, [*rows_of(phantoms.images, count), *rows_of(shown, count)]
 
 
 def seam_figures(model: Model, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
@@ -210,7 +210,7 @@ def _eroded(masks: Tensor, pixels: int) -> Tensor:
     return torch.from_numpy(~outside)
 
 
-def _rows(images: Tensor, count: int) -> list[Tensor]:
+def rows_of(images: Tensor, count: int) -> list[Tensor]:
     """Return one row of up to six images, chosen by a fixed seed."""
     chosen = np.sort(np.random.default_rng(0).choice(count, min(6, count), replace=False))
     shown = images[torch.from_numpy(chosen)]

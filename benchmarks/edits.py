@@ -3,7 +3,7 @@
 The class of a counterfactual is judged by the model itself, which can see what it changed and need not be right. Shares
 have intervals of 95% (Clopper and Pearson). Images of a class are spread evenly over the split.
 
-    python benchmarks/edits.py --model bundles/medfusion_cxr --data DATA --per-class 16 --json FILE
+    python benchmarks/edits.py --model bundles/medfusion_cxr --data DATA --per-class 16 --json FILE --picture FILE.png
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from edit_proofs import seam_figures
+from edit_proofs import rows_of, save_picture, seam_figures
 from torch import Tensor
 
 from medfusion_monai import Model, load
@@ -37,19 +37,21 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="PNG of random images: as read, as the other class, inpainted")
     arguments = parser.parse_args()
     model = load(arguments.model, arguments.device)
     images, labels = read(model, arguments.data, arguments.split, arguments.per_class)
-    figures = {
-        "images": len(images),
-        **inversion_figures(model, images, labels),
-        **class_figures(model, images, labels),
-        "inpainting": seam_figures(model, images, labels, len(images))[1],
-    }
+    shown, classes = class_figures(model, images, labels)
+    inpainted, seams = seam_figures(model, images, labels, len(images))
+    figures = {"images": len(images), **inversion_figures(model, images, labels), **classes, "inpainting": seams}
     for name, value in figures.items():
         print(f"{name}: {value}")
     if arguments.json:
         arguments.json.write_text(json.dumps({"torch": torch.__version__, **figures}, indent=1) + "\n")
+    if arguments.picture:
+        save_picture(
+            [row for each in (images, shown, inpainted) for row in rows_of(each, len(images))], arguments.picture
+        )
 
 
 def read(model: Model, data: Path, split: str, per_class: int) -> tuple[Tensor, Tensor]:
@@ -84,15 +86,15 @@ def inversion_figures(model: Model, images: Tensor, labels: Tensor) -> dict[str,
     }
 
 
-def class_figures(model: Model, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Return the share of images whose class is found, and of counterfactuals that are taken for the other class."""
+def class_figures(model: Model, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Return counterfactuals, and the shares of images and of counterfactuals whose class is found."""
     start = time.monotonic()
     before = classify(model, images).labels.cpu() == labels
     classified = time.monotonic()
     shown = counterfactual(model, images, 1 - labels, labels)
     edited = time.monotonic()
     after = classify(model, shown).labels.cpu() == 1 - labels
-    return {
+    return shown, {
         "class found": share(before),
         "counterfactual taken for the other class": share(after),
         "mean change of a pixel": round(float((shown - images.cpu()).abs().mean()), 4),

@@ -143,18 +143,22 @@ class Judge:
 
     def judge(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Return distance, precision, recall and, for two classes, the AUC of the label."""
-        found = measure_fidelity(self.reference, self.features(images), replicates=0)
-        figures = {name: float(found[name].value) for name in ("fid", "precision", "recall")}
-        return figures | {"auc": self._area(images, labels)}
+        return self.figures(self.features(images), self.probabilities(images), labels)
+
+    def probabilities(self, images: Tensor) -> list[Tensor]:
+        """Return what each classifier says of images (N, C, H, W): (N, classes) each."""
+        return [scores(classifier, images) for classifier in self.classifiers]
+
+    def figures(self, features: Tensor, probabilities: Sequence[Tensor], labels: Tensor) -> dict[str, float]:
+        """Return what ``judge`` does, of images by their features and probabilities."""
+        found = measure_fidelity(self.reference, features, replicates=0)
+        weights = torch.ones(1, len(labels), dtype=torch.float64)
+        areas = [float(areas_under_curve(each, labels, weights)) for each in probabilities]
+        return {name: float(found[name].value) for name in ("fid", "precision", "recall")} | {"auc": mean(areas)}
 
     def judge_real(self) -> dict[str, float]:
         """Return the same of the real test images."""
         return self.judge(self.images["test"], self.labels["test"])
-
-    def _area(self, images: Tensor, labels: Tensor) -> float:
-        probabilities = [scores(classifier, images) for classifier in self.classifiers]
-        weights = torch.ones(1, len(labels), dtype=torch.float64)
-        return mean(float(areas_under_curve(each, labels, weights)) for each in probabilities)
 
 
 def sample(model: Model, settings: Mapping[str, Any], count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,9 @@ TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_e
 """Keys added by MONAI's runner and its federated client."""
 
 
-PATHS = ("_dir", "_file", "refuse_copies_of", "pretrained_model", "guidance_model")
-"""Endings of keys whose values are paths."""
+PATHS = ("refuse_copies_of", "pretrained_model", "guidance_model", "decoder")
+"""Keys whose values are paths, besides those with these endings."""
+PATH_ENDINGS = ("_dir", "_file")
 PATHS_BY_NAME = ("other_samples", "other_autoencoders")
 
 WORDS = {"true": True, "false": False, "null": None}
@@ -92,7 +93,7 @@ def _check_names(config: Mapping[str, Any]) -> None:
     values = {key: value for key, value in config.items() if not (isinstance(value, str) and value[:1] in ("$", "@"))}
     if values.get("class_names") is not None:
         check_class_names(values["class_names"])
-    check_config_paths(**{key: value for key, value in values.items() if key.endswith(PATHS)})
+    check_config_paths(**{key: value for key, value in values.items() if key in PATHS or key.endswith(PATH_ENDINGS)})
     for key in PATHS_BY_NAME:
         named = values.get(key)
         check_config_paths(**{f"{key} {name}": path for name, path in named.items()} if isinstance(named, dict) else {})

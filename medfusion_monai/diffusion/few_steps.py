@@ -1,10 +1,9 @@
-"""Sampling in a few steps, with weights that were tuned for it (Song et al. 2023)."""
+"""Sampling in a few steps, with weights that were tuned for their number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from medfusion_monai.diffusion.denoiser import Denoiser, estimate
@@ -15,9 +14,7 @@ STEPS = (1, 2, 4, 8)
 """Numbers of steps that weights are tuned for."""
 
 
-def consistency_timesteps(
-    schedule: NoiseSchedule, num_inference_steps: int, spacing: Spacing = "linspace"
-) -> list[int]:
+def few_step_timesteps(schedule: NoiseSchedule, num_inference_steps: int, spacing: Spacing = "logsnr") -> list[int]:
     """Return the timesteps of ``schedule_timesteps`` for one step more, without the last: clean latents follow it.
 
     Raises:
@@ -25,42 +22,36 @@ def consistency_timesteps(
     """
     if num_inference_steps not in STEPS:
         raise ValueError(
-            f"num_inference_steps must be one of {', '.join(map(str, STEPS))} with sampler consistency, received "
+            f"num_inference_steps must be one of {', '.join(map(str, STEPS))} with sampler distilled, received "
             f"{num_inference_steps!r}: choose one of them, or weights that are not tuned for few steps"
         )
     return schedule_timesteps(schedule, num_inference_steps + 1, spacing)[:-1]
 
 
-def consistency_sample(
+def distilled_sample(
     denoiser: Denoiser,
     latents: Tensor,
     schedule: NoiseSchedule,
     num_inference_steps: int = 4,
-    draw_noise: Callable[[], Tensor] | None = None,
-    spacing: Spacing = "linspace",
+    spacing: Spacing = "logsnr",
 ) -> Tensor:
-    """Turn noise into clean latents: estimate them, add fresh noise of the next level, repeat (algorithm 1).
+    """Turn noise into clean latents by DDIM without fresh noise, in the steps that the network was tuned for.
 
     Args:
-        denoiser: the network with its condition; its estimate of the clean latents is the end of the path through its
-            input.
+        denoiser: the network with its condition.
         latents: (B, C, h, w) of standard normal noise; their dtype is that of the sampler's arithmetic.
         schedule: the schedule that the network was trained with.
-        num_inference_steps: one of ``STEPS``.
-        draw_noise: returns standard normal noise of the latents' shape, called before each step but the first; the
-            global random state if None.
-        spacing: which timesteps are used, see ``consistency_timesteps``.
+        num_inference_steps: that of the tuning, one of ``STEPS``.
+        spacing: which timesteps are used, see ``few_step_timesteps``; that of the tuning.
 
     Returns:
         (B, C, h, w): the clean latents of the last estimate.
 
     Raises:
-        ValueError: see ``consistency_timesteps``.
+        ValueError: see ``few_step_timesteps``.
     """
-    draw_noise = draw_noise or (lambda: torch.randn_like(latents))
-    first, *others = consistency_timesteps(schedule, num_inference_steps, spacing)
-    clean, _ = estimate(denoiser, latents, schedule, first)
-    for timestep in others:
-        noisy = schedule.exact_signal[timestep] * clean + schedule.exact_sigma[timestep] * draw_noise()
-        clean, _ = estimate(denoiser, noisy, schedule, timestep)
-    return clean
+    timesteps = few_step_timesteps(schedule, num_inference_steps, spacing)
+    for timestep, following in pairwise(timesteps):
+        clean, noise = estimate(denoiser, latents, schedule, timestep)
+        latents = schedule.exact_signal[following] * clean + schedule.exact_sigma[following] * noise
+    return estimate(denoiser, latents, schedule, timesteps[-1])[0]

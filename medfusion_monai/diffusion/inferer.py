@@ -23,6 +23,7 @@ from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import Spacing
 from medfusion_monai.networks.described import description_digest
 from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.small_decoder import SmallDecoder
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.dtype import DTYPES, autocast
 from medfusion_monai.runtime.errors import is_out_of_memory
@@ -42,6 +43,10 @@ SETTINGS = (
 """Settings of a sampler that are stored with weights and listed in manifests."""
 
 
+FULL_DECODER = "full"
+"""Name of the autoencoder's own decoder, in settings and manifests."""
+
+
 class LatentDiffusionSampler(Inferer):
     """Samples images from a ``Medfusion`` network; an image depends only on weights, label, seed and these settings.
 
@@ -54,11 +59,11 @@ class LatentDiffusionSampler(Inferer):
             ``ddim`` and 30 with the others, see ``SAMPLERS``.
         guidance_scale: weight of classifier-free guidance; 1 is none.
         eta: of ``ddim``: 0 for the deterministic sampler, 1 for the published stochastic one. None for 1, or for 0
-            if the sampler or the schedule allows no fresh noise. ``consistency`` has 1 only.
+            if the sampler or the schedule allows no fresh noise.
         negative_label: label to steer away from, one for all or one per label; the unconditional prediction if None.
         null_label: label that stands for 'no label' in the UNet's training.
         sampler: a name in ``SAMPLERS``: ``ddim``, as published, or ``dpm_solver`` (DPM-Solver++) or ``unipc``, of
-            second order and without fresh noise; ``consistency`` for weights that are tuned for few steps, whose
+            second order and without fresh noise; ``distilled`` for weights that are tuned for few steps, whose
             ``guidance_scale`` only states what they were tuned with.
         spacing: which timesteps are used, see ``schedule_timesteps``; None for ``linspace`` (published) with ``ddim``
             and ``logsnr`` with the others.
@@ -68,6 +73,7 @@ class LatentDiffusionSampler(Inferer):
             ``within_interval``); None for all.
         guide: a worse version of the UNet, whose prediction takes the place of the unconditional one (see
             ``autoguided_denoiser``); moved to the device of the labels.
+        decoder: of the latents, in place of the autoencoder's own; moved likewise.
 
     Raises:
         ValueError: for a setting out of range, an eta that the sampler does not support, a negative label, an interval
@@ -89,6 +95,7 @@ class LatentDiffusionSampler(Inferer):
         decode_batch_size: int | None = None,
         guidance_interval: Sequence[float] | None = None,
         guide: Guide | None = None,
+        decoder: SmallDecoder | None = None,
     ) -> None:
         super().__init__()
         if sampler not in SAMPLERS:
@@ -113,7 +120,7 @@ class LatentDiffusionSampler(Inferer):
             _refuse_options(sampler, negative_label=negative_label, guidance_interval=guidance_interval, guide=guide)
         self.negative_label = negative_label
         self.guidance_interval = checked_interval(guidance_interval)
-        self.guide = guide
+        self.guide, self.decoder = guide, decoder
         self.null_label = null_label
         self.dtype = dtype
         self.decode_batch_size = decode_batch_size
@@ -129,8 +136,9 @@ class LatentDiffusionSampler(Inferer):
         return {name: getattr(self, name) for name in SETTINGS}
 
     def identity(self, network: Medfusion) -> dict[str, Any]:
-        """Return what identifies networks, schedule and guide of a sample, as plain data."""
+        """Return what identifies networks, schedule, guide and decoder of a sample, as plain data."""
         return {
+            "decoder": FULL_DECODER if self.decoder is None else self.decoder.sha256,
             "guidance_model": "none" if self.guide is None else self.guide.sha256,
             "prediction_type": self.schedule.prediction_type,
             "networks": description_digest(network.autoencoder, network.unet, self.schedule),
@@ -169,8 +177,10 @@ class LatentDiffusionSampler(Inferer):
     def _sample(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int]) -> Tensor:
         latents = self.sample_latents(inputs, network, seeds)
         parts = latents.split(self.decode_batch_size or len(latents))
+        small = self.decoder
+        decode = network.autoencoder.decode_stage_2_outputs if small is None else small.to(latents.device)
         with autocast(inputs.device, self.dtype):
-            images = [network.autoencoder.decode_stage_2_outputs(part).float() for part in parts]
+            images = [decode(part).float() for part in parts]
         return (torch.cat(images) * 0.5 + 0.5).clamp(0.0, 1.0)
 
     def _too_large(self, inputs: Tensor, network: Medfusion, seeds: Sequence[int], reason: str) -> BatchTooLargeError:
@@ -204,9 +214,7 @@ class LatentDiffusionSampler(Inferer):
 
         denoiser = self.denoiser(network, inputs)
         sampler = SAMPLERS[self.sampler]
-        fresh: dict[str, Any] = {"draw_noise": draw_noise} if sampler.fresh_noise else {}
-        if sampler.fresh_noise and not sampler.tuned:
-            fresh["eta"] = self.eta
+        fresh: dict[str, Any] = {"eta": self.eta, "draw_noise": draw_noise} if sampler.fresh_noise else {}
         settings = (self.schedule, self.num_inference_steps)
         with autocast(inputs.device, self.dtype):  # around all steps, so that weights are converted once
             return sampler.sample(denoiser, draw_noise(), *settings, spacing=self.spacing, **fresh)
@@ -251,12 +259,6 @@ def _refuse_options(sampler: str, **options: Any) -> None:
 
 
 def _checked_eta(eta: float | None, sampler: str, schedule: NoiseSchedule) -> float:
-    if SAMPLERS[sampler].tuned:
-        if eta not in (None, 1):
-            raise ValueError(
-                f"eta must be left out with sampler {sampler!r}, whose noise is all fresh, received {eta!r}"
-            )
-        return 1.0
     if eta is None:
         return 1.0 if SAMPLERS[sampler].fresh_noise and schedule.variance_preserving else 0.0
     if not is_number(eta) or not 0.0 <= eta <= 1.0:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from medfusion_monai.diffusion.ddim import ddim_sample
-from medfusion_monai.diffusion.few_steps import consistency_sample, consistency_timesteps
+from medfusion_monai.diffusion.few_steps import distilled_sample, few_step_timesteps
 from medfusion_monai.diffusion.multistep import dpm_solver_sample, unipc_sample
 from medfusion_monai.diffusion.spacing import Spacing, schedule_timesteps
 
@@ -18,13 +18,12 @@ class Sampler(NamedTuple):
 
     Args:
         sample: turns noise into clean latents, ``sample(denoiser, latents, schedule, num_inference_steps,
-            spacing=...)``, and with fresh noise also ``draw_noise=`` and, unless ``tuned``, ``eta=``, like
-            ``ddim_sample``.
+            spacing=...)``, and with fresh noise also ``eta=`` and ``draw_noise=``, like ``ddim_sample``.
         num_inference_steps: default number of UNet calls.
         spacing: default choice of timesteps.
         fresh_noise: whether it can add noise between steps.
-        tuned: whether it is for weights that were tuned for it (``train_few_steps``), and for no others. Guidance is
-            part of them.
+        tuned: whether it is for weights that were tuned for it and for their number of steps (``train_few_steps``),
+            and for no others. Guidance is part of them.
         timesteps: returns the timesteps of the UNet's calls, ``timesteps(schedule, num_inference_steps, spacing)``.
     """
 
@@ -42,6 +41,6 @@ SAMPLERS = {
     # (benchmarks/sampler_distance.py).
     "dpm_solver": Sampler(dpm_solver_sample, 30, "logsnr"),
     "unipc": Sampler(unipc_sample, 30, "logsnr"),
-    "consistency": Sampler(consistency_sample, 4, "linspace", True, True, consistency_timesteps),
+    "distilled": Sampler(distilled_sample, 4, "logsnr", tuned=True, timesteps=few_step_timesteps),
 }
 """By the names used in configs, ``model.json`` and manifests. Add your own here."""

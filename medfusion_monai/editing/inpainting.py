@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,11 +15,12 @@ from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.editing.edit_inputs import Labels, batches, checked_labels, image_seeds, images_to_edit
 from medfusion_monai.model import Model, make_sampler
+from medfusion_monai.networks.autoencoder import Autoencoder
 from medfusion_monai.runtime.dtype import autocast
 from medfusion_monai.runtime.seeds import generators, randn
 from medfusion_monai.runtime.values import check_counts
 
-REPEATS = 3
+REPEATS = 1
 
 
 @torch.no_grad()
@@ -35,9 +36,11 @@ def inpaint(
 ) -> Tensor:
     """Sample the masked part of images so that it continues the rest (after Lugmayr et al. 2022, RePaint, algorithm 1).
 
-    The latents outside the mask are those of the image at every noise level. Pixels outside the mask stay as they are.
-    What is under the mask has no influence: it is filled from around before the image is encoded. Inside the mask,
-    within the length of one latent cell from its edge, the sampled pixels are shifted to meet the known ones.
+    The latents outside the mask are those of the image at every noise level, and after each step the others are moved
+    towards what decodes to the known pixels around the mask (after Song et al. 2024, ReSample). Pixels outside the mask
+    stay as they are. What is under the mask has no influence: it is filled from around before the image is encoded.
+    Inside the mask, within the length of one latent cell from its edge, the sampled pixels are shifted to meet the
+    known ones.
 
     Args:
         model: a loaded model.
@@ -164,9 +167,49 @@ def _inpaint(
     latents = model.encode(known)
     cells = F.max_pool2d(masks.float(), factor).bool().to(latents.device)
     denoiser = sampler.denoiser(model.network, labels)
+    edge = EdgeFit(model.network.autoencoder, latents, known.to(latents.device), masks.to(latents.device), cells)
     with autocast(model.device, sampler.dtype):
-        made = repaint(denoiser, latents, cells, model.schedule, sampler.timesteps, seeds, repeats)
+        made = repaint(denoiser, latents, cells, model.schedule, sampler.timesteps, seeds, repeats, edge)
     return joined(known, model.decode(made).cpu(), masks, factor)
+
+
+class EdgeFit:
+    """Moves latents towards what decodes to the known pixels of cells that the mask touches, and of the cells around.
+
+    Latent cells that a mask covers in part are sampled whole, so that without this their known pixels would count for
+    nothing, and what they show would be cut at the mask. Each call is one gradient step of Polyak's length, which ends
+    where the error is that of the image's own latents: the autoencoder reaches no smaller one.
+
+    Args:
+        autoencoder: decodes the latents.
+        latents: (B, L, h, w) of ``known``, clean.
+        known: (B, C, H, W) in [0, 1]; what is under the masks has no influence.
+        masks: (B, 1, H, W), true where pixels are sampled.
+        cells: (B, 1, h, w), true where latents are sampled; only these are moved.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, latents: Tensor, known: Tensor, masks: Tensor, cells: Tensor) -> None:
+        self.autoencoder, self.cells = autoencoder, cells
+        self.known = known * 2 - 1
+        around = F.max_pool2d(cells.float(), 3, stride=1, padding=1)
+        self.weights = F.interpolate(around, size=known.shape[-2:]) * ~masks
+        self.least = self._error(latents)
+
+    def __call__(self, clean: Tensor) -> Tensor:
+        """Return clean latents (B, L, h, w) after one step."""
+        with torch.enable_grad():
+            moved = clean.detach().requires_grad_()
+            error = self._error(moved)
+            (slope,) = torch.autograd.grad(error.sum(), moved)
+        slope = slope * self.cells
+        excess = (error.detach() - self.least).clamp(min=0.0)
+        length = excess / slope.flatten(1).square().sum(1).clamp(min=1e-12)
+        return clean - length.view(-1, 1, 1, 1) * slope
+
+    def _error(self, latents: Tensor) -> Tensor:
+        """Return the sum of squared errors of the pixels that count, (B,)."""
+        decoded = self.autoencoder.decode_stage_2_outputs(latents).float()
+        return ((decoded - self.known) * self.weights).square().flatten(1).sum(1)
 
 
 def repaint(
@@ -177,11 +220,13 @@ def repaint(
     timesteps: Sequence[int],
     seeds: Sequence[int],
     repeats: int = REPEATS,
+    fit: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Sample the latents in some cells given the others.
 
     After each step the known cells get the image's latents with fresh noise. All but the last time, the step is then
-    undone by adding noise, so that the next attempt sees both parts together.
+    undone by adding noise, so that the next attempt sees both parts together. The last time, ``fit`` corrects the
+    estimate of the clean latents.
 
     Args:
         denoiser: the network with its condition.
@@ -191,6 +236,7 @@ def repaint(
         timesteps: descending, to 0.
         seeds: one per image.
         repeats: times that each step is taken.
+        fit: maps estimates of the clean latents to better ones; None for the estimates themselves.
 
     Returns:
         (B, L, h, w), clean; in the other cells the given ones.
@@ -207,12 +253,15 @@ def repaint(
     for start, end in pairwise(timesteps):
         for remaining in reversed(range(repeats)):
             clean, noise = estimate(denoiser, noisy, schedule, start)
+            if fit is not None and not remaining:
+                clean = fit(clean)
+                noise = (noisy - schedule.exact_signal[start] * clean) / schedule.exact_sigma[start]
             stepped = schedule.exact_signal[end] * clean + schedule.exact_sigma[end] * noise
             known = schedule.exact_signal[end] * latents + schedule.exact_sigma[end] * fresh()
             stepped = torch.where(cells, stepped, known)
             noisy = _noised(stepped, schedule, end, start, fresh()) if remaining else stepped
     clean, _ = estimate(denoiser, noisy, schedule, timesteps[-1])
-    return torch.where(cells, clean, latents)
+    return torch.where(cells, clean if fit is None else fit(clean), latents)
 
 
 def _noised(latents: Tensor, schedule: NoiseSchedule, low: int, high: int, noise: Tensor) -> Tensor:

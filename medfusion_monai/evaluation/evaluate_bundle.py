@@ -14,7 +14,6 @@ from torch import Tensor
 
 from medfusion_monai.data.datalist import find_datalist
 from medfusion_monai.data.reading.transforms import form_of
-from medfusion_monai.diffusion.few_steps import STEPS
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.spacing import spaced_timesteps
 from medfusion_monai.evaluation.bundle_images import OURS, BundleImages
@@ -177,10 +176,10 @@ class Evaluation:
             raise ValueError("sweep_steps are measured by features, but features is null: name features, or no steps")
         for number in sweep_steps:
             spaced_timesteps(number, TIMESTEPS)
-        if images.is_tuned and set(sweep_steps) - set(STEPS):
+        if images.is_tuned and sweep_steps:
             raise ValueError(
-                f"sweep_steps must be some of {', '.join(map(str, STEPS))} for weights that are tuned for few steps, "
-                f"received {list(sweep_steps)}"
+                f"sweep_steps {list(sweep_steps)}: weights that are tuned for few steps sample in one number of steps; "
+                "leave sweep_steps out"
             )
         if images.sample_sets or sweep_steps:
             self.extraction  # noqa: B018  likewise

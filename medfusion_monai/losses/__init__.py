@@ -1,14 +1,14 @@
 """Losses of all phases."""
 
 from medfusion_monai.losses.adversarial import AdversarialLoss
-from medfusion_monai.losses.consistency import ConsistencyLoss
 from medfusion_monai.losses.denoising import DiffusionLoss
+from medfusion_monai.losses.distillation import DistillationLoss
 from medfusion_monai.losses.reconstruction import ReconstructionLoss, image_ssim, structural_similarity, to_unit
 
 __all__ = [
     "AdversarialLoss",
-    "ConsistencyLoss",
     "DiffusionLoss",
+    "DistillationLoss",
     "ReconstructionLoss",
     "image_ssim",
     "structural_similarity",

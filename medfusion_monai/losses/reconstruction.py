@@ -101,7 +101,8 @@ class ReconstructionLoss(Described, nn.Module):
             low_terms = self._distances(output.reconstruction_low, low_image)
             terms |= {f"{name}_low": self.low_weight * value for name, value in low_terms.items()}
         terms = {name: value / batch_size for name, value in terms.items()}
-        terms["kl"] = self.kl_weight * output.posterior.kl()
+        if output.posterior is not None:
+            terms["kl"] = self.kl_weight * output.posterior.kl()
         terms = {name: value / self.scale(image) for name, value in terms.items()}
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 

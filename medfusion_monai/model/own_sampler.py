@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medfusion_monai.baselines.gan_sampler import GanSampler
-from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.inferer import FULL_DECODER, LatentDiffusionSampler
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.runtime.values import check_image_size
 from medfusion_monai.sampling.plan import parse_negative_label
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 GUIDANCE = ("guidance_scale", "negative_label", "guidance_interval")
 """Settings of a sampler that do not depend on the way in which it takes its steps."""
+TUNED = ("sampler", "num_inference_steps", "spacing")
+"""Settings that weights for few steps are tuned to, besides guidance."""
 
 
 def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
@@ -31,16 +33,19 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
         network: to sample; None for the model's.
         choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
             one class per label. ``guidance_model``, the path of other weights, is read as the ``guide``.
+            ``decoder`` is ``full`` (the autoencoder's own), ``small`` (see ``Model.load_decoder``) or a file.
 
     Returns:
         A ``LatentDiffusionSampler``; for a GAN, a ``GanSampler``.
 
     Raises:
-        ValueError: for a setting out of range, or a ``guidance_model`` that does not fit; for weights that are tuned
-            for few steps, for another sampler or guidance; for a GAN, for any setting but ``dtype``, and for another
-            image size than that of its weights.
+        ValueError: for a setting out of range, or a ``guidance_model`` or ``decoder`` that does not fit; for weights
+            that are tuned for few steps, for another sampler, number of steps or guidance; for a GAN, for any setting
+            but ``dtype``, and for another image size than that of its weights.
     """
     chosen = {name: value for name, value in choices.items() if value is not None}
+    if chosen.get("decoder") == FULL_DECODER:
+        del chosen["decoder"]
     if not model.has_latents:
         return _gan_sampler(model, **chosen)
     _refuse_untuned(model, chosen)
@@ -52,6 +57,8 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
     if "guidance_model" in chosen:
         chosen["guide"] = model.load_guide(chosen.pop("guidance_model"))
         known.pop("negative_label", None)
+    if "decoder" in chosen:
+        chosen["decoder"] = model.load_decoder(chosen["decoder"])
     if chosen.get("guidance_scale") == 1.0:
         known = {name: value for name, value in known.items() if name not in GUIDANCE}
     autoencoder = (model.network if network is None else network).autoencoder
@@ -75,13 +82,13 @@ def _refuse_untuned(model: Model, chosen: dict[str, Any]) -> None:
                 "leave out sampler, or tune them (train_few_steps)"
             )
         return
-    fixed = {name: known.get(name) for name in ("sampler", *GUIDANCE)} | {"guidance_model": None}
+    fixed = {name: known.get(name) for name in (*TUNED, *GUIDANCE)} | {"guidance_model": None}
     other = [f"{name} {chosen[name]!r}" for name, value in fixed.items() if name in chosen and chosen[name] != value]
     if other:
         raise ValueError(
-            f"{', '.join(other)}: weights {model.path} are tuned to sample in few steps by {known['sampler']} with "
-            f"guidance_scale {known.get('guidance_scale', 1.0):g}, and in no other way: leave this out, or choose the "
-            "weights that they were tuned from"
+            f"{', '.join(other)}: weights {model.path} are tuned to sample in {known['num_inference_steps']} steps by "
+            f"{known['sampler']} with guidance_scale {known.get('guidance_scale', 1.0):g}, and in no other way: leave "
+            "this out, or choose the weights that they were tuned from"
         )
 
 

@@ -20,11 +20,13 @@ from medfusion_monai.model.sample_files import save_dicom
 from medfusion_monai.model.stored_model import untrained_info
 from medfusion_monai.networks.described import DescriptionError, build, refuse_other_arguments
 from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.small_decoder import SmallDecoder
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.seeds import derive_seed
 from medfusion_monai.runtime.values import check_counts, check_image_size
 from medfusion_monai.sampling.plan import parse_labels
+from medfusion_monai.weights.decoder_file import decoder_beside, load_small_decoder
 from medfusion_monai.weights.guidance_model import load_guide
 from medfusion_monai.weights.model_info import (
     PLACES,
@@ -67,6 +69,8 @@ def load(path: str | Path, device: torch.device | str | None = None, network: Me
 
 NEEDED = {"class_names", "image_size", "image_channels", "prediction_type"}
 """What a config has to give, besides ``network_def``, for weights without a description."""
+SMALL_DECODER = "small"
+"""Name of the small decoder beside the weights."""
 
 
 class Model:
@@ -245,12 +249,30 @@ class Model:
         """
         if not isinstance(path, str | Path):
             raise ValueError(f"guidance_model must be the path of weights, received {path!r}")
+        return load_guide(path, self.path, self.info, self._autoencoder_state())
+
+    def load_decoder(self, choice: str | Path) -> SmallDecoder:
+        """Load a small decoder of this model's latents.
+
+        Args:
+            choice: its file, or ``small`` for the one beside the weights.
+
+        Raises:
+            WeightsError: if the file is missing or damaged, is not a small decoder, or decodes other latents.
+        """
+        if not isinstance(choice, str | Path):
+            raise ValueError(f"decoder must be full, small or the path of a file, received {choice!r}")
+        state = self._autoencoder_state()
+        path = decoder_beside(self.path) if choice == SMALL_DECODER else choice
+        return load_small_decoder(path, self.network.autoencoder, state)
+
+    def _autoencoder_state(self) -> dict[str, Tensor]:
+        """Return the weights of the autoencoder, on the CPU."""
         if not self.path.is_file() and not self.is_filled:  # those of a zip are gone once they are loaded
             raise WeightsError(missing_weights(self.path))
         state = self.network.state_dict() if self.is_filled else read_state(self.path)
         prefix = "autoencoder."
-        own = {name.removeprefix(prefix): value.cpu() for name, value in state.items() if name.startswith(prefix)}
-        return load_guide(path, self.path, self.info, own)
+        return {name.removeprefix(prefix): value.cpu() for name, value in state.items() if name.startswith(prefix)}
 
     @torch.no_grad()
     def sample(
@@ -264,7 +286,8 @@ class Model:
             seed: of the set; image k of a label is the same however many others are requested.
             batch_size: images at a time.
             choices: other settings of ``LatentDiffusionSampler``, e.g. ``num_inference_steps=50``, or
-                ``dtype=torch.bfloat16`` if the device supports it; for a GAN only ``dtype``.
+                ``dtype=torch.bfloat16`` if the device supports it; ``decoder="small"`` decodes by the small decoder
+                beside the weights; for a GAN only ``dtype``.
 
         Returns:
             float32 (len(label) * n, C, H, W) in [0, 1], on the CPU.

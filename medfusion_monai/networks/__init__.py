@@ -4,6 +4,7 @@ from medfusion_monai.networks.autoencoder import Autoencoder, AutoencoderOutput,
 from medfusion_monai.networks.discriminator import PatchDiscriminator
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.monai_adapters import AutoencoderKL, DiffusionModelUNet, MonaiAutoencoder, MonaiUNet
+from medfusion_monai.networks.small_decoder import SmallDecoder
 from medfusion_monai.networks.unet import NO_LABEL, UNet
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "MonaiAutoencoder",
     "MonaiUNet",
     "PatchDiscriminator",
+    "SmallDecoder",
     "UNet",
 ]

@@ -47,12 +47,12 @@ class AutoencoderOutput(NamedTuple):
     Attributes:
         reconstruction: (B, channels, H, W) in about [-1, 1].
         reconstruction_low: (B, channels, H/2, W/2), or None without deep supervision.
-        posterior: the Gaussian that the latents were drawn from.
+        posterior: the Gaussian that the latents were drawn from; None for a decoder alone.
     """
 
     reconstruction: Tensor
     reconstruction_low: Tensor | None
-    posterior: DiagonalGaussian
+    posterior: DiagonalGaussian | None
 
 
 class LatentAutoencoder(Described, nn.Module, ABC):

@@ -50,6 +50,17 @@ def lay_out(network: Network, channels_last: bool) -> Network:
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
 
+def lay_out_autoencoder(network: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Convert the autoencoder of a ``Medfusion`` to channels_last where it decodes faster: in bfloat16 on a CPU.
+
+    There it takes 0.65 to 0.85 times as long, at all widths of the bundles. Others stay as they are: in float32 less is
+    gained, and an image would depend more on its batch.
+    """
+    autoencoder = dict(network.named_children()).get("autoencoder")
+    if autoencoder is not None and torch.device(device).type == "cpu" and dtype is torch.bfloat16:
+        lay_out(autoencoder, True)
+
+
 def lay_out_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
     """Convert the optimizer's averages to the memory format of their weights.
 
@@ -75,13 +86,16 @@ def make_ready(
         network: changed in place; None for nothing to do.
         device: target device.
         dtype: type in which it will run.
-        channels_last: as for ``choose_channels_last``.
+        channels_last: as for ``choose_channels_last``, which decides for its largest network, ``main``; the autoencoder
+            follows it, or with ``auto`` is as in ``lay_out_autoencoder``.
         compiled: whether to compile its largest network, ``main``.
     """
     if network is None:
         return
     main: Any = network.main
     lay_out(network.to(device), choose_channels_last(channels_last, device, dtype, widths(main)))
+    if channels_last == "auto":
+        lay_out_autoencoder(network, device, dtype)
     compile_network(main, compiled, device)
 
 

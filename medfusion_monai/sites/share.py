@@ -41,6 +41,7 @@ COLUMNS = (
     *ITEM_COLUMNS,
     "copy_guard",
     *SETTINGS,
+    "decoder",
     "guidance_model",
     "prediction_type",
     "networks",

@@ -1,4 +1,4 @@
-"""Training; ``train_autoencoder``, ``train_diffusion``, ``train_few_steps`` and ``train_gan`` are a phase each."""
+"""Training; ``train_*.py`` hold a phase each, from top to bottom."""
 
 from medfusion_monai.runtime.distributed import default_device
 from medfusion_monai.runtime.values import epochs
@@ -12,6 +12,7 @@ from medfusion_monai.training.learning_rate import Adam, AdamW, GanAdam, warmup_
 from medfusion_monai.training.prepare_batch import (
     AutoencoderPrepareBatch,
     DiffusionPrepareBatch,
+    DistillationPrepareBatch,
     GanPrepareBatch,
     ReconstructionPrepareBatch,
     SamplingPrepareBatch,
@@ -22,6 +23,7 @@ from medfusion_monai.training.train_autoencoder import AutoencoderTraining
 from medfusion_monai.training.train_diffusion import DiffusionTraining
 from medfusion_monai.training.train_few_steps import FewStepTraining
 from medfusion_monai.training.train_gan import GanTraining, refuse_phase
+from medfusion_monai.training.train_small_decoder import SmallDecoderTraining
 from medfusion_monai.training.training_images import TrainingImages
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "DiffusionPrepareBatch",
     "DiffusionStep",
     "DiffusionTraining",
+    "DistillationPrepareBatch",
     "FewStepTraining",
     "GanAdam",
     "GanPrepareBatch",
@@ -42,6 +45,7 @@ __all__ = [
     "PretrainedStart",
     "ReconstructionPrepareBatch",
     "SamplingPrepareBatch",
+    "SmallDecoderTraining",
     "TrainingImages",
     "TrainingRun",
     "cached_latents",

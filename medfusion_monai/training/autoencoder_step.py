@@ -102,9 +102,11 @@ class AutoencoderTrainer(SupervisedTrainer):
 
 
 def _in_full_precision(output: AutoencoderOutput) -> AutoencoderOutput:
-    moments = full_precision(torch.cat([output.posterior.mean, output.posterior.logvar], dim=1))
+    posterior = output.posterior
+    if posterior is not None:
+        posterior = DiagonalGaussian(full_precision(torch.cat([posterior.mean, posterior.logvar], dim=1)))
     low = None if output.reconstruction_low is None else full_precision(output.reconstruction_low)
-    return AutoencoderOutput(full_precision(output.reconstruction), low, DiagonalGaussian(moments))
+    return AutoencoderOutput(full_precision(output.reconstruction), low, posterior)
 
 
 def _by_resolution(terms: dict[str, Tensor]) -> list[Tensor]:

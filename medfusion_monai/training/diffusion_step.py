@@ -12,8 +12,8 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medfusion_monai.losses.consistency import ConsistencyLoss
 from medfusion_monai.losses.denoising import DiffusionLoss
+from medfusion_monai.losses.distillation import DistillationLoss
 from medfusion_monai.runtime.dtype import autocast, full_precision
 from medfusion_monai.runtime.errors import is_out_of_memory
 from medfusion_monai.runtime.memory_format import lay_out_optimizer_state
@@ -118,7 +118,7 @@ class DiffusionStep:
         with autocast(engine.state.device, self.dtype):
             prediction = engine.inferer(inputs, engine.network, *arguments, **keywords)
         prediction = full_precision(prediction)
-        if isinstance(engine.loss_function, DiffusionLoss | ConsistencyLoss):
+        if isinstance(engine.loss_function, DiffusionLoss | DistillationLoss):
             loss = engine.loss_function(prediction, target, timesteps=keywords.get("timesteps"))
         else:
             loss = engine.loss_function(prediction, target).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from medfusion_monai.diffusion.guidance import drop_labels
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import DiagonalGaussian, LatentAutoencoder
 from medfusion_monai.networks.unet import NO_LABEL
+from medfusion_monai.runtime.dtype import autocast
 from medfusion_monai.runtime.seeds import generators, randn
 from medfusion_monai.training.equivariance import draw_transform
 
@@ -44,6 +46,30 @@ class AutoencoderPrepareBatch:
         return image, transform.of_images(image, self.factor), (), keywords | {"latent_transform": transform}
 
 
+class DistillationPrepareBatch:
+    """Prepares latents of unit variance and what the autoencoder decodes them to, for another decoder's trainer.
+
+    Args:
+        autoencoder: the trained one; no gradients reach it.
+        dtype: in which it runs.
+    """
+
+    def __init__(self, autoencoder: LatentAutoencoder, dtype: torch.dtype = torch.float32) -> None:
+        self.autoencoder, self.dtype = autoencoder, dtype
+        self._prepare = AutoencoderPrepareBatch(autoencoder)
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Any]]:
+        """Turn ``image`` (B, C, H, W) in [0, 1] and ``seed`` into (latents, images in about [-1, 1], (), {})."""
+        image, _, _, keywords = self._prepare(batch, device, non_blocking)
+        with autocast(device, self.dtype):
+            latents = self.autoencoder.eval().encode(image).sample(keywords["noise"])
+            decoded = self.autoencoder.decode(latents)
+        return self.autoencoder.normalize(latents.float()), decoded.float(), (), {}
+
+
 class DiffusionPrepareBatch:
     """Prepares noisy latents, timesteps, labels and targets for the UNet's trainer.
 
@@ -54,6 +80,7 @@ class DiffusionPrepareBatch:
         schedule: noise schedule, which also defines the prediction type.
         label_dropout: probability of dropping the label of a sample; published 0.5.
         null_label: stands for 'no label' in the UNet.
+        timesteps: those to draw from; None for all of the schedule.
 
     Raises:
         ValueError: for a probability outside [0, 1].
@@ -65,11 +92,13 @@ class DiffusionPrepareBatch:
         schedule: NoiseSchedule,
         label_dropout: float = 0.5,
         null_label: int = NO_LABEL,
+        timesteps: Sequence[int] | None = None,
     ) -> None:
         if not 0.0 <= label_dropout <= 1.0:
             raise ValueError(f"label_dropout must be between 0 and 1, received {label_dropout}")
         self.autoencoder = autoencoder
         self.schedule, self.label_dropout, self.null_label = schedule, label_dropout, null_label
+        self.timesteps = range(schedule.num_train_timesteps) if timesteps is None else timesteps
 
     @torch.no_grad()
     def __call__(
@@ -92,7 +121,7 @@ class DiffusionPrepareBatch:
         shape = posterior.mean.shape[1:]
         latents = self.autoencoder.normalize(posterior.sample(to_device(randn(shape, sources), device)))
         noise = to_device(randn(shape, sources), device)
-        timesteps = torch.tensor([int(source.integers(self.schedule.num_train_timesteps)) for source in sources])
+        timesteps = torch.tensor([self.timesteps[source.integers(len(self.timesteps))] for source in sources])
         labels = torch.as_tensor(batch["label"]).cpu()
         labels = drop_labels(labels, sources, self.label_dropout, self.null_label)
         timesteps, labels = to_device(timesteps, device), to_device(labels, device)

@@ -83,7 +83,6 @@ class DiffusionTraining(SupervisedTrainer):
 
     phase = "diffusion"
     title = "phase two, diffusion"
-    latest_from: int | None = None  # epoch from which the latest weights are kept, not the best
 
     def __init__(
         self,
@@ -122,9 +121,10 @@ class DiffusionTraining(SupervisedTrainer):
             folder = run.ckpt_dir / "averages"
             self.snapshots = AverageSnapshots(self.unet, folder, average_snapshots, self.autoencoder, self.describe)
         self.metric = f"{self.phase}_val_loss"
-        self.best = BestWeights(run.model_file, self.averaged_model, self.metric, self.latest_from, self.describe)
+        self.best = BestWeights(run.model_file, self.averaged_model, self.metric, info=self.describe)
         built, self.lr_scheduler = optimizer.build(self.unet.parameters(), steps)
         self.label_dropout = label_dropout
+        prepare_batch = self._prepare_batch()
         super().__init__(
             max_epochs=max_epochs,
             epoch_length=min(val_interval, steps),
@@ -133,7 +133,7 @@ class DiffusionTraining(SupervisedTrainer):
             optimizer=built,
             loss_function=loss,
             inferer=inferer,
-            prepare_batch=self._prepare_batch(self.unet),
+            prepare_batch=prepare_batch,
             iteration_update=self.step,
             **run.engine_options,
         )
@@ -142,7 +142,7 @@ class DiffusionTraining(SupervisedTrainer):
             val_data_loader=[],
             network=self.ema.module,
             inferer=MixedPrecisionInferer(run.dtype, inferer),
-            prepare_batch=self._prepare_batch(self.ema.module),
+            prepare_batch=prepare_batch,
             key_val_metric={self.metric: Loss(loss, output_transform=_pred_and_target, device=run.device)},
             metric_cmp_fn=operator.lt,
             **run.engine_options,
@@ -154,6 +154,11 @@ class DiffusionTraining(SupervisedTrainer):
     def is_begun(self) -> bool:
         """Whether the phase continues from a checkpoint."""
         return self.training_run.is_begun(self.phase)
+
+    @property
+    def picture_rows(self) -> int:
+        """Rows of images in a picture, one per class."""
+        return len(self.images.class_names)
 
     @property
     def latent_folders(self) -> list[Path]:
@@ -273,8 +278,8 @@ class DiffusionTraining(SupervisedTrainer):
         labels = torch.zeros(images, dtype=torch.long)
         return {key: torch.rand(images, *shape), "label": labels, "seed": list(range(images))}
 
-    def _prepare_batch(self, network: nn.Module) -> Any:
-        """Return what prepares the inputs of a step that trains or validates a UNet."""
+    def _prepare_batch(self) -> Any:
+        """Return what prepares the inputs of a step."""
         return DiffusionPrepareBatch(self.autoencoder, self.schedule, self.label_dropout)
 
     def _load_autoencoder(self) -> None:

@@ -1,7 +1,7 @@
 """Phase three: tunes the UNet of a finished model so that it samples in 1, 2 or 4 steps instead of 20 or more.
 
-The UNet learns that its estimates of the clean latents agree along each path of deterministic DDIM
-(``FewStepTarget``); all else, from the data to the final weights, is phase two's.
+The UNet learns to reach in one step of DDIM what it reached in several (``FewStepTarget``); all else, from the data to
+the final weights, is phase two's.
 """
 
 from __future__ import annotations
@@ -12,42 +12,59 @@ from typing import Any
 
 from torch import nn
 
+from medfusion_monai.diffusion.samplers import SAMPLERS
+from medfusion_monai.runtime.memory_format import compile_network
 from medfusion_monai.runtime.values import check_counts
 from medfusion_monai.training.few_step_target import FewStepPrepareBatch, FewStepTarget
 from medfusion_monai.training.preflight.disk import ADAM, COPIES, num_bytes
+from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 from medfusion_monai.training.train_diffusion import DiffusionTraining
 
 
 class FewStepTraining(DiffusionTraining):
     """Tunes the UNet of the run's ``pretrained`` weights and writes ``model.pt`` with ``model.json``.
 
-    The weights that it writes are the averaged ones of the latest validation: the loss compares the network with
-    itself and does not say which weights are best.
+    The weights sample in the number of steps that ``image_inferer`` takes, and in no other.
 
     Args:
-        segments: in how many parts the timesteps are divided; a part is the gap of ``FewStepTarget``.
-        teacher_steps: steps of DDIM per part, each with a call of the teacher.
+        teacher_steps: steps of the weights to start from, for each step of the tuned ones.
         arguments: as ``DiffusionTraining``, except ``label_dropout`` and ``average_snapshots``. ``network`` is filled
             with the pretrained weights, and the guidance scale of ``image_inferer`` is learned.
 
     Raises:
         WeightsError: if the weights are missing or do not fit.
-        ValueError: for segments or steps that are not whole numbers, or together more than the timesteps.
+        ValueError: for steps that are not a whole number above 0, or a sampler that is not for tuned weights.
     """
 
     phase = "tuning"
     title = "phase three, few steps"
-    latest_from = 1
 
-    def __init__(self, *, segments: int = 8, teacher_steps: int = 4, **arguments: Any) -> None:
+    def __init__(self, *, teacher_steps: int = 4, **arguments: Any) -> None:
         run, network, schedule = (arguments[name] for name in ("run", "network", "schedule"))
-        gap = _gap(segments, teacher_steps, schedule.num_train_timesteps)
+        check_counts(tuning_teacher_steps=teacher_steps)
+        inferer = arguments["image_inferer"]
+        if not SAMPLERS[inferer.sampler].tuned:
+            raise ValueError(f"sampler {inferer.sampler}: train_few_steps tunes for distilled; leave sampler out")
         run.pretrained.fill(network, schedule)  # in place of the run list, so that every caller gets trained weights
-        scale = arguments["image_inferer"].guidance_scale
-        self.target = FewStepTarget(copy.deepcopy(network.unet), schedule, gap, teacher_steps, scale, run.dtype)
+        self.target = FewStepTarget(
+            copy.deepcopy(network.unet),
+            schedule,
+            inferer.num_inference_steps,
+            teacher_steps,
+            inferer.guidance_scale,
+            inferer.spacing,
+            run.dtype,
+        )
         super().__init__(label_dropout=0.0, **arguments)
         del self._arguments["label_dropout"]
-        self._arguments |= {"segments": segments, "teacher_steps": teacher_steps}
+        self._arguments["teacher_steps"] = teacher_steps
+
+    def open(self) -> None:
+        """Do as phase two, and compile the teacher where the run compiles networks."""
+        if not self._is_open:
+            super().open()
+            run = self.training_run
+            self.target.teacher = compile_network(self.target.teacher, run.compile, run.device)
 
     def files(self) -> dict[Path, int]:
         """Return the bytes that the training writes, by file: checkpoints and weights."""
@@ -58,10 +75,11 @@ class FewStepTraining(DiffusionTraining):
         }
 
     def _networks(self) -> list[nn.Module]:
-        return [*super()._networks(), self.target.teacher]
+        return [*super()._networks(), self.target]
 
-    def _prepare_batch(self, network: nn.Module) -> FewStepPrepareBatch:
-        return FewStepPrepareBatch(super()._prepare_batch(network), self.target, network)
+    def _prepare_batch(self) -> FewStepPrepareBatch:
+        starts = DiffusionPrepareBatch(self.autoencoder, self.schedule, 0.0, timesteps=self.target.starts)
+        return FewStepPrepareBatch(starts, self.target)
 
     def _load_autoencoder(self) -> None:
         self.autoencoder.eval()  # filled with the UNet
@@ -73,15 +91,5 @@ class FewStepTraining(DiffusionTraining):
         return {}  # pretrained_model is among the settings
 
     def _settings(self) -> dict[str, Any]:
-        own = {name: self._arguments[name] for name in ("segments", "teacher_steps")}
-        return {**super()._settings(), **own, "guidance_scale": self.target.guidance_scale}
-
-
-def _gap(segments: int, teacher_steps: int, timesteps: int) -> int:
-    check_counts(tuning_segments=segments, tuning_teacher_steps=teacher_steps)
-    if segments * teacher_steps > timesteps:
-        raise ValueError(
-            f"tuning_segments {segments} of tuning_teacher_steps {teacher_steps} are more than the {timesteps} "
-            "timesteps: lower one of them"
-        )
-    return round(timesteps / segments)
+        own = {name: getattr(self.image_inferer, name) for name in ("num_inference_steps", "spacing", "guidance_scale")}
+        return {**super()._settings(), **own, "teacher_steps": self._arguments["teacher_steps"]}

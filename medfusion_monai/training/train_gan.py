@@ -188,6 +188,11 @@ class GanTraining(GanTrainer):
         """Return the contents of ``model.json`` for the current weights."""
         return describe_training(self, None)
 
+    @property
+    def picture_rows(self) -> int:
+        """Rows of a picture: one per class."""
+        return len(self.averaged_model.class_names)
+
     def files(self) -> dict[Path, int]:
         """Return the bytes that the training writes, by file: checkpoints and weights."""
         run, average = self.training_run, num_bytes(self.ema.module)
@@ -256,15 +261,9 @@ class GanEvaluator(SupervisedEvaluator):
         return engine.state.output
 
 
-def refuse_phase(name: str, config: str = "gan.yaml", own: str = "train_gan") -> NoReturn:
-    """Raise a ValueError for a phase that the training of an overlay does not have.
-
-    Args:
-        name: of the phase.
-        config: the overlay.
-        own: the phase that it has.
-    """
-    raise ValueError(f"{config} has no {name}: run {own}, or leave {config} out")
+def refuse_phase(name: str, overlay: str = "gan.yaml", trained: str = "a GAN", run_id: str = "train_gan") -> NoReturn:
+    """Raise a ValueError for a phase that the training of an overlay does not have."""
+    raise ValueError(f"{overlay} trains {trained}, which has no {name}: run {run_id}, or leave {overlay} out")
 
 
 def _logits(out: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

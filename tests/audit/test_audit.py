@@ -130,9 +130,11 @@ def test_torchrun_command_writes_the_report_of_one_process(data, samples, tmp_pa
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     reports = {}
     for name, launcher in {"one": [], "two": together}.items():
-        words = [sys.executable, *launcher, *command, "--features", "efficientnet-lite0", "--output", tmp_path / name]
-        subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, cwd=tmp_path)
-        reports[name] = (tmp_path / name / "audit.json").read_bytes(), (tmp_path / name / "copy_guard.npz").read_bytes()
+        words = [sys.executable, *launcher, *command, "--features", "efficientnet-lite0", "--output", "report"]
+        folder = tmp_path / name
+        folder.mkdir()
+        subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, cwd=folder)
+        reports[name] = [(folder / "report" / file).read_bytes() for file in ("audit.json", "copy_guard.npz")]
     assert reports["two"] == reports["one"]
 
 

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_models import save
+from tiny_models import tiny as tiny_model
 
 from medfusion_monai.diffusion.guidance import guided_denoiser
 from medfusion_monai.diffusion.schedule import NoiseSchedule
+from medfusion_monai.weights.decoder_file import NAME, save_small_decoder
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CPU = torch.device("cpu")
@@ -95,6 +98,18 @@ def test_operations_of_the_published_sizes_are_the_known_ones():
     assert work.encode == pytest.approx(41.5, abs=0.3)  # gray; the first layer of RGB has three times the operations
     assert work.decode == pytest.approx(62.9, abs=0.05)
     assert work.weights == pytest.approx(194.35e6, rel=1e-4)
+
+
+def test_distances_of_known_images():
+    images = torch.linspace(0, 1, 64).expand(3, 1, 64, 64)
+    same, darker = import_module("decoders").distances(images, images), images * 0.5
+    assert same == {
+        "count": 3,
+        "ms_ssim": pytest.approx(1.0),
+        "ssim": pytest.approx(1.0),
+        "mean_absolute_difference": 0,
+    }
+    assert import_module("decoders").distances(darker, images)["mean_absolute_difference"] == pytest.approx(0.25)
 
 
 def test_training_floor_of_round_numbers():
@@ -208,6 +223,19 @@ def test_sampling_speed_writes_ratios_with_and_without_guidance(run):
     seconds = {name: values[0] for name, values in row["seconds"].items()}
     published = seconds["published steps"] / 2 * 150 + seconds["published decoding"]
     assert row["images_a_second"]["published"] == pytest.approx(2 / published)
+
+
+def test_decoders_are_compared_by_time_and_by_images(run, tmp_path):
+    network = tiny_model(image_size=(48, 48))
+    weights = save(network, tmp_path / "models" / "model.pt")
+    decoder = import_module("decoders").SmallDecoder(8, 1, [4], [1])
+    save_small_decoder(decoder, weights.with_name(NAME), network.autoencoder, {})
+    options = ["--repeats", "1", "--precision", "float32", "--model-file", str(weights), "--count", "2"]
+    figures = run("decoders", *options)
+    speed = figures["speed"]
+    assert speed["ratio"] == pytest.approx(speed["images_a_second"]["small"] / speed["images_a_second"]["full"])
+    assert list(figures["images"]) == ["small and full, sampled latents"]
+    assert 0.0 < figures["images"]["small and full, sampled latents"]["mean_absolute_difference"] < 1.0
 
 
 def test_training_memory_writes_ratios_to_the_published_peak(run, monkeypatch):

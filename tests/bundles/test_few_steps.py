@@ -34,7 +34,6 @@ TINY = {
     "tuning_steps": 6,
     "tuning_val_interval": 3,
     "tuning_lr_warmup": 2,
-    "tuning_segments": 4,
     "tuning_teacher_steps": 2,
     "log_interval": 1,
 }
@@ -106,13 +105,13 @@ def test_only_the_unet_changes_and_the_weights_say_what_they_are(tuned, trained)
     assert changed == {"unet"}
     info = json.loads((tuned / "models/model.json").read_text())
     sampler = info["sampler"]
-    assert (sampler["sampler"], sampler["num_inference_steps"], sampler["guidance_scale"]) == ("consistency", 2, 1.0)
+    assert (sampler["sampler"], sampler["num_inference_steps"], sampler["guidance_scale"]) == ("distilled", 2, 1.0)
     assert (info["training"]["steps"], info["training"]["finished"]) == (6, True)
     assert info["training"]["started_from"]["weights_sha256"] == file_sha256(trained / "models/model.pt")
     model = mf.load(tuned / "models")
     images = model.sample("cardiomegaly", n=2, seed=1)
     torch.testing.assert_close(images[1:], model.sample(1, n=2, seed=1, batch_size=1)[1:])
-    assert not torch.equal(images, model.sample(1, n=2, seed=1, num_inference_steps=4))
+    assert torch.equal(images, model.sample(1, n=2, seed=1, num_inference_steps=2))
     assert model.reconstruct(images).shape == images.shape
 
 
@@ -144,7 +143,7 @@ def test_bundle_learns_the_guidance_of_its_weights(modality, bundle, tmp_path):
     samples = tmp_path / "samples"
     sampling = {"num_inference_steps": None, "num_samples": 1, "output_dir": str(samples)}
     bundle("inference", "inference.yaml", configs=configs, model_dir=str(tmp_path / "models"), **sampling)
-    assert "consistency" in (samples / "manifest.csv").read_text()
+    assert "distilled" in (samples / "manifest.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -154,13 +153,13 @@ def test_bundle_learns_the_guidance_of_its_weights(modality, bundle, tmp_path):
         ({"pretrained_model": "null", "frozen": "null"}, "few steps need the weights of phase two"),
         ({"frozen": "encoder"}, "set frozen to autoencoder"),
         ({"num_inference_steps": 3}, "num_inference_steps must be one of 1, 2, 4, 8"),
-        ({"tuning_segments": 0}, "tuning_segments must be a whole number of at least 1"),
-        ({"tuning_teacher_steps": 300}, "are more than the 1000 timesteps"),
+        ({"tuning_teacher_steps": 0}, "tuning_teacher_steps must be a whole number of at least 1"),
+        ({"sampler": "unipc"}, "sampler unipc: train_few_steps tunes for distilled"),
         ({"tuning_steps": 5}, "tuning_steps 5 is not a multiple of tuning_val_interval 3"),
         ({"tuning_lr": -1.0}, "lr must be"),
         ({"prediction_type": "epsilon"}, "does not fit this training"),
         ({"guidance_interval": [0.3, 3.0], "guidance_scale": 2.0}, "guidance_interval cannot be chosen"),
-        ({"run_id": "train_diffusion"}, "few_steps.yaml has no train_diffusion"),
+        ({"run_id": "train_diffusion"}, "few_steps.yaml trains a UNet for few steps, which has no train_diffusion"),
     ],
 )
 def test_bad_setting_is_refused_before_the_first_step(train, tmp_path, overrides, said):
@@ -200,13 +199,14 @@ def test_weights_of_another_kind_are_not_replaced(bundle, train, tuned, trained,
     ("config", "overrides", "said"),
     [
         ("inference.yaml", {"guidance_scale": 2.0}, "guidance_scale 2.0: weights"),
-        ("inference.yaml", {"sampler": "ddim"}, "tuned to sample in few steps by consistency with guidance_scale 1"),
+        ("inference.yaml", {"sampler": "ddim"}, "tuned to sample in 2 steps by distilled with guidance_scale 1"),
         ("inference.yaml", {"guidance_interval": [0.1, 1.0]}, "leave this out, or choose the weights"),
-        ("inference.yaml", {"num_inference_steps": 20}, "num_inference_steps must be one of 1, 2, 4, 8"),
-        ("inference.yaml", {"eta": 0.0}, "eta must be left out"),
+        ("inference.yaml", {"num_inference_steps": 20}, "num_inference_steps 20: weights"),
+        ("inference.yaml", {"num_inference_steps": 4}, "tuned to sample in 2 steps"),
+        ("inference.yaml", {"eta": 1.0}, "which sampler 'distilled' does not support"),
         ("edit.yaml", {"edit": "classify", "images": "."}, "are tuned for few steps"),
         ("edit.yaml", {"edit": "counterfactual", "images": ".", "label": 1}, "are tuned for few steps"),
-        ("evaluate.yaml", {"sweep_steps": [2, 20], "samples_dir": None}, "sweep_steps must be some of 1, 2, 4, 8"),
+        ("evaluate.yaml", {"sweep_steps": [2, 20], "samples_dir": None}, "leave sweep_steps out"),
     ],
 )
 def test_what_few_steps_cannot_do_is_refused_at_once(bundle, tuned, dataset_dir, tmp_path, config, overrides, said):
@@ -225,7 +225,7 @@ def test_weights_for_few_steps_neither_edit_nor_guide_nor_train_on(bundle, tuned
     calls.append(lambda: bundle("training", **settings))
     for call in calls:
         assert "are tuned for few steps" in refusal(call)
-    assert "needs weights that are tuned" in refusal(mf.load(trained / "models").sample, 0, sampler="consistency")
+    assert "needs weights that are tuned" in refusal(mf.load(trained / "models").sample, 0, sampler="distilled")
 
 
 def test_check_passes_and_states_memory_time_and_disk(dataset_dir, trained, tmp_path, capsys):

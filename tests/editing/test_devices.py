@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from devices import fake_cuda
+from devices import Watch, fake_cuda
 from tiny_models import info_of, smallest
 
 from medfusion_monai import editing
 from medfusion_monai.diffusion.guidance import Guide
 from medfusion_monai.diffusion.samplers import SAMPLERS
+from medfusion_monai.editing.inpainting import EdgeFit
 from medfusion_monai.model import Model
 from medfusion_monai.training.handlers.image_grid import sample_rows
 
@@ -110,7 +111,9 @@ def test_inversion_reads_whether_each_iteration_has_converged(pictures):
     assert watch.reads == {"editing/inversion.py:_step_back": 2}
 
 
-def test_edits_mix_no_devices(pictures):
+def test_edits_mix_no_devices(pictures, monkeypatch):
+    # No backward pass runs on devices without hardware; the next test does it on tensors without values.
+    monkeypatch.setattr(torch.autograd, "grad", lambda outputs, inputs: (torch.zeros_like(inputs),))
     steps = {"num_inference_steps": 2}
     mask = torch.zeros(16, 24)
     mask[4:9, 5:12] = 1
@@ -120,3 +123,13 @@ def test_edits_mix_no_devices(pictures):
     crossed(editing.variations, images=pictures, label=0, **steps)
     crossed(editing.interpolate, start=pictures[0], end=pictures[1], frames=3, label=[0, 1], **steps)
     crossed(editing.interpolate, value=1, start=1, end=2, frames=3, label=[0, 1], **steps)
+
+
+def test_fit_of_an_edge_reads_nothing():
+    autoencoder = smallest().to("meta").autoencoder.requires_grad_(False)
+    images, latents = torch.rand(2, 1, 16, 24, device="meta"), torch.rand(2, 2, 8, 12, device="meta")
+    masks, cells = (torch.ones(2, 1, *shape, dtype=torch.bool, device="meta") for shape in ((16, 24), (8, 12)))
+    with Watch(reads={}, uploads={}) as watch:
+        fitted = EdgeFit(autoencoder, latents, images, masks, cells)(latents)
+    assert fitted.shape == latents.shape
+    assert not watch.reads

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from gaussian_model import MEANS, drawn_images
+from gaussian_model import MEANS, Identity, drawn_images
 
 from medfusion_monai.editing import inpaint
-from medfusion_monai.editing.inpainting import filled, joined, repaint
+from medfusion_monai.editing.inpainting import EdgeFit, filled, joined, repaint
 
 
 @pytest.fixture
@@ -64,6 +64,47 @@ def test_known_latents_are_those_of_the_image_at_every_level(gaussian):
     made = repaint(denoiser, latents, cells, schedule, [999, 500, 100, 20, 0], [1])
     assert torch.equal(made[..., :2], latents[..., :2])
     torch.testing.assert_close(made[..., 2:], latents[..., 2:], rtol=0, atol=0.06)  # the noise of level 0, 8 cells
+
+
+class Blocks(Identity):
+    """Each latent is a block of four by four pixels."""
+
+    def decode_stage_2_outputs(self, latents):
+        return latents.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
+def test_known_pixels_of_a_cell_that_the_mask_cuts_pull_its_latents():
+    """For a linear decoder, one step of Polyak's length halves the error."""
+    known = torch.full((1, 1, 12, 12), 0.5)
+    known[..., 4:8, 4:6] = 0.9  # in latents 0.8
+    masks = torch.zeros(1, 1, 12, 12, dtype=torch.bool)
+    masks[..., 4:8, 6:] = True  # half of the middle cell, and the whole one right of it
+    cells = torch.nn.functional.max_pool2d(masks.float(), 4).bool()
+    latents = torch.zeros(1, 1, 3, 3)
+    latents[..., 1, 1] = 0.8
+    fit = EdgeFit(Blocks(), latents, known, masks, cells)
+    clean = torch.zeros(1, 1, 3, 3)
+    clean[..., 1, 2] = 0.3
+    made = fit(clean)
+    expected = clean.clone()
+    expected[..., 1, 1] = 0.4
+    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(fit(made)[..., 1, 1], torch.tensor([[0.6]]))
+    torch.testing.assert_close(fit(latents), latents)  # not below the error of the image's own latents
+
+
+def test_each_image_is_fitted_by_itself(model, images, mask):
+    masks = mask.expand(3, 1, 16, 24)
+    cells = torch.nn.functional.max_pool2d(masks.float(), 2).bool()
+    latents = model.encode(images)
+    others = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    autoencoder = model.network.autoencoder
+    together = EdgeFit(autoencoder, latents, images, masks, cells)(others)
+    alone = EdgeFit(autoencoder, latents[1:2], images[1:2], masks[1:2], cells[1:2])(others[1:2])
+    torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-4)
+    known = ~cells.expand_as(others)
+    assert torch.equal(together[known], others[known])
+    assert not torch.equal(together, others)
 
 
 def test_seam_closes_a_step_and_is_one_cell_wide():

@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+from tiny_models import tiny
 from torch import nn
 
 from medfusion_monai.networks.unet import UNet
@@ -10,7 +11,9 @@ from medfusion_monai.runtime.memory_format import (
     choose_channels_last,
     compile_network,
     lay_out,
+    lay_out_autoencoder,
     lay_out_optimizer_state,
+    make_ready,
 )
 from medfusion_monai.training.handlers.ema import AveragedWeights
 
@@ -50,6 +53,40 @@ def test_channels_last_is_chosen_where_it_was_measured_to_be_faster(device, dtyp
 def test_unknown_choice_of_channels_last_is_refused(choice):
     with pytest.raises(ValueError, match="channels_last must be true, false or auto"):
         choose_channels_last(choice, "cpu", torch.bfloat16, DEMO)
+
+
+def test_autoencoder_in_channels_last_decodes_the_same_images():
+    plain, network = tiny(), tiny()
+    lay_out_autoencoder(network, "cpu", torch.bfloat16)
+    latents, image = torch.randn(2, 8, 8, 12), torch.rand(2, 1, 16, 24)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):  # relative to the largest value
+        for name, values in (("decode_stage_2_outputs", latents), ("reconstruct", image)):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+                expected, found = (getattr(each.autoencoder, name)(values).float() for each in (plain, network))
+            torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("choice", "dtype", "expected"),
+    [
+        ("auto", torch.bfloat16, True),
+        ("auto", torch.float32, False),
+        (True, torch.float32, True),
+        (False, torch.bfloat16, False),
+    ],
+)
+def test_autoencoder_is_laid_out_for_bfloat16_on_a_cpu(choice, dtype, expected):
+    network = tiny()
+    make_ready(network, "cpu", dtype, choice)
+    weight, unet_weight = network.autoencoder.from_latents.first.conv.weight, network.unet.middle[0].first.conv.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) is expected
+    assert unet_weight.is_contiguous(memory_format=torch.channels_last) is (choice is True)
+
+
+def test_autoencoder_stays_as_it_is_on_other_devices():
+    network = tiny()
+    lay_out_autoencoder(network, "cuda", torch.bfloat16)
+    assert network.autoencoder.from_latents.first.conv.weight.is_contiguous()
 
 
 def test_channels_last_changes_neither_weights_nor_names():

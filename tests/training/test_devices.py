@@ -21,8 +21,8 @@ from torch import nn
 from medfusion_monai.bundle.parser import read_files
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.losses.adversarial import AdversarialLoss
-from medfusion_monai.losses.consistency import ConsistencyLoss
 from medfusion_monai.losses.denoising import DiffusionLoss
+from medfusion_monai.losses.distillation import DistillationLoss
 from medfusion_monai.losses.reconstruction import ReconstructionLoss
 from medfusion_monai.networks.discriminator import PatchDiscriminator
 from medfusion_monai.training import train_diffusion
@@ -180,11 +180,10 @@ def test_step_of_phase_two_is_computed_on_cuda_without_waiting(batch):
 
 def test_step_of_phase_three_is_computed_on_cuda_without_waiting():
     network, schedule = smallest(), NoiseSchedule(prediction_type="v_prediction")
-    loss, teacher = ConsistencyLoss(schedule), smallest().unet
-    with fake_cuda(network, schedule, loss, teacher):
-        prepare = DiffusionPrepareBatch(network.autoencoder, schedule, 0.0)
-        target = FewStepTarget(teacher, schedule, guidance_scale=2.0, gap=300, teacher_steps=2)
-        prepare = FewStepPrepareBatch(prepare, target, network.unet)
+    loss, target = DistillationLoss(schedule), FewStepTarget(smallest().unet, schedule, 2, 3, guidance_scale=2.0)
+    with fake_cuda(network, schedule, loss, target):
+        prepare = DiffusionPrepareBatch(network.autoencoder, schedule, 0.0, timesteps=target.starts)
+        prepare = FewStepPrepareBatch(prepare, target)
         inputs, goal, _, keywords = prepare(batch_of("moments", 4, 8, 12), CUDA, non_blocking=True)
         value = loss(network.unet(inputs, **keywords), goal, keywords["timesteps"])
         assert (value.device, value.shape) == (CUDA, ())

@@ -125,9 +125,10 @@ def prepare_folder(
     synthetic = _find_synthetic([record["image"] for record in records], rules.allow_synthetic)
     plan = plan._replace(described=_describe(table, folders, patients), counts=counts)
     path = output / DATALIST_NAME
-    document, _ = plan.datalist(records)  # problems that do not depend on pixels are reported before long decoding
+    expected, _ = plan.datalist(records)  # problems that do not depend on pixels are reported before long decoding
     if not overwrite and not rules.skip_unreadable and not _has_duplicates(path):
-        refuse_other_datalist(path, document)
+        refuse_other_datalist(path, expected)
+    del expected  # as large as the records
     survey = ImageSurvey([record["image"] for record in records], rules.value_range)
     kept, skipped, duplicates = _decode(records, plan.names, rules, survey)
     number = sum(os.fspath(record["image"]) in synthetic for record in kept)

@@ -121,8 +121,9 @@ def save_datalist(path: str | os.PathLike[str], document: Mapping[str, Any]) -> 
     path = Path(path)
     make_folders([path.parent])
     try:
-        with renamed_when_whole(path) as partial:
-            partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with renamed_when_whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, ensure_ascii=False)  # whole, it would take several times its size
+            file.write("\n")
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written: {error.strerror or error}. Choose another --output, or remove the obstacle."

@@ -15,9 +15,9 @@ class FewStepChecks(TrainingChecks):
     kind = FEW_STEPS
 
     def _checks_of_settings(self) -> list[Check]:
-        return [*super()._checks_of_settings(), Check("networks", "phase_two", self._check_start)]
+        return [*super()._checks_of_settings(), Check("networks", "phase_two", self._check_phase_two)]
 
-    def _check_start(self) -> str:
+    def _check_phase_two(self) -> str:
         """Check that there are weights of a finished phase two, and return how long it trained, in words."""
         pretrained, advice = self.run.pretrained, "run train_diffusion (or training) to its end"
         if pretrained.path is None or pretrained.frozen != AUTOENCODER:

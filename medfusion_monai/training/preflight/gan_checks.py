@@ -14,14 +14,13 @@ class GanChecks(TrainingChecks):
 
     def _checks_of_settings(self) -> list[Check]:
         own = [
-            Check("settings", "pretrained_model", self._refuse_start),
             Check("settings", "class_names", self._refuse_one_class),
             Check("settings", "gan_precision", self._refuse_unused),
             Check("networks", "gan_batch_size", self._refuse_large_batch),
         ]
         return [*super()._checks_of_settings(), *own]
 
-    def _refuse_start(self) -> None:
+    def _check_start(self) -> None:
         if self.run.pretrained.given is not None:
             raise ValueError(
                 f"pretrained_model {self.run.pretrained.given}: a GAN starts from random weights; leave out "

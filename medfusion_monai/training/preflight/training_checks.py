@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from medfusion_monai.training.run import TrainingRun
     from medfusion_monai.training.train_autoencoder import AutoencoderTraining
     from medfusion_monai.training.train_diffusion import DiffusionTraining
-    from medfusion_monai.training.train_few_steps import FewStepTraining
-    from medfusion_monai.training.train_gan import GanTraining
     from medfusion_monai.training.training_images import TrainingImages
 
 
@@ -83,7 +81,7 @@ class TrainingChecks:
             Check("settings", "seed", lambda: check_counts(0, seed=run.seed)),
             Check("settings", "counts", self._check_counts),
             Check("settings", "switches", self._check_switches),
-            Check("settings", "pretrained_model", lambda: run.pretrained.refuse_own_output(run.model_dir)),
+            Check("settings", "pretrained_model", self._check_start),
             Check("data", "training", lambda: images.training and None),
             Check("data", "validation", lambda: images.validation and None),
             Check("data", "sample", self._check_sample),
@@ -112,7 +110,7 @@ class TrainingChecks:
             ]
         )
 
-    def check_trainer(self, trainer: GanTraining | FewStepTraining) -> None:
+    def check_trainer(self, trainer: Any) -> None:
         """Check disks and memory, given the trainer of a training with one phase.
 
         Raises:
@@ -126,6 +124,9 @@ class TrainingChecks:
                 Check("room", "memory", lambda: check_memory([trainer]) if self.run.trial_step else "not tried"),
             ]
         )
+
+    def _check_start(self) -> None:
+        self.run.pretrained.refuse_own_output(self.run.model_dir)
 
     def _check_counts(self) -> None:
         batch_sizes = {f"{name}_batch_size": phase["batch_size"] for name, phase in self.phases.items()}
@@ -173,13 +174,13 @@ class TrainingChecks:
             run.ckpt_dir, run.model_dir, network.autoencoder, network.unet, autoencoder.adversarial, other
         )
 
-    def _check_room(self, trainer: GanTraining | FewStepTraining) -> str:
+    def _check_room(self, trainer: Any) -> str:
         return check_room(trainer.files(), self._other_bytes(trainer))
 
     def _other_bytes(self, trainer: Any) -> dict[str, int]:
         """Return the bytes of pictures and latents that a trainer writes, by folder."""
         images = self.images
-        pictures = pictures_bytes(images.image_size, len(images.class_names), trainer.state.max_epochs or 0)
+        pictures = pictures_bytes(images.image_size, trainer.picture_rows, trainer.state.max_epochs or 0)
         other = {str(self.run.output_dir): pictures}
         counts = (len(images.training), len(images.validation))
         for folder, count in zip(trainer.latent_folders, counts, strict=False):  # no folders without a cache

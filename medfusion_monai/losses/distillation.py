@@ -1,4 +1,4 @@
-"""The loss of the few-step phase: how far two estimates of the same clean latents are from each other."""
+"""The loss of the few-step phase: how far the tuned network is from where the steps of its teacher end."""
 
 from __future__ import annotations
 
@@ -7,32 +7,24 @@ from torch import Tensor, nn
 
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.described import Described, describable
-from medfusion_monai.runtime.values import check_numbers
 
 
 @describable
-class ConsistencyLoss(Described, nn.Module):
-    """Mean pseudo-Huber distance between predictions and targets of samples (Song and Dhariwal 2024, equation 7).
+class DistillationLoss(Described, nn.Module):
+    """Mean squared distance between predictions and targets.
 
     Distances are those of the estimated clean latents divided by the noise level sigma, whatever the network predicts:
-    for a velocity the distance of the predictions themselves. They are root mean squares over a sample, so that its
-    gradient has about the same length however far it is from its target.
+    for a velocity or ``v_prediction`` the distance of the predictions themselves.
 
     Args:
         schedule: of the noise, with its prediction type.
-        smoothing: distance below which the loss is quadratic.
-
-    Raises:
-        ValueError: for a smoothing that is not positive.
     """
 
     factors: Tensor
     not_described = ("schedule",)  # which describes itself
 
-    def __init__(self, schedule: NoiseSchedule, smoothing: float = 0.03) -> None:
+    def __init__(self, schedule: NoiseSchedule) -> None:
         super().__init__()
-        check_numbers(above=True, smoothing=smoothing)
-        self.smoothing = smoothing
         signal, sigma = (
             torch.tensor(values).clamp(min=1e-8) for values in (schedule.exact_signal, schedule.exact_sigma)
         )
@@ -47,4 +39,4 @@ class ConsistencyLoss(Described, nn.Module):
         squares = (prediction - target).square().flatten(1).mean(dim=1)
         if timesteps is not None:
             squares = squares * self.factors[timesteps].square()
-        return ((squares + self.smoothing**2).sqrt() - self.smoothing).mean()
+        return squares.mean()

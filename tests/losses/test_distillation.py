@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from medfusion_monai.diffusion.schedule import NoiseSchedule
-from medfusion_monai.losses.consistency import ConsistencyLoss
+from medfusion_monai.losses.distillation import DistillationLoss
 
 
 def test_loss_of_known_distances():
-    loss = ConsistencyLoss(NoiseSchedule(prediction_type="v_prediction"), smoothing=0.5)
+    loss = DistillationLoss(NoiseSchedule(prediction_type="v_prediction"))
     prediction, target = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
     target[1] = 1.2
-    assert loss(prediction, target).item() == pytest.approx((0.0 + 1.3 - 0.5) / 2)
+    assert loss(prediction, target).item() == pytest.approx(1.44 / 2)
 
 
 def test_same_estimates_have_the_same_loss_whatever_the_network_predicts():
@@ -19,11 +19,5 @@ def test_same_estimates_have_the_same_loss_whatever_the_network_predicts():
     for prediction_type in ("epsilon", "sample", "v_prediction"):
         schedule = NoiseSchedule(prediction_type=prediction_type)
         values = [schedule.target(x, schedule.noise_in(noisy, x, timesteps), timesteps) for x in (one, other)]
-        losses.append(ConsistencyLoss(schedule)(*values, timesteps))
+        losses.append(DistillationLoss(schedule)(*values, timesteps))
     torch.testing.assert_close(torch.stack(losses), losses[0].expand(3), rtol=1e-3, atol=0.0)
-
-
-@pytest.mark.parametrize("smoothing", [0, -1.0, "much", None])
-def test_smoothing_must_be_positive(smoothing):
-    with pytest.raises(ValueError, match="smoothing must be a finite number above 0"):
-        ConsistencyLoss(NoiseSchedule(), smoothing)
