@@ -327,14 +327,14 @@ def test_steps_and_spacing_that_are_given_are_used():
     assert given.timesteps == schedule_timesteps(NoiseSchedule(), 7, "karras")
 
 
-@pytest.mark.parametrize(("steps", "timesteps"), [(1, [999]), (2, [999, 499]), (4, [999, 749, 499, 249])])
-def test_consistency_takes_no_step_at_the_lowest_noise(steps, timesteps):
-    tuned = sampler(sampler="consistency", num_inference_steps=steps)
-    assert (tuned.timesteps, tuned.eta) == (timesteps, 1.0)
+@pytest.mark.parametrize(("steps", "timesteps"), [(1, [999]), (2, [999, 417]), (4, [999, 771, 417, 43])])
+def test_tuned_sampler_takes_no_step_at_the_lowest_noise(steps, timesteps):
+    tuned = sampler(sampler="distilled", num_inference_steps=steps)
+    assert (tuned.timesteps, tuned.eta) == (timesteps, 0.0)
 
 
-def test_consistency_is_the_same_whatever_guidance_its_weights_have_learned(network):
-    plain, guided = (sampler(sampler="consistency", num_inference_steps=2, guidance_scale=scale) for scale in (1, 3))
+def test_tuned_sampler_is_the_same_whatever_guidance_its_weights_have_learned(network):
+    plain, guided = (sampler(sampler="distilled", num_inference_steps=2, guidance_scale=scale) for scale in (1, 3))
     assert torch.equal(plain(LABELS, network, SEEDS), guided(LABELS, network, SEEDS))
     assert guided.settings()["guidance_scale"] == 3.0
 
@@ -433,11 +433,11 @@ def test_no_gradient_is_kept(network):
         ({"guidance_interval": [3, 0.3], "guidance_scale": 2}, r"guidance_interval must be .*received \[3, 0.3\]"),
         ({"sampler": "euler"}, "sampler must be one of .*'ddim', 'dpm_solver', 'unipc'.*received 'euler'"),
         ({"sampler": "dpm_solver", "eta": 1.0}, r"eta 1 requires fresh noise.*'dpm_solver'.*--eta null"),
-        ({"sampler": "consistency", "num_inference_steps": 2, "eta": 0.5}, "eta must be left out with sampler"),
-        ({"sampler": "consistency"}, "num_inference_steps must be one of 1, 2, 4, 8 .*received 6"),
+        ({"sampler": "distilled", "num_inference_steps": 2, "eta": 0.5}, "eta 0.5 requires fresh noise"),
+        ({"sampler": "distilled"}, "num_inference_steps must be one of 1, 2, 4, 8 .*received 6"),
         (
-            {"sampler": "consistency", "num_inference_steps": 2, "guidance_scale": 2, "negative_label": 0},
-            "negative_label cannot be chosen with sampler 'consistency'",
+            {"sampler": "distilled", "num_inference_steps": 2, "guidance_scale": 2, "negative_label": 0},
+            "negative_label cannot be chosen with sampler 'distilled'",
         ),
         ({"spacing": "even"}, "spacing must be one of .*'even'"),
         ({"dtype": torch.float64}, "dtype must be one of .*float64"),
