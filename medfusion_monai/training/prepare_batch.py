@@ -121,7 +121,7 @@ class DiffusionPrepareBatch:
         shape = posterior.mean.shape[1:]
         latents = self.autoencoder.normalize(posterior.sample(to_device(randn(shape, sources), device)))
         noise = to_device(randn(shape, sources), device)
-        timesteps = torch.tensor([self.timesteps[source.integers(len(self.timesteps))] for source in sources])
+        timesteps = torch.tensor([self.timesteps[int(source.integers(len(self.timesteps)))] for source in sources])
         labels = torch.as_tensor(batch["label"]).cpu()
         labels = drop_labels(labels, sources, self.label_dropout, self.null_label)
         timesteps, labels = to_device(timesteps, device), to_device(labels, device)
