@@ -17,7 +17,6 @@ import yaml
 from common import (
     CONFIGS,
     Size,
-    build,
     chosen_device,
     interleaved,
     machine,
@@ -27,7 +26,7 @@ from common import (
     read_size,
     write_json,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 import medfusion_monai as mf
 from medfusion_monai.data.datalist import read_existing
@@ -66,10 +65,12 @@ def main() -> None:
 def measure_speed(size: Size, device: torch.device, arguments: argparse.Namespace) -> dict[str, Any]:
     """Alternate both decoders on the same latents."""
     dtype = choose_precision(arguments.precision or size.settings["precision"], device)
-    network, small, count = build(size, device), lay_out(small_decoder(size).to(device), True), arguments.batch or BATCH
-    lay_out_autoencoder(network, device, dtype)
+    settings, count = size.settings, arguments.batch or BATCH
+    full = Autoencoder(settings["image_channels"], settings["latent_channels"], settings["autoencoder_channels"])
+    lay_out_autoencoder(nn.ModuleDict({"autoencoder": full.to(device).eval()}), device, dtype)
+    small = lay_out(small_decoder(size).to(device), True)
     latents = torch.randn(count, *size.latent_shape, device=device)
-    decoders: dict[str, Decode] = {"full": network.autoencoder.decode_stage_2_outputs, "small": small}
+    decoders: dict[str, Decode] = {"full": full.decode_stage_2_outputs, "small": small}
 
     def decoding(decode: Decode) -> Callable[[], object]:
         def run() -> Tensor:
@@ -84,7 +85,7 @@ def measure_speed(size: Size, device: torch.device, arguments: argparse.Namespac
         "size": size.name,
         "batch": count,
         "precision": precision_name(dtype),
-        "weights": _weights(network.autoencoder, small),
+        "weights": _weights(full, small),
         "images_a_second": {name: count / seconds[name] for name in decoders},
         "ratio": seconds["full"] / seconds["small"],
     }

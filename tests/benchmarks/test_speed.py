@@ -238,6 +238,22 @@ def test_decoders_are_compared_by_time_and_by_images(run, tmp_path):
     assert 0.0 < figures["images"]["small and full, sampled latents"]["mean_absolute_difference"] < 1.0
 
 
+def test_ways_of_execution_are_compared_and_those_that_fail_named(run, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("not here\nat all")
+
+    for name in ("compiled", "onnx_runtime", "openvino"):
+        monkeypatch.setattr(import_module("cpu_execution"), name, refuse)
+    part = run("cpu_execution", "--repeats", "1", "--parts", "decoder")["parts"]["decoder"]
+    assert list(part["rows"]) == [
+        f"eager {dtype}{form}" for dtype in ("float32", "bfloat16") for form in ("", " channels_last")
+    ]
+    assert part["failed"]["OpenVINO f32"] == "ValueError: not here"
+    assert part["rows"]["eager float32"]["ratio"] == 1.0
+    assert part["rows"]["eager float32"]["error"] == 0.0
+    assert 0.0 < part["rows"]["eager bfloat16"]["error"] < 0.1
+
+
 def test_training_memory_writes_ratios_to_the_published_peak(run, monkeypatch):
     module = import_module("training_memory")
     peaks = iter([1.0, 9.0, 1.0, 6.0, 1.0, 3.0, 1.0, 1.8])
