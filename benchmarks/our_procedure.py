@@ -12,8 +12,9 @@ from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.losses.denoising import DiffusionLoss
 from medfusion_monai.networks.medfusion import Medfusion
+from medfusion_monai.networks.small_decoder import SmallDecoder
 from medfusion_monai.runtime.dtype import autocast, choose_precision, precision_name
-from medfusion_monai.runtime.memory_format import choose_channels_last, lay_out
+from medfusion_monai.runtime.memory_format import choose_channels_last, lay_out, lay_out_autoencoder
 from medfusion_monai.training.diffusion_step import DiffusionStep
 from medfusion_monai.training.handlers.ema import AveragedWeights
 from medfusion_monai.training.handlers.non_finite_loss import StopOnNonFiniteLoss
@@ -88,6 +89,8 @@ class OurSampling:
         device: where to compute.
         precision: ``auto`` or a type.
         num_inference_steps: steps.
+        distilled: as weights that are tuned for few steps, whose guidance takes no second call.
+        small_decoder: as with ``--decoder small``.
     """
 
     def __init__(
@@ -98,15 +101,24 @@ class OurSampling:
         device: torch.device,
         precision: str | None = None,
         num_inference_steps: int | None = None,
+        distilled: bool = False,
+        small_decoder: bool = False,
     ) -> None:
         settings = size.settings
         self.dtype = choose_precision(precision or settings["precision"], device)
         self.precision = precision_name(self.dtype)
         self.latent_shape, self.device = size.latent_shape, device
         self.sampler, self.spacing = settings["sampler"], settings["spacing"]
+        if distilled:
+            self.sampler, self.spacing = "distilled", "logsnr"
+        self.decoder: SmallDecoder | None = None
+        if small_decoder:
+            channels = network.autoencoder.latent_channels, network.autoencoder.in_channels
+            self.decoder = lay_out(SmallDecoder(*channels), True).to(device).eval()
         wanted = num_inference_steps or settings["num_inference_steps"]
         self.num_inference_steps = self._inferer(1.0, wanted).num_inference_steps
         self.network = lay_out(network, laid_out(size, device, self.dtype))
+        lay_out_autoencoder(self.network, device, self.dtype)
         self.class_labels, self.seeds = torch.arange(count, device=device) % 2, list(range(count))
         self.noise = torch.randn(count, *size.latent_shape, device=device)
 
@@ -119,6 +131,7 @@ class OurSampling:
             sampler=self.sampler,
             spacing=self.spacing,
             dtype=self.dtype,
+            decoder=self.decoder,
         )
 
     def latents(self, guidance_scale: float, num_inference_steps: int) -> Tensor:
@@ -129,8 +142,9 @@ class OurSampling:
     @torch.no_grad()
     def images(self) -> Tensor:
         """Decode noise to images (B, C, H, W) in [0, 1] on the host."""
+        decode = self.decoder or self.network.autoencoder.decode_stage_2_outputs
         with autocast(self.device, self.dtype):
-            images = self.network.autoencoder.decode_stage_2_outputs(self.noise)
+            images = decode(self.noise)
         return (images.float() * 0.5 + 0.5).clamp(0.0, 1.0).cpu()
 
     def __call__(self, guidance_scale: float) -> Tensor:

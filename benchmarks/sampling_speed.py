@@ -3,7 +3,8 @@
 Published: 150 steps of DDIM with eta 1, float32, two calls of the network a step for guidance, decoding in float32,
 images fetched one by one. Ours: the bundle's sampler and number of steps, the device's own precision and memory
 layout, both branches of guidance in one call. A few steps of each are measured and multiplied; ``--whole`` samples
-from noise to images instead. Also measured at guidance 1, where either calls the network once a step.
+from noise to images instead. Also measured at guidance 1, where either calls the network once a step. ``--distilled``
+samples as weights that are tuned for few steps do, with guidance in one call; the networks have random weights.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=3, help="measurements of each that count; one more warms up")
     options.add_argument("--guidance", type=float, default=1.5, help="guidance scale, beside 1")
     options.add_argument("--steps", type=int, help="steps of ours; the bundle's if left out")
+    options.add_argument("--distilled", action="store_true", help="ours as weights for 1, 2, 4 or 8 steps, see --steps")
+    options.add_argument("--small-decoder", action="store_true", help="ours with the small decoder")
     options.add_argument("--short", type=int, default=2, help="steps that are measured and multiplied")
     options.add_argument("--whole", action="store_true", help="sample from noise to images, one or more hours")
     options.add_argument("--floor", action="store_true", help="also the least time by operations and bytes")
@@ -68,7 +71,8 @@ def measure(size: Size, device: torch.device, arguments: argparse.Namespace) -> 
     print_machine(before)
     count = arguments.batch or size.settings["batch_size"]
     published = PublishedSampling(build(size, device), size.latent_shape, count, device)
-    ours = OurSampling(build(size, device), size, count, device, arguments.precision, arguments.steps)
+    tuned = {"distilled": arguments.distilled, "small_decoder": arguments.small_decoder}
+    ours = OurSampling(build(size, device), size, count, device, arguments.precision, arguments.steps, **tuned)
     scales = [arguments.guidance, 1.0] if arguments.guidance != 1.0 else [1.0]
     how = whole if arguments.whole else by_steps
     rows = [{"guidance": scale, **how(published, ours, scale, count, device, arguments)} for scale in scales]
@@ -86,6 +90,7 @@ def measure(size: Size, device: torch.device, arguments: argparse.Namespace) -> 
         "our_steps": ours.num_inference_steps,
         "sampler": ours.sampler,
         "precision": ours.precision,
+        "small_decoder": arguments.small_decoder,
         "target": TARGETS[device.type] if size.name == "full" else None,
         "ratio": rows[0]["ratio"],
         "rows": rows,

@@ -225,6 +225,16 @@ def test_sampling_speed_writes_ratios_with_and_without_guidance(run):
     assert row["images_a_second"]["published"] == pytest.approx(2 / published)
 
 
+def test_sampling_speed_of_tuned_weights_is_measured_with_the_small_decoder(run, monkeypatch):
+    module, calls = import_module("our_procedure"), []
+    decoded = module.SmallDecoder.forward
+    monkeypatch.setattr(module.SmallDecoder, "forward", lambda own, x: calls.append(len(x)) or decoded(own, x))
+    options = ["--repeats", "1", "--precision", "float32", "--guidance", "2", "--steps", "2"]
+    figures = run("sampling_speed", *options, "--distilled", "--small-decoder")
+    assert (figures["sampler"], figures["our_steps"], figures["small_decoder"]) == ("distilled", 2, True)
+    assert calls
+
+
 def test_decoders_are_compared_by_time_and_by_images(run, tmp_path):
     network = tiny_model(image_size=(48, 48))
     weights = save(network, tmp_path / "models" / "model.pt")
