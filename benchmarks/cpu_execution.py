@@ -37,13 +37,15 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=7, help="measurements of each that count; one more warms up")
     options.add_argument("--model-file", type=Path, help="trained weights, whose errors mean more than random ones")
     options.add_argument("--parts", nargs="+", choices=["unet", "decoder"], default=["unet", "decoder"])
+    options.add_argument("--ways", nargs="+", default=[""], help="beginnings of their names, e.g. eager OpenVINO")
     arguments = options.parse_args()
     result: dict[str, Any] = {"machine": machine(CPU), "batch": arguments.batch or BATCH, "parts": {}}
     print_machine(result["machine"])
     network, latent_shape = networks(arguments.model_file, arguments.size)
     for part in parts_of(network, 2, 1000):
         if part.name in arguments.parts:
-            result["parts"][part.name] = measure(part, latent_shape, result["batch"], arguments.repeats)
+            wanted = (BASE, *arguments.ways)
+            result["parts"][part.name] = measure(part, latent_shape, result["batch"], arguments.repeats, wanted)
             print_table(part.name, result["parts"][part.name])
     write_json(arguments.json, result)
 
@@ -57,12 +59,14 @@ def networks(model_file: Path | None, size_name: str) -> tuple[Medfusion, tuple[
     return build(size, CPU).eval(), size.latent_shape
 
 
-def measure(part: Part, latent_shape: tuple[int, ...], batch: int, repeats: int) -> dict[str, Any]:
-    """Alternate all ways that work on the same inputs."""
+def measure(
+    part: Part, latent_shape: tuple[int, ...], batch: int, repeats: int, wanted: tuple[str, ...]
+) -> dict[str, Any]:
+    """Alternate all ways that are wanted and work, on the same inputs."""
     part.module.eval().requires_grad_(False)
     inputs = part.draw(batch, *latent_shape[1:])
     with tempfile.TemporaryDirectory() as folder:
-        ways, failed = prepared(part, inputs, Path(folder))
+        ways, failed = prepared(part, inputs, Path(folder), wanted)
         expected = ways[BASE]()
         errors = {name: float((way() - expected).abs().max() / expected.abs().max()) for name, way in ways.items()}
         seconds = medians(interleaved(ways, repeats, CPU))
@@ -72,7 +76,9 @@ def measure(part: Part, latent_shape: tuple[int, ...], batch: int, repeats: int)
     return {"rows": rows, "failed": failed}
 
 
-def prepared(part: Part, inputs: tuple[Tensor, ...], folder: Path) -> tuple[dict[str, Way], dict[str, str]]:
+def prepared(
+    part: Part, inputs: tuple[Tensor, ...], folder: Path, wanted: tuple[str, ...]
+) -> tuple[dict[str, Way], dict[str, str]]:
     """Return the ways that work, each warmed up, and why others do not."""
     builders: dict[str, Callable[[], Way]] = {}
     for name, dtype in (("float32", FLOAT32), ("bfloat16", BFLOAT16)):
@@ -87,6 +93,8 @@ def prepared(part: Part, inputs: tuple[Tensor, ...], folder: Path) -> tuple[dict
     ways: dict[str, Way] = {}
     failed: dict[str, str] = {}
     for name, make in builders.items():
+        if not name.startswith(wanted):
+            continue
         try:
             ways[name] = make()
             ways[name]()
