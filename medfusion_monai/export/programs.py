@@ -14,6 +14,7 @@ import torch
 
 import medfusion_monai
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
+from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.export.formats import Format, format_named
 from medfusion_monai.export.parts import Part, parts_of
 from medfusion_monai.export.public import open_model
@@ -71,22 +72,24 @@ def export_programs(model_file: str | Path, output: str | Path, file_format: str
 def sampling_facts(sampler: LatentDiffusionSampler) -> dict[str, Any]:
     """Return what a program needs to run a sampler by itself, as JSON-compatible data.
 
-    Noisy latents are ``signal * latents + sigma * noise``; both factors are listed for each timestep in use.
+    Noisy latents are ``signal * latents + sigma * noise``; both factors are listed for each timestep in use. Weights
+    that are tuned for few steps are sampled by DDIM without added noise, and without guidance, which they have learned.
 
     Args:
         sampler: of a model, with the shape of its latents.
     """
     schedule, timesteps = sampler.schedule, sampler.timesteps
+    tuned = SAMPLERS[sampler.sampler].tuned
     return {
         "latent_shape": list(sampler.latent_shape or ()),
         "prediction_type": schedule.prediction_type,
         "num_train_timesteps": schedule.num_train_timesteps,
-        "sampler": sampler.sampler,
+        "sampler": "ddim" if tuned else sampler.sampler,
         "num_inference_steps": sampler.num_inference_steps,
         "timesteps": timesteps,
         "signal": [schedule.exact_signal[timestep] for timestep in timesteps],
         "sigma": [schedule.exact_sigma[timestep] for timestep in timesteps],
-        "guidance_scale": sampler.guidance_scale,
+        "guidance_scale": 1.0 if tuned else sampler.guidance_scale,
         "negative_label": sampler.negative_label,
         "guidance_interval": sampler.guidance_interval,
         "eta": sampler.eta,

@@ -159,7 +159,7 @@ def test_bundle_learns_the_guidance_of_its_weights(modality, bundle, tmp_path):
         ({"tuning_lr": -1.0}, "lr must be"),
         ({"prediction_type": "epsilon"}, "does not fit this training"),
         ({"guidance_interval": [0.3, 3.0], "guidance_scale": 2.0}, "guidance_interval cannot be chosen"),
-        ({"run_id": "train_diffusion"}, "few_steps.yaml trains a UNet for few steps, which has no train_diffusion"),
+        ({"run_id": "train_diffusion"}, "few_steps.yaml trains a few-step UNet, which has no train_diffusion"),
     ],
 )
 def test_bad_setting_is_refused_before_the_first_step(train, tmp_path, overrides, said):

@@ -241,7 +241,7 @@ def test_export_writes_safetensors_that_sample_the_same_and_no_onnx(gan, tmp_pat
         ({"gan_lr": 1.0e-4}, "gan_lr must be two numbers"),
         ({"gan_augmentations": ["turn"]}, "gan_augmentations must be a list of some of"),
         ({"image_size": [50, 48]}, "multiples of 4"),
-        ({"run_id": "train_diffusion"}, "gan.yaml has no train_diffusion"),
+        ({"run_id": "train_diffusion"}, "gan.yaml trains a GAN, which has no train_diffusion"),
     ],
 )
 def test_bad_setting_is_refused_before_the_first_step(train, tmp_path, overrides, said):

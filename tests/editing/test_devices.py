@@ -62,12 +62,21 @@ def crossed(edit, value=0, **settings):
     return watch
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name, sampler in SAMPLERS.items() if not sampler.tuned])
 def test_samplers_read_nothing_between_labels_and_images(sampler):
     settings = {"sampler": sampler, "num_inference_steps": 3, "guidance_scale": 2.0, "guidance_interval": [0.3, 3]}
     watch = crossed(lambda model: model.sample([0, 1], decode_batch_size=1, **settings))
     assert watch.reads == {"model/trained_model.py:sample": 1}
     assert watch.uploads == {"model/trained_model.py:sample": 1}
+
+
+def test_sampler_of_tuned_weights_reads_nothing_between_labels_and_images():
+    model = made()
+    model.info["sampler"] = {"sampler": "distilled", "num_inference_steps": 2, "guidance_scale": 2.0}
+    with fake_cuda(model, reads=READS, uploads=UPLOADS) as watch:
+        images = model.sample([0, 1])
+    assert images.shape == (2, 1, 16, 24)
+    assert watch.reads == {"model/trained_model.py:sample": 1}
 
 
 def test_negative_label_of_each_label_is_uploaded_once():
