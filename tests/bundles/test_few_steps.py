@@ -1,17 +1,14 @@
 """`run training` with few_steps.yaml: stopped and continued, sampled; and what weights for few steps cannot do."""
 
 import json
-import os
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from monai.handlers import LrScheduleHandler
-from states import assert_same
+from stopped_runs import assert_same_end, iteration_of, stop_by_signal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import save, save_gan, tiny
 
@@ -21,7 +18,6 @@ from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.editing import classify, interpolate, variations
 from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.runtime.files import file_sha256
-from medfusion_monai.training.handlers.stop_on_signal import StoppedBySignal
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
@@ -65,38 +61,12 @@ def refusal(call, *args, **kwargs):
     return str(first_cause(caught.value))
 
 
-def assert_same_end(stopped, whole):
-    """Compare weights, averaged weights, optimizer and pictures, bit for bit."""
-    for name in ("models/model.pt", "runs/checkpoints/tuning_training.pt"):
-        assert_same(*(torch.load(folder / name, weights_only=True) for folder in (stopped, whole)), name)
-    for folder in ("runs/pictures", "models"):
-        files = [{path.name: path.read_bytes() for path in (place / folder).iterdir()} for place in (stopped, whole)]
-        assert files[0].keys() == files[1].keys()
-        assert all(files[0][name] == files[1][name] for name in files[0] if name != "model.pt")
-
-
 @pytest.mark.parametrize("number", [2, 3, 5])
 def test_signalled_training_continues_with_the_same_bits(number, train, tuned, tmp_path, monkeypatch):
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)}
-    count, step = 0, LrScheduleHandler.__call__
-
-    def counted(handler, engine):
-        nonlocal count
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        step(handler, engine)
-
-    monkeypatch.setattr(LrScheduleHandler, "__call__", counted)
-    try:
-        with pytest.raises(StoppedBySignal):
-            train(tmp_path)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    assert torch.load(tmp_path / "runs/checkpoints/tuning_training.pt", weights_only=True)["iteration"] == number
+    stop_by_signal(monkeypatch, number, lambda: train(tmp_path))
+    assert iteration_of(tmp_path, "tuning") == number
     train(tmp_path, "train_few_steps")
-    assert_same_end(tmp_path, tuned)
+    assert_same_end(tmp_path, tuned, "tuning")
 
 
 def test_only_the_unet_changes_and_the_weights_say_what_they_are(tuned, trained):

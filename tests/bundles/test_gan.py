@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -12,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.handlers import LrScheduleHandler
-from states import assert_same
+from stopped_runs import assert_same_end, iteration_of, lose, stop_by_signal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import save, tiny
 
@@ -21,8 +18,6 @@ import medfusion_monai as mf
 from medfusion_monai.cli import main
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.runtime.errors import first_cause
-from medfusion_monai.runtime.locks import leave_folders
-from medfusion_monai.training.handlers.stop_on_signal import StoppedBySignal
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
 OVERLAYS = ("demo.yaml", "gan.yaml")
@@ -61,57 +56,19 @@ def gan(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("gan"))
 
 
-def assert_same_end(stopped, whole):
-    """Compare weights, averaged weights, optimizer and pictures, bit for bit."""
-    for name in ("models/model.pt", "runs/checkpoints/gan_training.pt"):
-        assert_same(*(torch.load(folder / name, weights_only=True) for folder in (stopped, whole)), name)
-    for folder in ("runs/pictures", "models"):
-        files = [{path.name: path.read_bytes() for path in (place / folder).iterdir()} for place in (stopped, whole)]
-        assert files[0].keys() == files[1].keys()
-        assert all(files[0][name] == files[1][name] for name in files[0] if name != "model.pt")
-
-
-def on_step(monkeypatch, number, act):
-    """Call ``act`` once, during a step."""
-    count, step = 0, LrScheduleHandler.__call__
-
-    def counted(handler, engine):
-        nonlocal count
-        count += 1
-        if count == number:
-            act()
-        step(handler, engine)
-
-    monkeypatch.setattr(LrScheduleHandler, "__call__", counted)
-
-
 @pytest.mark.parametrize("number", [2, 3, 5])
 def test_signalled_training_continues_with_the_same_bits(number, train, gan, tmp_path, monkeypatch):
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)}
-    on_step(monkeypatch, number, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        with pytest.raises(StoppedBySignal):
-            train(tmp_path)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    assert torch.load(tmp_path / "runs/checkpoints/gan_training.pt", weights_only=True)["iteration"] == number
+    stop_by_signal(monkeypatch, number, lambda: train(tmp_path))
+    assert iteration_of(tmp_path, "gan") == number
     train(tmp_path, "train_gan")
-    assert_same_end(tmp_path, gan)
+    assert_same_end(tmp_path, gan, "gan")
 
 
 def test_training_that_is_lost_within_an_epoch_continues_with_the_same_bits(train, gan, tmp_path, monkeypatch):
-    def lose():
-        raise KeyboardInterrupt
-
-    on_step(monkeypatch, 6, lose)
-    with pytest.raises((RuntimeError, KeyboardInterrupt)):
-        train(tmp_path, checkpoint_interval=2)
-    leave_folders()
-    monkeypatch.undo()
-    assert torch.load(tmp_path / "runs/checkpoints/gan_training.pt", weights_only=True)["iteration"] == 4
+    lose(monkeypatch, 6, lambda: train(tmp_path, checkpoint_interval=2))
+    assert iteration_of(tmp_path, "gan") == 4
     train(tmp_path)
-    assert_same_end(tmp_path, gan)
+    assert_same_end(tmp_path, gan, "gan")
 
 
 @pytest.mark.slow
@@ -134,7 +91,7 @@ def test_command_that_is_killed_at_random_moments_ends_with_the_same_bits(gan, d
                     time.sleep(0.3 * (kill + 1))
                     process.kill()
         assert process.returncode == 0, log.read_text()[-2000:]
-    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+    assert_same_end(tmp_path / "killed", tmp_path / "whole", "gan")
 
 
 def test_checkpoint_of_other_settings_is_refused_and_a_learning_rate_may_change(train, gan, tmp_path):

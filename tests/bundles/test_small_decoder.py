@@ -2,16 +2,13 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
-from monai.handlers import LrScheduleHandler
-from states import assert_same
+from stopped_runs import assert_same_end, iteration_of, lose, stop_by_signal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import save, tiny
 
@@ -20,8 +17,6 @@ from medfusion_monai.cli import main
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.runtime.files import file_sha256
-from medfusion_monai.runtime.locks import leave_folders
-from medfusion_monai.training.handlers.stop_on_signal import StoppedBySignal
 from medfusion_monai.weights.decoder_file import METADATA_KEY, NAME, latents_sha256
 from medfusion_monai.weights.state_dict import read_safetensors_metadata
 
@@ -64,56 +59,18 @@ def whole(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("whole"))
 
 
-def assert_same_end(stopped, whole):
-    """Compare decoder, optimizer and pictures, bit for bit."""
-    name = "runs/checkpoints/small_decoder_training.pt"
-    assert_same(*(torch.load(folder / name, weights_only=True) for folder in (stopped, whole)), name)
-    for name in ("runs/pictures", "models"):
-        files = [{path.name: path.read_bytes() for path in (place / name).iterdir()} for place in (stopped, whole)]
-        assert files[0] == files[1]
-
-
-def on_step(monkeypatch, number, act):
-    """Call ``act`` once, during a step."""
-    count, step = 0, LrScheduleHandler.__call__
-
-    def counted(handler, engine):
-        nonlocal count
-        count += 1
-        if count == number:
-            act()
-        step(handler, engine)
-
-    monkeypatch.setattr(LrScheduleHandler, "__call__", counted)
-
-
 @pytest.mark.parametrize("number", [2, 3, 5])
 def test_signalled_training_continues_with_the_same_bits(number, train, whole, tmp_path, monkeypatch):
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)}
-    on_step(monkeypatch, number, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        with pytest.raises(StoppedBySignal):
-            train(tmp_path)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    checkpoint = torch.load(tmp_path / "runs/checkpoints/small_decoder_training.pt", weights_only=True)
-    assert checkpoint["iteration"] == number
+    stop_by_signal(monkeypatch, number, lambda: train(tmp_path))
+    assert iteration_of(tmp_path, "small_decoder") == number
     train(tmp_path, "training")
-    assert_same_end(tmp_path, whole)
+    assert_same_end(tmp_path, whole, "small_decoder", as_states=())
 
 
 def test_training_that_is_lost_within_an_epoch_continues_with_the_same_bits(train, whole, tmp_path, monkeypatch):
-    def lose():
-        raise KeyboardInterrupt
-
-    on_step(monkeypatch, 6, lose)
-    with pytest.raises((RuntimeError, KeyboardInterrupt)):
-        train(tmp_path, checkpoint_interval=2)
-    leave_folders()
-    monkeypatch.undo()
+    lose(monkeypatch, 6, lambda: train(tmp_path, checkpoint_interval=2))
     train(tmp_path)
-    assert_same_end(tmp_path, whole)
+    assert_same_end(tmp_path, whole, "small_decoder", as_states=())
 
 
 def test_checkpoint_of_other_weights_is_refused(train, whole, tmp_path):
