@@ -70,7 +70,7 @@ class Phase:
 
 
 class TrainingRun:
-    """The settings of a run, shared by both phases.
+    """The settings of a run, shared by its phases.
 
     It does nothing until ``start``, which lets all settings be checked together first.
 
@@ -237,7 +237,7 @@ class TrainingRun:
         return sampler
 
     def attach(self, trainer: Any, phase: Phase) -> StopOnSignal:
-        """Attach the handlers that both phases share, in this order; checkpoint and signals come last.
+        """Attach the handlers that all phases share, in this order; checkpoint and signals come last.
 
         Args:
             trainer: with ``phase``, ``batch_size`` and ``evaluator``, whose metrics also go to TensorBoard.
