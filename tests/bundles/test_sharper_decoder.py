@@ -46,8 +46,8 @@ def test_encoder_stays_and_the_model_with_the_new_decoder_samples(whole, tmp_pat
 
 
 def test_heads_on_features_learn_from_the_first_step(whole):
-    state = torch.load(whole / "runs/checkpoints/autoencoder_training.pt", weights_only=True)["discriminators"]
-    last = [state[f"discriminators.0.heads.{stage}.6.weight"] for stage in STAGES]
+    state = torch.load(whole / "runs/checkpoints/autoencoder_training.pt", weights_only=True)
+    last = [state["objects"]["discriminators"][f"discriminators.0.heads.{stage}.6.weight"] for stage in STAGES]
     assert all(weights.count_nonzero() > 0 for weights in last)  # 0 before the first step
 
 
