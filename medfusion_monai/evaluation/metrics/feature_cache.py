@@ -1,4 +1,4 @@
-"""Features of image files, with one batch in memory at a time, cached by the contents of the files."""
+"""Features of image files, with two batches in memory at a time, cached by the contents of the files."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _extract(
     extractor = extraction.extractor.to(device)
     shape: tuple[int, ...] | None = None
 
-    def measure(places: range) -> Tensor:
+    def read(places: range) -> tuple[range, Tensor]:
         nonlocal shape
         images = []
         for place in places:
@@ -138,7 +138,11 @@ def _extract(
                     f"{shape}: give all images one size and number of channels"
                 )
             images.append(image)
-        values = extractor(torch.stack(images).to(device))
+        return places, torch.stack(images)
+
+    def measure(batch: tuple[range, Tensor]) -> Tensor:
+        places, images = batch
+        values = extractor(images.to(device))
         finite = values.isfinite().all(dim=1)
         if not bool(finite.all()):
             place = places[int((~finite).nonzero()[0])]
@@ -149,7 +153,8 @@ def _extract(
         return values
 
     shape_of_each = [extractor.dimensions]
-    return measure_images(measure, len(items), extraction.batch_size, shape_of_each, device, "features").numpy()
+    values = measure_images(measure, len(items), extraction.batch_size, shape_of_each, device, "features", read=read)
+    return values.numpy()
 
 
 def make_cache(folder: Path) -> None:

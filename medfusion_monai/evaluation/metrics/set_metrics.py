@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from medfusion_monai.data.reading.images import BAR_FROM
 from medfusion_monai.runtime.distributed import together
+from medfusion_monai.runtime.read_ahead import read_ahead
 
 
 class SetValues(Metric):
@@ -60,7 +61,7 @@ def own_batches(count: int, batch_size: int) -> list[range]:
 
 
 def measure_images(
-    measure: Callable[[range], Tensor],
+    measure: Callable[[Any], Tensor],
     count: int,
     batch_size: int,
     shape: Sequence[int],
@@ -68,11 +69,12 @@ def measure_images(
     title: str = "",
     bar_from: int = BAR_FROM,
     dtype: torch.dtype = torch.float32,
+    read: Callable[[range], Any] | None = None,
 ) -> Tensor:
     """Measure the images of a set batch by batch, each process its own batches.
 
     Args:
-        measure: maps the indices of a batch to values (B, ...).
+        measure: maps what was read of a batch, or its indices, to values (B, ...).
         count: images of the set.
         batch_size: images per batch.
         shape: of the values of one image.
@@ -80,20 +82,25 @@ def measure_images(
         title: of the progress bar.
         bar_from: smallest number of images with a progress bar.
         dtype: of the values.
+        read: reads a batch from its indices, in a thread, while the one before is measured. None: ``measure`` reads.
 
     Returns:
         (N, ...), in the order of the set, in every process, on the CPU.
 
     Raises:
-        ValueError: in every process if ``measure`` raised it in one.
+        ValueError: in every process if ``read`` or ``measure`` raised it in one.
     """
     metric = SetValues().to(device)
 
     def measure_own() -> None:
         metric.update(torch.empty(0, *shape, dtype=dtype))  # also in a process without a batch
         quiet = count < bar_from or idist.get_rank() > 0
-        for places in tqdm(own_batches(count, batch_size), title, unit="batch", dynamic_ncols=True, disable=quiet):
-            metric.update(measure(places))
+        batches: Any = own_batches(count, batch_size)
+        total = len(batches)
+        if read is not None:
+            batches = read_ahead(read, batches)
+        for batch in tqdm(batches, title, total, unit="batch", dynamic_ncols=True, disable=quiet):
+            metric.update(measure(batch))
 
     together(measure_own)
     return metric.compute().cpu()

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -49,11 +51,26 @@ def test_features_of_files_are_in_order(files, expected):
     np.testing.assert_array_equal(features, expected)
 
 
-def test_one_batch_of_images_is_in_memory_at_a_time(files):
-    extractor, reads = Corners(), []
-    extract(extractor, files, lambda path: reads.append(extractor.seen) or load(path), batch_size=2)
+def test_next_batch_is_read_while_one_is_measured_and_no_more(files):
+    begun = [threading.Event() for _ in files]
+    opened = []
+
+    class Waits(Corners):
+        def extract(self, image):
+            assert begun[min(self.seen + 2, 4)].wait(timeout=30)  # the first image of the next batch
+            return super().extract(image)
+
+    extractor = Waits()
+
+    def read(path):
+        opened.append(extractor.seen)
+        begun[files.index(path)].set()
+        return load(path)
+
+    extract(extractor, files, read, batch_size=2)
     assert extractor.largest == 2
-    assert reads == [0, 0, 2, 2, 4]  # a batch is read when the one before has been used
+    assert opened[:2] == [0, 0]
+    assert all(seen >= place - 3 for place, seen in enumerate(opened))  # measured: all but the batch before
 
 
 def test_second_time_takes_what_is_kept(files, expected, tmp_path):
