@@ -41,7 +41,7 @@ def evaluate(bundle, trained, dataset_dir, tmp_path):
 
     def run(**overrides):
         places = {"dataset_dir": str(dataset_dir), "model_dir": str(trained / "models"), "output_dir": str(tmp_path)}
-        quiet = {"samples_dir": None, "sweep_steps": [], "classifier_seeds": [], "image_size": SIZE}
+        quiet = {"samples_dir": "null", "sweep_steps": [], "classifier_seeds": [], "image_size": SIZE}
         bundle("evaluating", "evaluate.yaml", **(places | quiet | overrides))
         return json.loads((tmp_path / "report.json").read_text())
 
