@@ -88,7 +88,7 @@ class Server:
                     Watch(self, session, number).until_the_end(finished, total)
                 except KeyboardInterrupt:
                     session.abort_job(number)
-                    raise RuntimeError("interrupted") from None
+                    raise
         except (NoConnection, SessionClosed) as error:
             raise RuntimeError(f"the FLARE server of {self.kit} does not answer: {error}") from error
 
@@ -122,7 +122,7 @@ class Server:
             if not missing or enough:
                 return
             if missing != before:
-                print(f"waiting for {', '.join(missing)} to connect", flush=True)
+                print(f"waiting for {', '.join(missing)}", flush=True)
             before = missing
             time.sleep(POLL)
 
@@ -153,11 +153,12 @@ class Watch:
                 since = time.time()
             try:
                 status = self.session.get_job_status(self.number)
+                answered = time.time()
                 if status.startswith("FINISHED"):
                     break
-                self._note(status)
-                answered = time.time()
-            except NoConnection:
+                if status == "RUNNING":
+                    self._note()
+            except NoConnection:  # also where a site does not answer the server
                 if time.time() - answered > NO_ANSWER:
                     raise
                 continue
@@ -170,10 +171,8 @@ class Watch:
             lost = f", and {', '.join(self.away)} had dropped out" if self.away else ""
             raise RuntimeError(f"FLARE's job {self.number} ended with {status.removeprefix('FINISHED:')}{lost}")
 
-    def _note(self, status):
+    def _note(self):
         """Take down which sites work, and tell the server of those that will not answer."""
-        if status != "RUNNING":
-            return
         if not self.running:
             self.running, self.attendance = True, Attendance(self.server.sites, time.time())
         there = self.server.connected(self.session)

@@ -78,6 +78,8 @@ def run_phase(phase, rounds, state, agreement, options):
             if options.min_sites == len(options.sites) or failures > 1:
                 raise SystemExit(f"{error}\n{STOPPED}") from error
             print(f"{error}: beginning the round again", flush=True)
+        except KeyboardInterrupt:
+            raise SystemExit(f"interrupted\n{STOPPED}") from None
     state = read_kept(kept)
     save_atomically(state, finished)
     return state
