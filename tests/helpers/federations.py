@@ -70,6 +70,6 @@ def environment(**variables):
 def kept_rounds(output, phase="diffusion"):
     """Return how many rounds of a phase the server has kept."""
     kept = output / f"{phase}_kept.pt"
-    found = torch.load(kept, weights_only=True) if kept.is_file() else {}
+    found = torch.load(kept, weights_only=True, mmap=True) if kept.is_file() else {}
     rounds = found.get("model", found).get("rounds")
     return 0 if rounds is None else int(torch.as_tensor(rounds).item())

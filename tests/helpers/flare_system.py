@@ -107,4 +107,4 @@ def wait_until(condition, seconds=1500):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
+        time.sleep(0.2)
