@@ -2,7 +2,7 @@
 # make demo   train a bundle on generated images before your eyes (BUNDLE=cxr)
 # make test   run the tests;  make check   tests, linter, types
 # make test-generative   run the tests with monai-generative, in .venv-generative
-# make test-federated   train over three sites in the simulator of NVIDIA FLARE, which is added to .venv
+# make test-federated   train over three sites with NVIDIA FLARE, which is added to .venv
 # make test-dicom   check DICOM files against the standard's tables with dicom-validator, which is added to .venv
 # make test-oldest   run the tests of data, networks and sampling with numpy 1 and pydicom 2, in .venv-oldest
 # make test-monailabel   run the app for MONAI Label in its own server, in .venv-monailabel (some GB)

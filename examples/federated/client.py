@@ -5,21 +5,45 @@ variable MEDFUSION_SITES names on this machine, and never leave it.
 """
 
 import argparse
+import os
+import threading
+import time
 
 import nvflare.client as flare
 import torch
+from nvflare.apis.fl_constant import SystemConfigs
+from nvflare.fuel.utils.config_service import ConfigService
 
-from medfusion_monai.sites.federation import Plan
+from medfusion_monai.sites.federation import FederationError, Plan
 from medfusion_monai.sites.site_file import read_site
 from medfusion_monai.sites.site_training import SiteTraining
 
 
+def refuse_to_send_logs():
+    """Raise a FederationError if FLARE's client would send this site's log, which may name images, to the server."""
+    resources = ConfigService.get_section(SystemConfigs.RESOURCES_CONF)
+    if resources is not None and resources.get("allow_log_streaming", True):
+        raise FederationError(
+            "this site would send its error log to the server: set allow_log_streaming to false in resources.json "
+            "of its kit (or resources.json.default), and start its client again"
+        )
+
+
+def end_with(parent):
+    """End this process when FLARE's client, which started it, is gone: it would keep the site's folders locked."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main():
     """Take part in every round that the server announces."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", required=True, help="of the server, as one word")
     plan = Plan.decoded(parser.parse_args().plan)
     flare.init()
+    refuse_to_send_logs()
     site = SiteTraining(*read_site(flare.get_site_name()), plan)
     while flare.is_running():
         received = flare.receive()

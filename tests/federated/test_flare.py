@@ -1,101 +1,42 @@
 """Federated training with NVIDIA FLARE in its simulator: three sites with tiny networks on phantoms."""
 
-import json
-import os
 import subprocess
-import sys
-import time
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
-import yaml
-from tiny_training import TINY_NETWORKS
+from federations import PLANTED, SITES, command, environment, kept_rounds, prepare_sites, write_sites
+from flare_system import end_tree, wait_until
 
 from medfusion_monai import load
-from medfusion_monai.demo.phantoms.families import prepare_phantoms
 
 pytest.importorskip("nvflare", reason="make test-federated installs it")
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-PLANTED = "Musterfrau-Erika-1964"
-SITES = ["north", "south", "west"]
-TINY = {
-    **TINY_NETWORKS,
-    "autoencoder_batch_size": 4,
-    "diffusion_batch_size": 4,
-    "num_inference_steps": 3,
-    "precision": "float32",
-}
-
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
-    """Folders of three sites, and the way to train over them."""
+    """Folders of three sites."""
     folder = tmp_path_factory.mktemp("federation")
-    for number, name in enumerate(SITES):
-        data = folder / PLANTED / name
-        prepare_phantoms(data, num_images=24, size=32, seed=number)
-        for path in (data / "images").rglob("*.png"):
-            path.rename(path.with_name(f"{PLANTED}_{path.name}"))
-        text = (data / "datalist.json").read_text()
-        names = {path.name.removeprefix(f"{PLANTED}_") for path in (data / "images").rglob("*.png")}
-        for file in names:
-            text = text.replace(f'{file}"', f'{PLANTED}_{file}"')
-        (data / "datalist.json").write_text(text)
+    prepare_sites(folder)
     return folder
-
-
-def write_sites(folder, files, **changes):
-    """Write the files of the sites, with changes of the last."""
-    (folder / files).mkdir()
-    for name in SITES:
-        own = changes if name == SITES[-1] else {}
-        places = {
-            "dataset_dir": str(folder / PLANTED / name),
-            "output_dir": str(folder / PLANTED / files / name / "runs"),
-        }
-        places["model_dir"] = str(folder / PLANTED / files / name / "models")
-        site = {"bundle": str(ROOT / "bundles" / "medfusion_cxr"), "overlays": ["demo.yaml"]}
-        site["settings"] = TINY | places | {"trial_step": False, "device": "cpu"} | own
-        (folder / files / f"{name}.yaml").write_text(yaml.safe_dump(site))
-    return folder / files
-
-
-def command(files, output, *options):
-    """Return the command that trains over the sites, and its environment."""
-    keys = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
-    words = [sys.executable, str(ROOT / "examples" / "federated" / "train.py"), "--overlays", "demo.yaml"]
-    words += ["--bundle", str(ROOT / "bundles" / "medfusion_cxr"), "--sites", *SITES, "--site-files", str(files)]
-    words += ["--rounds", "2", "--steps", "2", "--output", str(output), *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return [*words, *(word for key in keys for word in ("--set", key))], environment
 
 
 def train(files, output, *options):
     """Run the example, and return its process when it has ended."""
-    words, environment = command(files, output, *options)
-    return subprocess.run(words, env=environment, cwd=files, capture_output=True, text=True, timeout=1500)
+    words = command(output, "--site-files", files, *options)
+    return subprocess.run(words, env=environment(), cwd=files, capture_output=True, text=True, timeout=1500)
 
 
 def train_until_killed_after_a_round(files, output, *options):
     """Run the example, and kill it with server and sites as soon as the server has kept a round of phase two."""
-    words, environment = command(files, output, *options)
+    words = command(output, "--site-files", files, *options)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(words, env=environment, cwd=files, **quiet)
-    deadline = time.monotonic() + 1500
-    while not list(output.glob("workspace/diffusion/**/FL_global_model.pt")):
+    process = subprocess.Popen(words, env=environment(), cwd=files, **quiet)
+    try:
+        wait_until(lambda: process.poll() is not None or kept_rounds(output) > 0)
         assert process.poll() is None, "it ended by itself"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    # By descent: FLARE starts server and sites in sessions of their own, which a signal to the group does not reach.
-    killed = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for one in killed:
-        one.kill()
-    process.wait()
-    psutil.wait_procs(killed, timeout=60)
+    finally:
+        end_tree(process)
 
 
 @pytest.fixture(scope="module")
