@@ -106,7 +106,12 @@ class Server:
         return [reply["client_name"] for reply in replies if reply.get("job_id") in jobs]
 
     def _unfinished(self, session, name):
-        left = [job for job in session.list_jobs(name_prefix=name) if not job["status"].startswith("FINISHED")]
+        running = {job.job_id for job in session.get_system_info().job_info}
+        left = [  # a server that was killed still lists its job as running when it is started again
+            job
+            for job in session.list_jobs(name_prefix=name)
+            if job["job_id"] in running or job["status"] in ("SUBMITTED", "APPROVED")
+        ]
         return left[-1]["job_id"] if left else None
 
     def _wait_for_sites(self, session):
