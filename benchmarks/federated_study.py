@@ -1,6 +1,6 @@
 """What can three hospitals reach alone, by pooling their X-rays, by federated training, and by sharing samples?
 
-    OMP_NUM_THREADS=1 python benchmarks/federated_study.py --xrays DIR --output DIR
+    OMP_NUM_THREADS=1 python benchmarks/federated_study.py --xrays DIR --output DIR [--json FILE] [--picture FILE]
 
 DIR of --xrays has ``images`` and ``labels.csv`` of NIH ChestX-ray14. Effusion against no finding; patients are divided
 among three hospitals of unequal size, shares of effusions and views (``hospitals/sites.py``), and each hospital holds
@@ -18,23 +18,33 @@ the sites differ. The audit of each model at each site. The rule of the comparis
 before the first result, see ``hospitals/protocol.py``.
 
 Kill it at any time: the same command continues, also within a training. Another rule, other settings or other data are
-refused in the same --output. An arm that cannot be finished is named with the reason, and the others are measured.
+refused in the same --output. An arm that cannot be finished is named, and the others are measured; --no-training
+measures what is trained so far.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import json
+import platform
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hospitals.protocol import MODELS, Protocol
-from hospitals.sites import ALL, SITES, prepare_sites
+import torch
+from hospitals.costs import travelling
+from hospitals.measuring import Measuring, take, test_images
+from hospitals.picture import EACH, save_picture
+from hospitals.protocol import ARMS, FEDERATED, MODELS, SHARED, Protocol, data_of
+from hospitals.sites import ALL, SITES, describe, divide, prepare_sites, read_table
+from hospitals.summary import Summary
 from hospitals.trainings import Commands, Failed
 from study.store import Store
 
 from medfusion_monai.data.datalist import DATALIST_NAME, read_datalist
 from medfusion_monai.data.pixels import fingerprint
+from medfusion_monai.model import load, make_preprocessing
 from medfusion_monai.runtime.files import file_sha256
 
 PROTOCOL = Protocol()
@@ -48,9 +58,21 @@ def main() -> None:
     if not all((folder / DATALIST_NAME).is_file() for folder in data.values()):
         prepare_sites(arguments.xrays, arguments.output / "data")
     store.claim(identity(data, arguments.bundle, PROTOCOL))
+    for name, rows in divide(read_table(arguments.xrays)).items():
+        print(f"{name}: {describe(rows)}", flush=True)
     commands = Commands(arguments.bundle, data, arguments.output, PROTOCOL)
-    for name in MODELS:
+    for name in () if arguments.no_training else MODELS:
         train(store, commands, name)
+    measuring = open_measuring(commands)
+    if measuring is not None:
+        measure(store, commands, measuring)
+        if arguments.picture:
+            save_picture(first_samples(store, measuring), arguments.picture)
+    print(Summary(store, test_images(data[ALL]), PROTOCOL.replicates).text())
+    if arguments.json:
+        machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
+        found = {path.stem: json.loads(path.read_text()) for path in sorted(store.results.glob("*.json"))}
+        arguments.json.write_text(json.dumps({"machine": machine, **store.identity(), **found}, indent=1) + "\n")
 
 
 def parse() -> argparse.Namespace:
@@ -59,6 +81,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--xrays", type=Path, required=True, help="folder with images and labels.csv")
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that the study writes")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/medfusion_cxr"), help="folder of the bundle")
+    parser.add_argument("--no-training", action="store_true", help="measure what is trained")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--picture", type=Path, help="PNG with the first samples of each arm")
     return parser.parse_args()
 
 
@@ -85,6 +110,70 @@ def train(store: Store, commands: Commands, name: str) -> None:
         print(
             f"{name}: trained in {cost['seconds'] / 60:.1f} min, {cost['cpu_seconds'] / 60:.1f} of a core", flush=True
         )
+
+
+def open_measuring(commands: Commands) -> Measuring | None:
+    """Return what measures arms, reading files as a trained model says; None without one."""
+    trained = [name for name in MODELS if commands.is_trained(name)]
+    if not trained:
+        return None
+    read: Any = make_preprocessing(load(commands.models(trained[0]), "cpu"))
+
+    def opened(path: str) -> torch.Tensor:
+        return torch.as_tensor(read({"image": path})["image"])
+
+    return Measuring(commands.data, commands.samples, opened, commands.protocol)
+
+
+def measure(store: Store, commands: Commands, measuring: Measuring) -> None:
+    """Sample, audit and measure the models that are trained, and what their sites can share."""
+    trained = [name for name in MODELS if commands.is_trained(name)]
+    for name in trained:
+        commands.sample(name)
+        for data in SITES if name == FEDERATED else (data_of(name),):
+            keep(store, f"audit {name} {data}", partial(commands.audit, name, data))
+    if all(site in trained for site in SITES):
+        keep(store, "sharing", partial(share, commands))
+    sharing = store.read("sharing") or {"bytes": {}, "refused": {}}
+    shared = bool(sharing["bytes"]) and not sharing["refused"]
+    packages = sharing["bytes"] if shared else {}
+    store.write("travelling", travelling(commands.data, commands.output / FEDERATED, packages, commands.protocol))
+    for name in (*trained, *([SHARED] if shared else [])):
+        keep(store, f"arm {name}", partial(measuring.arm, name))
+    for name in (*SITES, ALL):
+        keep(store, f"real {name}", partial(measuring.real, name))
+    for name in (FEDERATED, SHARED):
+        for site in SITES if store.read(f"arm {name}") else ():
+            keep(store, f"mixed {name} {site}", partial(measuring.mixed, name, site))
+
+
+def keep(store: Store, name: str, work: Callable[[], Any]) -> None:
+    """Do a piece of work and keep what it returns, unless that is done."""
+    if store.read(name) is None:
+        store.write(name, work())
+        print(f"{name}: done", flush=True)
+
+
+def share(commands: Commands) -> dict[str, Any]:
+    """Pack the samples of all sites and combine them; return sizes, or why a site may not share."""
+    packages, refused = {}, {}
+    for site in SITES:
+        try:
+            packages[site] = commands.share(site)
+        except Failed as error:
+            refused[site] = str(error).splitlines()[-1]
+    if not refused:
+        commands.combine(list(packages.values()))
+    return {"bytes": {site: path.stat().st_size for site, path in packages.items()}, "refused": refused}
+
+
+def first_samples(store: Store, measuring: Measuring) -> dict[str, torch.Tensor]:
+    """Return the first samples of each arm that is measured, and as many real training images."""
+    arms = [name for name in ARMS if store.read(f"arm {name}")]
+    real = take([read_datalist(measuring.data[ALL], "training")], [EACH, EACH], [1.0], seed=0)
+    return {"real": measuring.open(real)[0]} | {
+        name: measuring.open(measuring.samples(name, [EACH, EACH]))[0] for name in arms
+    }
 
 
 if __name__ == "__main__":

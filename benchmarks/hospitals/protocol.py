@@ -50,7 +50,7 @@ class Protocol(NamedTuple):
 
     round_steps: int = 100
     autoencoder_rounds: int = 8
-    diffusion_rounds: int = 24
+    diffusion_rounds: int = 18
     samples: tuple[int, int] = (600, 300)
     measured: int = 500
     classifiers: int = 3

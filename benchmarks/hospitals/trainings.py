@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from hospitals.protocol import FEDERATED, Protocol, data_of, seed_of
+from hospitals.protocol import FEDERATED, SHARED, Protocol, data_of, seed_of
 from hospitals.sites import CLASSES, SITES
 
 FEDERATED_TRAINING = Path(__file__).resolve().parents[2] / "examples" / "federated" / "train.py"
@@ -43,6 +43,10 @@ class Commands:
         """Return the folder of the weights of a model."""
         return self.output / name / "models"
 
+    def samples(self, name: str) -> Path:
+        """Return the folder of the samples of a model, or of the data set of the shared ones."""
+        return self.output / SHARED / "data" if name == SHARED else self.output / name / "samples"
+
     def train(self, name: str) -> dict[str, float] | None:
         """Train a model, or continue; return what this took, or None if nothing was left to do."""
         if self.is_trained(name):
@@ -58,17 +62,20 @@ class Commands:
 
     def sample(self, name: str) -> Path:
         """Sample what the protocol says; return the folder."""
-        folder = self.output / name / "samples"
+        folder, done = self.samples(name), self.output / name / "sampled"
+        if done.is_file():
+            return folder
         settings = {"model_dir": self.models(name), "output_dir": folder, "label": list(CLASSES)}
         settings |= {"num_samples": list(self.protocol.samples), "batch_size": 50}
         self.run(self._bundle("inference", ["inference.yaml"], settings), self.output / name / "sampling.log")
+        done.touch()
         return folder
 
     def audit(self, name: str, data: str) -> dict[str, Any]:
         """Audit the samples of a model against the images of a site, or of all; return the section of its file."""
         folder = self.output / name / f"audit_{data}"
         if not (folder / "audit.json").is_file():
-            words = ["audit", "--dataset-dir", self.data[data], "--samples", self.output / name / "samples"]
+            words = ["audit", "--dataset-dir", self.data[data], "--samples", self.samples(name)]
             words += ["--model-file", self.models(name), "--output", folder, "--no-pictures", "--power-images", 0]
             self.run(self._verb(*words), self.output / name / f"audit_{data}.log")
         return json.loads((folder / "audit.json").read_text())["audit"]
@@ -78,16 +85,16 @@ class Commands:
         package, licence = self.output / site / "package.zip", self.output / "licence.txt"
         licence.write_text("For this study alone.\n")
         if not package.is_file():
-            words = ["share", self.output / site / "samples", "--model-file", self.models(site), "--audit"]
+            words = ["share", self.samples(site), "--model-file", self.models(site), "--audit"]
             words += [self.output / site / f"audit_{site}" / "audit.json", "--licence", licence, "--output", package]
             self.run(self._verb(*words), self.output / site / "sharing.log")
         return package
 
     def combine(self, packages: Sequence[Path]) -> Path:
         """Make a data set of packages; return its folder."""
-        folder = self.output / "shared" / "data"
+        folder = self.samples(SHARED)
         words = ["prepare", "shared", *packages, "--output", folder]
-        self.run(self._verb(*words), self.output / "shared" / "combining.log")
+        self.run(self._verb(*words), self.output / SHARED / "combining.log")
         return folder
 
     def run(self, words: Sequence[object], log: Path) -> dict[str, float]:
