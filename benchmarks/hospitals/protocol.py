@@ -50,7 +50,7 @@ class Protocol(NamedTuple):
 
     round_steps: int = 100
     autoencoder_rounds: int = 8
-    diffusion_rounds: int = 18
+    diffusion_rounds: int = 14
     samples: tuple[int, int] = (600, 300)
     measured: int = 500
     classifiers: int = 3
@@ -71,6 +71,7 @@ class Protocol(NamedTuple):
         "num_inference_steps": 30,
         "guidance_scale": 1.0,
         "compile": False,
+        "channels_last": False,  # a sixth faster at this size
         "trial_step": False,
         "val_images": 64,
     }

@@ -215,7 +215,7 @@ def test_study_with_another_rule_or_other_settings_is_refused(data, tmp_path):
     results = store.Store(tmp_path)
     results.claim(begun)
     results.claim(json.loads(json.dumps(begun)))
-    with pytest.raises(ValueError, match="diffusion_rounds 18, not 20"):
+    with pytest.raises(ValueError, match="diffusion_rounds 14, not 20"):
         results.claim(federated_study.identity(data, bundle, protocol.Protocol(diffusion_rounds=20)))
     with pytest.raises(ValueError, match="holds a study with rule"):
         results.claim({**begun, "rule": "central wins"})
