@@ -36,7 +36,7 @@ import torch
 from hospitals.costs import travelling
 from hospitals.measuring import Measuring, take, test_images
 from hospitals.picture import EACH, save_picture
-from hospitals.protocol import ARMS, FEDERATED, MODELS, SHARED, Protocol, data_of
+from hospitals.protocol import ARMS, CENTRAL, FEDERATED, MODELS, SHARED, Protocol
 from hospitals.sites import ALL, SITES, describe, divide, prepare_sites, read_table
 from hospitals.summary import Summary
 from hospitals.trainings import Commands, Failed
@@ -126,22 +126,26 @@ def open_measuring(commands: Commands) -> Measuring | None:
 
 
 def measure(store: Store, commands: Commands, measuring: Measuring) -> None:
-    """Sample, audit and measure the models that are trained, and what their sites can share."""
+    """Measure the models that are trained, and what their sites can share; the most important figures first."""
     trained = [name for name in MODELS if commands.is_trained(name)]
     for name in trained:
         commands.sample(name)
-        for data in SITES if name == FEDERATED else (data_of(name),):
-            keep(store, f"audit {name} {data}", partial(commands.audit, name, data))
+        keep(store, f"arm {name}", partial(measuring.arm, name))
+    for name in (*SITES, ALL):
+        keep(store, f"real {name}", partial(measuring.real, name))
+    for site in (name for name in SITES if name in trained):
+        keep(store, f"audit {site} {site}", partial(commands.audit, site, site))
     if all(site in trained for site in SITES):
         keep(store, "sharing", partial(share, commands))
     sharing = store.read("sharing") or {"bytes": {}, "refused": {}}
     shared = bool(sharing["bytes"]) and not sharing["refused"]
+    if shared:
+        keep(store, f"arm {SHARED}", partial(measuring.arm, SHARED))
     packages = sharing["bytes"] if shared else {}
     store.write("travelling", travelling(commands.data, commands.output / FEDERATED, packages, commands.protocol))
-    for name in (*trained, *([SHARED] if shared else [])):
-        keep(store, f"arm {name}", partial(measuring.arm, name))
-    for name in (*SITES, ALL):
-        keep(store, f"real {name}", partial(measuring.real, name))
+    for name in (name for name in (CENTRAL, FEDERATED) if name in trained):
+        for data in SITES if name == FEDERATED else (ALL,):
+            keep(store, f"audit {name} {data}", partial(commands.audit, name, data))
     for name in (FEDERATED, SHARED):
         for site in SITES if store.read(f"arm {name}") else ():
             keep(store, f"mixed {name} {site}", partial(measuring.mixed, name, site))

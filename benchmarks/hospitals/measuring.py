@@ -25,7 +25,7 @@ from medfusion_monai.runtime.seeds import derive_seed
 
 BATCH = 50
 FIGURES = ("fid", "precision", "recall")
-REPLICATES = 50
+REPLICATES = 20
 """Resampled sets for the interval of a distance, 0.1 s each."""
 Items = Sequence[Mapping[str, Any]]
 
