@@ -1,0 +1,1 @@
+"""What hospitals reach alone and together: the parts of ``federated_study.py``."""
