@@ -48,7 +48,8 @@ def main() -> None:
     draw_sets(folder, arguments.count, arguments.side)
     rows = []
     for name, command in commands(folder, arguments.processes).items():
-        rows.append({"name": name, "count": arguments.count, **measured(command, folder / f"{name}.log")})
+        row = {"name": name, "count": arguments.count, **measured(command, folder / f"{name}.log")}
+        rows.append({**row, "images_per_second": 2 * arguments.count / row["seconds"]})
         print("{name}: {seconds:.0f} s, {images_per_second:.0f} images/s, peak {peak_gib:.2f} GiB".format(**rows[-1]))
     if arguments.json:
         result = {"machine": machine(torch.device("cpu")), "side": arguments.side, "rows": rows}
@@ -86,10 +87,7 @@ def measured(command: Sequence[str], log: Path) -> dict[str, Any]:
             time.sleep(0.5)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: see {log}")
-    seconds = time.perf_counter() - start
-    names = ("data", "generated")
-    images = sum(len(list((output.parent / name).rglob("*.png"))) for name in names)
-    return {"seconds": seconds, "images_per_second": images / seconds, "peak_gib": peak / GIBIBYTE}
+    return {"seconds": time.perf_counter() - start, "peak_gib": peak / GIBIBYTE}
 
 
 def memory(process: psutil.Process) -> int:

@@ -76,17 +76,8 @@ class Commands:
         folder = self.output / name / f"audit_{data}"
         if not (folder / "audit.json").is_file():
             words = ["audit", "--dataset-dir", self.data[data], "--samples", self.samples(name)]
-            words += [
-                "--model-file",
-                self.models(name),
-                "--output",
-                folder,
-                "--no-pictures",
-                "--power-images",
-                0,
-                "--membership-images",
-                400,
-            ]
+            words += ["--model-file", self.models(name), "--output", folder, "--no-pictures"]
+            words += ["--power-images", 0, "--membership-images", 400]
             self.run(self._verb(*words), self.output / name / f"audit_{data}.log")
         return json.loads((folder / "audit.json").read_text())["audit"]
 
