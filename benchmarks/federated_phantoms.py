@@ -2,7 +2,7 @@
 
     python benchmarks/federated_phantoms.py --output DIR
 
-Chest phantoms at 32 pixels with the networks of ``demo.yaml``; the sites have 800, 400 and 200 training images. Arms:
+Chest phantoms at 64 pixels with the networks of ``demo.yaml``; the sites have 800, 400 and 200 training images. Arms:
 ``central`` trains on all 1,400, also with another seed, which shows what chance alone does; ``federated`` is
 ``examples/federated/train.py`` in the simulator, in rounds of --round-steps. Every arm trains an autoencoder of its own
 and then its UNet, each site of the federation for as many steps as the central training. The figures are those of
@@ -44,7 +44,7 @@ BUNDLE = ROOT / "bundles" / "medfusion_cxr"
 OVERLAYS = ["demo.yaml"]
 SITES = {"north": 4, "south": 2, "west": 1}
 """Shares of the images."""
-IMAGES, SIZE, FRACTIONS = 2000, 32, (0.7, 0.05, 0.25)
+IMAGES, SIZE, FRACTIONS = 2000, 64, (0.7, 0.05, 0.25)
 CENTRAL, OTHER_SEED, FEDERATED = "central", "central, other seed", "federated"
 SEEDS = {CENTRAL: 0, OTHER_SEED: 1}
 MOST = 1.3
