@@ -41,7 +41,9 @@ def add_average(subparsers: Any) -> None:
 
 def add_assemble(subparsers: Any) -> None:
     """Add ``medfusion assemble``."""
-    parser = subparsers.add_parser("assemble", help="write a model with the autoencoder, or the UNet, of another file")
+    parser = subparsers.add_parser(
+        "assemble", help="write a model with the autoencoder, the UNet or the guide of another file"
+    )
     part = parser.add_mutually_exclusive_group(required=True)
     part.add_argument(
         "--autoencoder",
@@ -54,6 +56,20 @@ def add_assemble(subparsers: Any) -> None:
         type=input_path,
         metavar="FILE",
         help="UNet of a federated server, as FL_global_model.pt, trained on the latents of the model",
+    )
+    part.add_argument(
+        "--guide",
+        type=bundle_path,
+        metavar="FILE",
+        help="weights of a worse version of the model, away from which samples are guided by default",
+    )
+    parser.add_argument("--guidance-scale", type=float, metavar="SCALE", help="of --guide, above 1")
+    parser.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="noise levels that --guide guides, as sigma / signal (all)",
     )
     parser.add_argument(
         "--model-file", type=bundle_path, required=True, help="weights, or a folder or bundle that contains them"
@@ -109,9 +125,16 @@ def _average(arguments: argparse.Namespace) -> int:
 
 
 def _assemble(arguments: argparse.Namespace) -> int:
-    from medfusion_monai.weights.assembled import write_assembled, write_with_unet
+    from medfusion_monai.weights.assembled import write_assembled, write_guided, write_with_unet
 
-    if arguments.unet:
+    guidance = (arguments.guidance_scale, arguments.guidance_interval)
+    if arguments.guide is None and guidance != (None, None):
+        raise ValueError("--guidance-scale and --guidance-interval are those of --guide: name its weights too")
+    if arguments.guide is not None:
+        if arguments.guidance_scale is None:
+            raise ValueError("--guide needs --guidance-scale, e.g. 2: measure a few on held-out images")
+        print(write_guided(arguments.guide, arguments.model_file, arguments.output, *guidance))
+    elif arguments.unet:
         print(write_with_unet(arguments.unet, arguments.model_file, arguments.output))
     else:
         print(write_assembled(arguments.autoencoder, arguments.model_file, arguments.output))

@@ -18,6 +18,7 @@ from medfusion_monai.model import Model
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.weights.checksums import CHECKSUMS
+from medfusion_monai.weights.guidance_model import guide_beside
 from medfusion_monai.weights.model_info import model_info_path, model_info_text, require_latents
 from medfusion_monai.weights.places import NAMES, STARTER
 from medfusion_monai.weights.state_dict import check_listed
@@ -92,6 +93,10 @@ def parts_of(bundle: str | Path, with_weights: bool = True) -> Parts:
     model = open_model(models[0])
     require_latents(models[0], model.info)  # the readme and the metadata of a bundle are about a diffusion model
     _refuse_different(model, models[1:])
+    guide = guide_beside(models[0], model.info)
+    if guide is not None:
+        check_listed(guide)
+        weights.append(guide)
     return Parts(bundle, weights, facts_of(model, read_metadata(bundle)))
 
 

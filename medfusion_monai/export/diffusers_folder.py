@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from medfusion_monai.networks.diffusers_autoencoder import CONFIG, WEIGHTS
 from medfusion_monai.report.page_parts import Block, Commands
 from medfusion_monai.report.tables import plain
 from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text
+from medfusion_monai.weights.guidance_model import SETTING, without_guide
+
+logger = logging.getLogger(__name__)
 
 PIPELINE = "pipeline.py"
 """The file with the pipeline's code, which users name as ``custom_pipeline``."""
@@ -50,7 +54,8 @@ def export_pipeline(
 ) -> list[Path]:
     """Write a folder that ``DiffusionPipeline.from_pretrained`` of diffusers loads, with a card and checksums.
 
-    The same model, reports and version of diffusers give the same bytes, and no path is in them.
+    The same model, reports and version of diffusers give the same bytes, and no path is in them. A guide of the weights
+    does not fit into a pipeline, which then samples without guidance; the log says so.
 
     Args:
         model_file: weights, or a folder or bundle that contains them.
@@ -74,6 +79,12 @@ def export_pipeline(
     refuse_other_files(output, NAMES)
     model = open_model(model_file)
     facts = measured_facts(model, bundle, report, audit)
+    if facts.info["sampler"].get(SETTING) is not None:
+        logger.warning(
+            "a pipeline holds no guide: it samples without guidance, and its images are not those of a report of %s",
+            model.path,
+        )
+        facts = facts._replace(info={**facts.info, "sampler": without_guide(facts.info["sampler"])})
     card = model_card(facts, pipeline_use)
     pipeline = _pipeline(model, facts.info)
     with written_whole(output, NAMES) as folder:

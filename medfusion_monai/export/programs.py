@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import medfusion_monai
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.export.formats import Format, format_named
-from medfusion_monai.export.parts import Part, parts_of
+from medfusion_monai.export.parts import Denoiser, Part, parts_of
 from medfusion_monai.export.public import open_model
 from medfusion_monai.networks.unet import NO_LABEL
 from medfusion_monai.runtime.files import file_sha256, make_folders
@@ -29,6 +29,8 @@ TOLERANCE = 1.0e-4
 
 def export_programs(model_file: str | Path, output: str | Path, file_format: str = "onnx") -> dict[str, Any]:
     """Write encoder, decoder and UNet of a trained model, each checked against PyTorch, and ``sampler.json``.
+
+    Weights that name a guide bring along its UNet, as ``guide``, in place of the unconditional prediction.
 
     Images are in [0, 1] and latents have unit variance; batch, height and width are dynamic. Files appear in ``output``
     only if all of them reproduce PyTorch's values.
@@ -50,6 +52,8 @@ def export_programs(model_file: str | Path, output: str | Path, file_format: str
     require_latents(model.path, model.info)
     network, sampler = model.network, model.sampler
     parts = parts_of(network, len(model.class_names), sampler.schedule.num_train_timesteps)
+    if sampler.guide is not None:
+        parts.append(replace(parts[-1], name="guide", module=Denoiser(sampler.guide.unet).eval()))
     facts = {
         **sampling_facts(sampler),
         "class_names": model.class_names,
@@ -92,6 +96,7 @@ def sampling_facts(sampler: LatentDiffusionSampler) -> dict[str, Any]:
         "guidance_scale": 1.0 if tuned else sampler.guidance_scale,
         "negative_label": sampler.negative_label,
         "guidance_interval": sampler.guidance_interval,
+        "guidance_model": None if sampler.guide is None else "guide",
         "eta": sampler.eta,
     }
 

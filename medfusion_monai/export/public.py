@@ -8,6 +8,7 @@ from typing import Any
 
 from medfusion_monai.diffusion.inferer import SETTINGS
 from medfusion_monai.model import Model, load
+from medfusion_monai.weights.guidance_model import SETTING
 from medfusion_monai.weights.model_info import describe_model, earlier_trainings
 from medfusion_monai.weights.places import weights_at
 
@@ -40,7 +41,7 @@ def public_info(model: Model) -> dict[str, Any]:
         **describe_model(
             model.network,
             model.schedule if model.has_latents else None,
-            sampler=known(found.get("sampler"), SETTINGS),
+            sampler=known(found.get("sampler"), (*SETTINGS, SETTING)),
             image=known(found.get("image"), IMAGE),
             training=known_training(found.get("training")),
             class_shares=model.class_shares,

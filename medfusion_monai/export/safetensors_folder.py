@@ -11,12 +11,15 @@ import medfusion_monai
 from medfusion_monai.export.card import CardFacts, facts_of, model_card
 from medfusion_monai.export.card_head import card_head
 from medfusion_monai.export.metadata import METADATA, metadata_beside
-from medfusion_monai.export.public import open_model
+from medfusion_monai.export.public import open_model, public_info
 from medfusion_monai.export.shared_folder import CARD, refuse_other_files, written_whole
 from medfusion_monai.model import Model
 from medfusion_monai.report.read_back import read_measured, read_object
 from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.weights.assembled import save_guide
 from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text
+from medfusion_monai.weights.guidance_model import NAME as GUIDE
+from medfusion_monai.weights.guidance_model import guide_beside
 from medfusion_monai.weights.model_info import METADATA_KEY, model_info_path, write_model_info
 from medfusion_monai.weights.state_dict import save_safetensors
 
@@ -35,7 +38,8 @@ def export_weights(
 ) -> list[Path]:
     """Write ``model.safetensors``, ``model.json``, the card ``README.md`` and ``checksums.sha256`` into a folder.
 
-    The same model and reports give the same bytes, and no path is in them.
+    Weights that name a guide bring it along, as ``guide.safetensors``. The same model and reports give the same bytes,
+    and no path is in them.
 
     Args:
         model_file: weights, or a folder or bundle that contains them.
@@ -53,18 +57,23 @@ def export_weights(
         ValueError: for weights that cannot be loaded, reports of other weights, other files in ``output``, and files
             that cannot be read or written.
     """
-    refuse_other_files(output, NAMES)
     model = open_model(model_file)
+    guide = guide_beside(model.path, model.info)
+    names = NAMES if guide is None else (*NAMES, GUIDE)
+    refuse_other_files(output, names)
     head = card_head("monai", license_id, model.has_latents)
     facts = measured_facts(model, bundle, report, audit)
     card = model_card(facts)
-    with written_whole(output, NAMES) as folder:
+    with written_whole(output, names) as folder:
+        if guide is not None:
+            guiding = open_model(guide)
+            save_guide(guiding.network, public_info(guiding), folder, half)
         save_safetensors(model.network, folder / WEIGHTS, _header(facts.info, facts.metadata or {}), half)
         write_model_info(folder / WEIGHTS, facts.info)
         listed = checksums_text(folder.iterdir())  # not of the card, which may be edited
         (folder / CHECKSUMS).write_text(listed, encoding="utf-8")
         (folder / CARD).write_text(head + card, encoding="utf-8")
-    return [Path(output) / name for name in NAMES]
+    return [Path(output) / name for name in names]
 
 
 def measured_facts(

@@ -11,6 +11,7 @@ from medfusion_monai.diffusion.inferer import FULL_DECODER, LatentDiffusionSampl
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.runtime.values import check_image_size
 from medfusion_monai.sampling.plan import parse_negative_label
+from medfusion_monai.weights.guidance_model import SETTING, UNCONDITIONAL
 from medfusion_monai.weights.model_info import found_at, is_tuned, model_info_path
 
 if TYPE_CHECKING:
@@ -26,13 +27,16 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
     """Return the sampler that a model's weights define, with all choices that are not None in place of theirs.
 
     If another ``sampler`` is chosen, settings that are not chosen with it have that sampler's own defaults. If
-    ``guidance_scale`` 1 is chosen, a negative label or an interval of the weights is left out with the guidance.
+    ``guidance_scale`` 1 is chosen, a negative label, an interval or a guide of the weights is left out with the
+    guidance. Weights that have a guide (``Model.own_guide``) are guided by it with any other scale.
 
     Args:
         model: with schedule, class names and image size.
         network: to sample; None for the model's.
         choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
-            one class per label. ``guidance_model``, the path of other weights, is read as the ``guide``.
+            one class per label; weights with a guide of their own then need a ``guidance_scale`` too.
+            ``guidance_model``, the path of other weights, is read as the ``guide``; ``none`` guides by the
+            unconditional prediction whatever the weights say, with a ``guidance_scale`` that is chosen too.
             ``decoder`` is ``full`` (the autoencoder's own), ``small`` (see ``Model.load_decoder``) or a file.
 
     Returns:
@@ -53,14 +57,10 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
         chosen["negative_label"] = parse_negative_label(chosen["negative_label"], model.class_names)
     known = dict(model.info.get("sampler", {}))
     if chosen.get("sampler", known.get("sampler")) != known.get("sampler"):
-        known = {name: value for name, value in known.items() if name in GUIDANCE}
-    if "guidance_model" in chosen:
-        chosen["guide"] = model.load_guide(chosen.pop("guidance_model"))
-        known.pop("negative_label", None)
+        known = {name: value for name, value in known.items() if name in (*GUIDANCE, SETTING)}
+    _choose_guide(model, chosen, known)
     if "decoder" in chosen:
         chosen["decoder"] = model.load_decoder(chosen["decoder"])
-    if chosen.get("guidance_scale") == 1.0:
-        known = {name: value for name, value in known.items() if name not in GUIDANCE}
     autoencoder = (model.network if network is None else network).autoencoder
     check_image_size(model.image_size, autoencoder.downsampling_factor)
     shape = autoencoder.latent_shape(model.image_size)
@@ -70,6 +70,21 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
         raise ValueError(
             f"the sampler settings of {model_info_path(model.path)}, or those chosen, are invalid: {error}"
         ) from error
+
+
+def _choose_guide(model: Model, chosen: dict[str, Any], known: dict[str, Any]) -> None:
+    """Put the guide of a sampler into the chosen settings, and take from the known ones what does not go with it."""
+    given = chosen.pop(SETTING, None)
+    has_own = known.pop(SETTING, None) is not None
+    by_label = given == UNCONDITIONAL or "negative_label" in chosen
+    if chosen.get("guidance_scale") == 1.0 or (has_own and by_label):  # the own scale is meant for the own guide
+        for name in GUIDANCE:
+            known.pop(name, None)
+    if given not in (None, UNCONDITIONAL):
+        chosen["guide"] = model.load_guide(given)
+        known.pop("negative_label", None)
+    elif has_own and not by_label and chosen.get("guidance_scale") != 1.0:
+        chosen["guide"] = model.own_guide
 
 
 def _refuse_untuned(model: Model, chosen: dict[str, Any]) -> None:
@@ -82,7 +97,7 @@ def _refuse_untuned(model: Model, chosen: dict[str, Any]) -> None:
                 "leave out sampler, or tune them (train_few_steps)"
             )
         return
-    fixed = {name: known.get(name) for name in (*TUNED, *GUIDANCE)} | {"guidance_model": None}
+    fixed = {name: known.get(name) for name in (*TUNED, *GUIDANCE)} | {SETTING: None}
     other = [f"{name} {chosen[name]!r}" for name, value in fixed.items() if name in chosen and chosen[name] != value]
     if other:
         raise ValueError(

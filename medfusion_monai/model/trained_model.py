@@ -27,7 +27,7 @@ from medfusion_monai.runtime.seeds import derive_seed
 from medfusion_monai.runtime.values import check_counts, check_image_size
 from medfusion_monai.sampling.plan import parse_labels
 from medfusion_monai.weights.decoder_file import decoder_beside, load_small_decoder
-from medfusion_monai.weights.guidance_model import load_guide
+from medfusion_monai.weights.guidance_model import guide_beside, load_guide
 from medfusion_monai.weights.model_info import (
     PLACES,
     earlier_trainings,
@@ -62,7 +62,7 @@ def load(path: str | Path, device: torch.device | str | None = None, network: Me
     if Path(path).suffix == ".zip" and zipfile.is_zipfile(path):
         with tempfile.TemporaryDirectory() as folder:
             model = _loaded(unpack_weights(Path(path), Path(folder)), device, network)
-            _ = model.weights_sha256  # the unpacked file is gone afterwards
+            _ = model.weights_sha256, model.own_guide  # the unpacked files are gone afterwards
             return model
     return _loaded(find_weights(path), device, network)
 
@@ -250,6 +250,16 @@ class Model:
         if not isinstance(path, str | Path):
             raise ValueError(f"guidance_model must be the path of weights, received {path!r}")
         return load_guide(path, self.path, self.info, self._autoencoder_state())
+
+    @cached_property
+    def own_guide(self) -> Guide | None:
+        """The worse version of the UNet that guides it by default; None if the weights name none.
+
+        Raises:
+            WeightsError: as ``load_guide``.
+        """
+        path = guide_beside(self.path, self.info)
+        return None if path is None else self.load_guide(path)
 
     def load_decoder(self, choice: str | Path) -> SmallDecoder:
         """Load a small decoder of this model's latents.

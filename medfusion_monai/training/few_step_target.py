@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medfusion_monai.diffusion.denoiser import Denoiser
 from medfusion_monai.diffusion.few_steps import few_step_timesteps
-from medfusion_monai.diffusion.guidance import guided_denoiser
+from medfusion_monai.diffusion.guidance import autoguided_denoiser, guided_denoiser
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import LEAST_SIGNAL, Spacing
 from medfusion_monai.runtime.dtype import autocast
@@ -32,6 +32,7 @@ class FewStepTarget(nn.Module):
         guidance_scale: of the teacher; becomes part of the tuned network.
         spacing: of the tuned network's steps, see ``few_step_timesteps``.
         dtype: of the teacher's arithmetic.
+        guide: a worse version of the teacher, in place of its prediction without a label; frozen.
     """
 
     paths: (
@@ -51,9 +52,11 @@ class FewStepTarget(nn.Module):
         guidance_scale: float = 1.0,
         spacing: Spacing = "logsnr",
         dtype: torch.dtype = torch.float32,
+        guide: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher.eval().requires_grad_(False)
+        self.guide = None if guide is None else guide.eval().requires_grad_(False)
         self.schedule, self.guidance_scale, self.dtype = schedule, guidance_scale, dtype
         self.starts = few_step_timesteps(schedule, num_inference_steps, spacing)
         signal, sigma = [*schedule.exact_signal, 1.0], [*schedule.exact_sigma, 0.0]
@@ -85,7 +88,7 @@ class FewStepTarget(nn.Module):
 
     def _follow(self, path: Tensor, noisy: Tensor, labels: Tensor) -> Tensor:
         """Return where the teacher arrives along paths (B, steps + 1) (Lu et al. 2022, DPM-Solver++, algorithm 2)."""
-        teacher = guided_denoiser(self.teacher, labels, self.guidance_scale)
+        teacher = self._guided(labels)
         lengths = self.log_ratio[path].diff(dim=1).clamp(min=1e-6)
         before: Tensor | None = None
         for number, (now, following) in enumerate(pairwise(path.unbind(1))):
@@ -98,6 +101,11 @@ class FewStepTarget(nn.Module):
             kept, share = self._ddim(now, following)
             noisy, before = kept * noisy + share * direction, clean
         return noisy
+
+    def _guided(self, labels: Tensor) -> Denoiser:
+        if self.guide is None:
+            return guided_denoiser(self.teacher, labels, self.guidance_scale)
+        return autoguided_denoiser(self.teacher, self.guide, labels, self.guidance_scale)
 
     def _ddim(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factors of noisy and of clean latents in a step of DDIM between timesteps (B,)."""

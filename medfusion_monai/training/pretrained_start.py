@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medfusion_monai.diffusion.guidance import Guide
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.networks.autoencoder import LatentAutoencoder, decoder_names
 from medfusion_monai.networks.described import DescriptionError, describe, refuse_other_arguments
@@ -17,6 +18,7 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.values import differences_of, flat_settings
+from medfusion_monai.weights.guidance_model import guide_beside, load_guide
 from medfusion_monai.weights.model_info import earlier_trainings, require_denoiser, require_model_info
 from medfusion_monai.weights.places import missing_weights, weights_at
 from medfusion_monai.weights.state_dict import check_listed, fill_weights, read_state
@@ -68,6 +70,20 @@ class PretrainedStart:
     def guidance_scale(self) -> float:
         """The guidance scale that they are sampled with by default."""
         return float(require_model_info(self._file())["sampler"].get("guidance_scale", 1.0))
+
+    def load_guide(self, autoencoder: LatentAutoencoder) -> Guide | None:
+        """Load the UNet that guides them by default; None if they name none.
+
+        Args:
+            autoencoder: as ``fill`` filled it.
+
+        Raises:
+            WeightsError: if it is missing, damaged, or does not fit them.
+        """
+        file = self._file()
+        info = require_model_info(file)
+        path = guide_beside(file, info)
+        return None if path is None else load_guide(path, file, info, autoencoder.state_dict())
 
     def fill(self, network: Medfusion, schedule: NoiseSchedule) -> None:
         """Load the weights into the networks of a training.

@@ -29,7 +29,8 @@ class FewStepTraining(DiffusionTraining):
     Args:
         teacher_steps: steps of the weights to start from, for each step of the tuned ones.
         arguments: as ``DiffusionTraining``, except ``label_dropout`` and ``average_snapshots``. ``network`` is filled
-            with the pretrained weights, and the guidance scale of ``image_inferer`` is learned.
+            with the pretrained weights. The guidance scale of ``image_inferer`` is learned, with the guide that the
+            weights name if they do.
 
     Raises:
         WeightsError: if the weights are missing or do not fit.
@@ -46,6 +47,8 @@ class FewStepTraining(DiffusionTraining):
         if not SAMPLERS[inferer.sampler].tuned:
             raise ValueError(f"sampler {inferer.sampler}: train_few_steps tunes for distilled; leave sampler out")
         run.pretrained.fill(network, schedule)  # in place of the run list, so that every caller gets trained weights
+        guide = run.pretrained.load_guide(network.autoencoder)
+        self._guide_sha256 = None if guide is None else guide.sha256
         self.target = FewStepTarget(
             copy.deepcopy(network.unet),
             schedule,
@@ -54,6 +57,7 @@ class FewStepTraining(DiffusionTraining):
             inferer.guidance_scale,
             inferer.spacing,
             run.dtype,
+            None if guide is None else guide.unet,
         )
         super().__init__(label_dropout=0.0, **arguments)
         del self._arguments["label_dropout"]
@@ -65,6 +69,8 @@ class FewStepTraining(DiffusionTraining):
             super().open()
             run = self.training_run
             self.target.teacher = compile_network(self.target.teacher, run.compile, run.device)
+            if self.target.guide is not None:
+                self.target.guide = compile_network(self.target.guide, run.compile, run.device)
 
     def files(self) -> dict[Path, int]:
         """Return the bytes that the training writes, by file: checkpoints and weights."""
@@ -92,4 +98,5 @@ class FewStepTraining(DiffusionTraining):
 
     def _settings(self) -> dict[str, Any]:
         own = {name: getattr(self.image_inferer, name) for name in ("num_inference_steps", "spacing", "guidance_scale")}
+        own["guide"] = self._guide_sha256
         return {**super()._settings(), **own, "teacher_steps": self._arguments["teacher_steps"]}

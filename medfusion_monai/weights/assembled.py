@@ -1,20 +1,38 @@
-"""Puts an autoencoder, or a UNet, of another file into a model."""
+"""Puts an autoencoder, a UNet or a guide of another file into a model."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medfusion_monai.diffusion.guidance import checked_interval
 from medfusion_monai.networks.autoencoder import decoder_names
+from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
-from medfusion_monai.weights.guidance_model import load_described
-from medfusion_monai.weights.model_info import earlier_trainings, model_info_path, require_model_info, write_model_info
+from medfusion_monai.runtime.values import is_number
+from medfusion_monai.weights.guidance_model import (
+    NAME,
+    SETTING,
+    guide_beside,
+    load_described,
+    load_guide,
+    without_guide,
+)
+from medfusion_monai.weights.model_info import (
+    METADATA_KEY,
+    earlier_trainings,
+    model_info_path,
+    require_model_info,
+    write_model_info,
+)
 from medfusion_monai.weights.places import NAMES, weights_at
-from medfusion_monai.weights.state_dict import load_weights, save_weights
+from medfusion_monai.weights.state_dict import load_weights, save_safetensors, save_weights
 
 
 def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output: str | Path) -> Path:
@@ -55,6 +73,11 @@ def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output
     decoder = {**_training_of(decoder_file), "weights_sha256": file_sha256(decoder_file)}
     started = info.get("training") or {}
     info["training"] = started | earlier_trainings({**started, "decoder": decoder})
+    guide = guide_beside(file, info)
+    if guide is not None:
+        load_guide(guide, file, info, before)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(guide, place.parent / NAME)
     save_weights(network, place)
     write_model_info(place, info)
     return place
@@ -70,7 +93,8 @@ def write_with_unet(unet_file: str | Path, model_file: str | Path, output: str |
         output: folder of the new model.
 
     Returns:
-        The place of the weights; their description names neither images nor steps, as only the sites know theirs.
+        The place of the weights, without a guide, which was meant for another UNet; their description names neither
+        images nor steps, as only the sites know theirs.
 
     Raises:
         WeightsError: if a file is missing or damaged, ``output`` has a model, or the UNet is another.
@@ -84,15 +108,66 @@ def write_with_unet(unet_file: str | Path, model_file: str | Path, output: str |
         network.unet.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(f"weights {unet_file} do not fit the UNet of {file}: {error}") from error
-    info["training"], info["class_shares"] = {}, None
+    info["training"], info["class_shares"], info["sampler"] = {}, None, without_guide(info["sampler"])
     save_weights(network, place)
     write_model_info(place, info)
     return place
 
 
+def write_guided(
+    guide_file: str | Path,
+    model_file: str | Path,
+    output: str | Path,
+    guidance_scale: float,
+    guidance_interval: Sequence[float] | None = None,
+) -> Path:
+    """Write ``model.pt``, ``model.json`` and ``guide.safetensors`` of a model that is guided by other weights.
+
+    Samples of these weights move away from what the guide predicts (see ``autoguided_denoiser``) wherever they are
+    used, unless another guidance is chosen.
+
+    Args:
+        guide_file: weights of a worse version of the model, as of an earlier step or a smaller UNet, trained on the
+            same latents; or a folder that contains them.
+        model_file: weights of the model, or a folder or bundle that contains them.
+        output: folder of the new model.
+        guidance_scale: of the guide, above 1.
+        guidance_interval: noise levels ``[low, high]``, as sigma / signal, that are guided; None for all.
+
+    Returns:
+        The place of the weights.
+
+    Raises:
+        WeightsError: if a file is missing or damaged, ``output`` has a model, or the guide does not fit.
+        ValueError: for a scale that is not a number above 1, or an interval that is not two noise levels.
+    """
+    if not is_number(guidance_scale) or guidance_scale <= 1.0:
+        raise ValueError(
+            f"guidance_scale must be a number above 1, at which a guide counts, received {guidance_scale!r}"
+        )
+    interval = checked_interval(guidance_interval)
+    place = _free_place(output)
+    file, guide = weights_at(model_file), weights_at(guide_file)
+    info = require_model_info(file)
+    network = load_described(file, info)
+    load_guide(guide, file, info, network.autoencoder.state_dict())
+    chosen = {"guidance_scale": float(guidance_scale), "guidance_interval": interval, "negative_label": None}
+    info["sampler"] = {**info["sampler"], **chosen, SETTING: NAME}
+    save_guide(load_described(guide, require_model_info(guide)), require_model_info(guide), place.parent)
+    save_weights(network, place)
+    write_model_info(place, info)
+    return place
+
+
+def save_guide(network: Medfusion, info: Mapping[str, Any], folder: Path, half: bool = False) -> Path:
+    """Write the networks of a guide, with their description in the header, into the folder of a model's weights."""
+    save_safetensors(network, folder / NAME, {METADATA_KEY: json.dumps(info, ensure_ascii=False)}, half)
+    return folder / NAME
+
+
 def _free_place(output: str | Path) -> Path:
     place = Path(output) / NAMES[0]
-    there = [name for name in (*NAMES, model_info_path(place).name) if (place.parent / name).exists()]
+    there = [name for name in (*NAMES, model_info_path(place).name, NAME) if (place.parent / name).exists()]
     if there:
         raise WeightsError(f"{place.parent / there[0]} exists: choose another folder")
     return place

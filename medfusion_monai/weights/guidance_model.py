@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from medfusion_monai.diffusion.guidance import Guide
@@ -15,6 +14,7 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.values import differences_of, flat_settings
+from medfusion_monai.weights.decoder_file import latents_sha256
 from medfusion_monai.weights.model_info import (
     model_info_path,
     require_denoiser,
@@ -24,6 +24,12 @@ from medfusion_monai.weights.model_info import (
 from medfusion_monai.weights.places import find_weights
 from medfusion_monai.weights.state_dict import load_weights
 
+NAME = "guide.safetensors"
+"""Of the file beside a model's weights that guides them by default, where their description says so."""
+SETTING = "guidance_model"
+"""Key of the sampler's settings in a description that says so, by the name of that file."""
+UNCONDITIONAL = "none"
+"""In place of a path: guidance by the prediction without a label, whatever the weights say."""
 CHOOSE = "Choose weights of the same training, or of one that continued from the same autoencoder.pt with the same keys"
 
 
@@ -33,7 +39,7 @@ def load_guide(
     """Load the UNet that guides a model.
 
     Args:
-        path: its weights, or a folder or bundle that contains them.
+        path: its weights, or a folder or bundle that contains them. Its decoder does not matter.
         model_file: the weights of the model.
         info: their description.
         autoencoder: the weights of the model's autoencoder.
@@ -55,12 +61,35 @@ def load_guide(
     if changes:
         raise WeightsError(f"guidance_model {file} does not fit {model_file}: {'; '.join(changes)}. {CHOOSE}")
     network = load_described(file, own)
-    if any(not torch.equal(value, autoencoder[name]) for name, value in network.autoencoder.state_dict().items()):
-        raise WeightsError(
-            f"guidance_model {file} has other weights of the autoencoder than {model_file} (weights stored in float16 "
-            f"differ from those in float32). {CHOOSE}"
-        )
+    if latents_sha256(network.autoencoder) != latents_sha256(network.autoencoder, autoencoder):
+        raise WeightsError(f"guidance_model {file} was trained on other latents than {model_file}. {CHOOSE}")
     return Guide(network.unet, file_sha256(file)).eval()
+
+
+def guide_beside(model_file: str | Path, info: Mapping[str, Any]) -> Path | None:
+    """Return the file that guides a model by default; None if its description names none.
+
+    Args:
+        model_file: the weights of the model.
+        info: their description.
+
+    Raises:
+        WeightsError: if it names anything but ``NAME``, which lies beside the weights.
+    """
+    named = (info.get("sampler") or {}).get(SETTING)
+    if named not in (None, NAME):
+        raise WeightsError(
+            f"{model_info_path(model_file)} names {SETTING} {named!r}: only {NAME} beside it can be named"
+        )
+    return None if named is None else Path(model_file).parent / NAME
+
+
+def without_guide(sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a sampler for a place without the guide: those of no guidance, if they name one."""
+    if sampler.get(SETTING) is None:
+        return dict(sampler)
+    unguided = {"guidance_scale": 1.0, "guidance_interval": None}
+    return {name: unguided.get(name, value) for name, value in sampler.items() if name != SETTING}
 
 
 def _shared(info: Mapping[str, Any]) -> dict[str, Any]:

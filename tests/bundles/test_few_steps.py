@@ -18,6 +18,7 @@ from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.editing import classify, interpolate, variations
 from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.weights.assembled import write_guided
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "medfusion_cxr" / "configs"
@@ -99,17 +100,22 @@ def test_latents_of_phase_two_are_read_and_not_encoded_again(train, trained, tmp
     assert {path: path.stat().st_mtime_ns for path in latents.rglob("*.npy")} == before
 
 
-@pytest.mark.parametrize("modality", ["cxr", "fundus", "histo"])
-def test_bundle_learns_the_guidance_of_its_weights(modality, bundle, tmp_path):
+@pytest.mark.parametrize(("modality", "scale"), [("cxr", 2.0), ("fundus", 3.0), ("histo", 2.0)])
+def test_bundle_learns_the_guidance_of_its_weights(modality, scale, bundle, tmp_path):
+    """The fundus weights bring a guide of their own."""
     prepare_phantoms(tmp_path / "data", num_images=20, size=32, modality=modality)
     configs = CONFIGS.parents[1] / f"medfusion_{modality}" / "configs"
     parsed = yaml.safe_load((configs / "train.yaml").read_text())
     start = save(tiny(parsed["class_names"], parsed["image_channels"], (32, 32)), tmp_path / "start" / "model.pt")
+    if modality == "fundus":
+        guide = tiny(parsed["class_names"], parsed["image_channels"], (32, 32))
+        guide.unet.load_state_dict({name: 0.9 * value for name, value in guide.unet.state_dict().items()})
+        start = write_guided(save(guide, tmp_path / "earlier" / "model.pt"), start, tmp_path / "guided", scale)
     own = {"autoencoder_channels": [8, 16], "unet_channels": [16, 16, 32], "latent_channels": 8}
     own |= {"tuning_steps": 2, "tuning_val_interval": 2, "pretrained_model": str(start.parent)}
     data = {"dataset_dir": str(tmp_path / "data"), **places(tmp_path)}
     bundle("train_few_steps", overlays=OVERLAYS, configs=configs, **(TINY | own | data))
-    assert read_model_info(tmp_path / "models/model.pt")["sampler"]["guidance_scale"] == 2.0
+    assert read_model_info(tmp_path / "models/model.pt")["sampler"]["guidance_scale"] == scale
     samples = tmp_path / "samples"
     sampling = {"num_inference_steps": None, "num_samples": 1, "output_dir": str(samples)}
     bundle("inference", "inference.yaml", configs=configs, model_dir=str(tmp_path / "models"), **sampling)

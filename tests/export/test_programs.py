@@ -8,16 +8,18 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from tiny_models import save, tiny
 
 from medfusion_monai.cli import main
 from medfusion_monai.diffusion.inferer import LatentDiffusionSampler
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.export.formats import FORMATS, Format
-from medfusion_monai.export.programs import sampling_facts
+from medfusion_monai.export.programs import export_programs, sampling_facts
 from medfusion_monai.model import load
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.seeds import derive_seed
+from medfusion_monai.weights.assembled import write_guided
 
 
 @functools.cache
@@ -165,6 +167,20 @@ def test_files_and_facts_of_a_model_give_the_images_that_it_samples(exported, mo
     (seed,) = [derive_seed("image", 3, 1, 0)]
     actual = sample_without_pytorch(exported("onnx"), facts_of(exported("onnx")), label=1, seed=seed)
     assert np.abs(actual - model.sample("cardiomegaly", n=1, seed=3).numpy()).max() < 1e-3
+
+
+def test_own_guide_is_exported_too(model_file, tmp_path):
+    earlier = tiny()
+    for weight in earlier.unet.parameters():
+        weight.data *= 0.9
+    guide = save(earlier, tmp_path / "earlier" / "model.pt")
+    guided = write_guided(guide, model_file, tmp_path / "guided", 3.0)
+    facts = export_programs(guided, tmp_path / "out", "torchscript")
+    assert (facts["guidance_model"], facts["guidance_scale"]) == ("guide", 3.0)
+    program = torch.jit.load(tmp_path / "out" / facts["networks"]["guide"]["file"])
+    inputs = torch.randn(2, 8, 8, 12), torch.tensor([3, 900]), torch.tensor([0, 1])
+    wanted = load(guided, "cpu").own_guide.unet(inputs[0], timesteps=inputs[1], class_labels=inputs[2])
+    torch.testing.assert_close(program(*inputs), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture

@@ -81,6 +81,19 @@ def test_one_step_of_the_teacher_is_its_own_guided_prediction():
     torch.testing.assert_close(clean, (0.2 + 3.0 * (0.7 - 0.2)) * noisy, rtol=1e-3, atol=1e-3)
 
 
+def test_guide_takes_the_place_of_the_prediction_without_a_label():
+    schedule = schedule_of("v_prediction")
+    teacher, guide = (
+        Linear(schedule, torch.stack([torch.full((1000,), own), torch.full((1000,), 0.2)])) for own in (0.7, 0.4)
+    )
+    target = FewStepTarget(teacher, schedule, 4, teacher_steps=1, guidance_scale=3.0, guide=guide)
+    assert not any(weight.requires_grad for weight in target.parameters())
+    timesteps = torch.tensor(target.starts)
+    noisy = noisy_at(schedule, timesteps)
+    clean, _ = schedule.clean_and_noise(target(noisy, timesteps, none_of(4)), noisy, timesteps)
+    torch.testing.assert_close(clean, (0.4 + 3.0 * (0.7 - 0.4)) * noisy, rtol=1e-3, atol=1e-3)
+
+
 def test_more_steps_of_the_teacher_come_nearer_to_the_exact_path():
     schedule, errors = schedule_of("v_prediction"), []
     for steps in (1, 2, 4, 8):

@@ -4,9 +4,12 @@ import zipfile
 
 import pytest
 import torch
-from tiny_models import info_of, save, tiny
+from tiny_models import copy_of_chest_bundle, info_of, save, tiny
 
 import medfusion_monai as mf
+from medfusion_monai.cli import main
+from medfusion_monai.export import export_pipeline, export_weights
+from medfusion_monai.export.bundle import bundle_files, parts_of
 from medfusion_monai.model import Model, make_sampler
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import UNet
@@ -75,10 +78,17 @@ def test_negative_label_of_the_weights_gives_way_to_a_guide(model_file, guide_fi
     assert make_sampler(mf.load(model_file, "cpu"), guidance_model=guide_file).negative_label is None
 
 
-def test_other_autoencoder_is_refused(model_file, tmp_path):
-    other = save(disturbed("autoencoder."), tmp_path / "other" / "model.pt")
-    with pytest.raises(WeightsError, match=r"other/model\.pt has other weights of the autoencoder than .*models/model"):
+def test_other_encoder_is_refused(model_file, tmp_path):
+    other = save(disturbed("autoencoder.encoder"), tmp_path / "other" / "model.pt")
+    with pytest.raises(WeightsError, match=r"other/model\.pt was trained on other latents than .*models/model"):
         make_sampler(Model(model_file), guidance_model=other)
+
+
+def test_decoder_and_precision_of_a_guide_do_not_matter(model_file, tmp_path):
+    other = save(disturbed("autoencoder.decoder"), tmp_path / "other" / "model.pt")
+    assert make_sampler(Model(model_file), guidance_model=other).guide is not None
+    export_weights(other, tmp_path / "half", half=True)
+    assert make_sampler(Model(model_file), guidance_model=tmp_path / "half").guide is not None
 
 
 @pytest.mark.parametrize(
@@ -143,3 +153,141 @@ def test_guide_under_another_name_is_recognised(model_file, guide_file, tmp_path
     assert make_sampler(Model(model_file), guidance_model=tmp_path / "renamed.pt").guide.sha256 == file_sha256(
         guide_file
     )
+
+
+def guided(model_file, guide_file, output, *options):
+    """Run `medfusion assemble` with a guide."""
+    files = {"--guide": guide_file, "--model-file": model_file, "--output": output}
+    return main(["assemble", *(str(word) for pair in files.items() for word in pair), *options])
+
+
+@pytest.fixture
+def guided_file(model_file, guide_file, tmp_path):
+    assert guided(model_file, guide_file, tmp_path / "guided", "--guidance-scale", "3") == 0
+    return tmp_path / "guided" / "model.pt"
+
+
+def test_weights_bring_their_guide(model_file, guide_file, guided_file):
+    model, wanted = mf.load(guided_file, "cpu"), {"guidance_model": guide_file, "guidance_scale": 3.0}
+    assert sorted(path.name for path in guided_file.parent.iterdir()) == ["guide.safetensors", "model.json", "model.pt"]
+    assert torch.equal(model.sample(1, n=2), mf.load(model_file, "cpu").sample(1, n=2, **wanted))
+    other = mf.load(model_file, "cpu").sample(1, **{**wanted, "guidance_scale": 1.5})
+    assert torch.equal(model.sample(1, guidance_scale=1.5), other), "another scale is that of the own guide"
+    assert model.sampler.guide.sha256 == file_sha256(guided_file.with_name("guide.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 2.0, "guidance_model": "none"},
+        {"guidance_scale": 2.0, "negative_label": 0},
+    ],
+)
+def test_other_guidance_takes_the_place_of_the_own_guide(choices, model_file, guided_file):
+    plain = {name: value for name, value in choices.items() if name != "guidance_model"}
+    assert make_sampler(Model(guided_file), **choices).guide is None
+    assert torch.equal(mf.load(guided_file, "cpu").sample(1, **choices), mf.load(model_file, "cpu").sample(1, **plain))
+
+
+def test_own_scale_is_not_that_of_other_guidance(guided_file):
+    assert make_sampler(Model(guided_file), guidance_model="none").guidance_scale == 1.0
+    with pytest.raises(ValueError, match="negative_label"):
+        make_sampler(Model(guided_file), negative_label=0)
+
+
+def test_own_guide_travels_with_the_weights(guided_file, tmp_path):
+    images = mf.load(guided_file, "cpu").sample(1, n=2)
+    export_weights(guided_file, tmp_path / "shared")
+    listed = (tmp_path / "shared" / "checksums.sha256").read_text()
+    assert sorted(line.split()[1] for line in listed.splitlines()) == [
+        "guide.safetensors",
+        "model.json",
+        "model.safetensors",
+    ]
+    assert torch.equal(mf.load(tmp_path / "shared", "cpu").sample(1, n=2), images)
+    export_weights(guided_file, tmp_path / "half", half=True)
+    sizes = [(tmp_path / folder / "guide.safetensors").stat().st_size for folder in ("half", "shared")]
+    assert sizes[0] < 0.7 * sizes[1]
+    assert (mf.load(tmp_path / "half", "cpu").sample(1, n=2) - images).abs().mean() < 0.02
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as archive:
+        for path in (tmp_path / "shared").iterdir():
+            archive.write(path, f"bundle/models/{path.name}")
+    assert torch.equal(mf.load(tmp_path / "bundle.zip", "cpu").sample(1, n=2), images)
+
+
+def test_own_guide_is_in_a_shared_bundle(guided_file, tmp_path):
+    bundle = copy_of_chest_bundle(tmp_path / "bundle")
+    shutil.copytree(guided_file.parent, bundle / "models", dirs_exist_ok=True)
+    files = bundle_files(parts_of(bundle), {}, "")
+    assert files["models/guide.safetensors"] == bundle / "models" / "guide.safetensors"
+    assert b"guide.safetensors" in files["models/checksums.sha256"]
+
+
+def test_damaged_guide_of_shared_weights_is_refused(guided_file, tmp_path):
+    export_weights(guided_file, tmp_path / "shared")
+    file = tmp_path / "shared" / "guide.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\1\2\3")
+    with pytest.raises(WeightsError, match=r"guide\.safetensors"):
+        mf.load(tmp_path / "shared", "cpu").sample(1)
+
+
+def test_missing_guide_of_its_own_is_named(guided_file):
+    guided_file.with_name("guide.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"guided/guide\.safetensors does not exist"):
+        mf.load(guided_file, "cpu").sample(1)
+    assert mf.load(guided_file, "cpu").sample(1, guidance_scale=1.0).isfinite().all()
+
+
+def test_description_may_name_no_other_file(guided_file):
+    info = json.loads(model_info_path(guided_file).read_text())
+    write_model_info(guided_file, {**info, "sampler": {**info["sampler"], "guidance_model": "../earlier/model.pt"}})
+    with pytest.raises(WeightsError, match=r"names guidance_model '\.\./earlier/model\.pt': only guide\.safetensors"):
+        mf.load(guided_file, "cpu").sample(1)
+
+
+def test_pipeline_of_diffusers_leaves_the_guide_out(guided_file, tmp_path, caplog):
+    export_pipeline(guided_file, tmp_path / "pipeline")
+    assert "a pipeline holds no guide" in caplog.text
+    settings = json.loads((tmp_path / "pipeline" / "scheduler" / "scheduler_config.json").read_text())["sampler"]
+    assert settings["guidance_scale"] == 1.0
+    assert "guidance_model" not in settings
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--guide needs --guidance-scale"),
+        (["--guidance-scale", "1"], "guidance_scale must be a number above 1"),
+        (["--guidance-scale", "nan"], "guidance_scale must be a number above 1"),
+        (["--guidance-scale", "2", "--guidance-interval", "3", "1"], "guidance_interval must be two noise levels"),
+    ],
+)
+def test_unusable_guidance_is_refused(options, words, model_file, guide_file, tmp_path, capsys):
+    assert guided(model_file, guide_file, tmp_path / "new", *options) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_scale_without_a_guide_is_refused(model_file, tmp_path, capsys):
+    words = ["--autoencoder", model_file, "--model-file", model_file, "--output", tmp_path, "--guidance-scale", 2]
+    assert main(["assemble", *map(str, words)]) == 2
+    assert "those of --guide" in capsys.readouterr().err
+
+
+def test_guide_on_other_latents_is_not_assembled(model_file, tmp_path, capsys):
+    other = save(disturbed("autoencoder.encoder"), tmp_path / "other" / "model.pt")
+    assert guided(model_file, other, tmp_path / "new", "--guidance-scale", "2") == 2
+    assert "was trained on other latents" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_guide_stays_with_another_decoder_but_not_with_another_unet(guided_file, tmp_path):
+    save_weights(disturbed("autoencoder.decoder").autoencoder, tmp_path / "autoencoder.pt")
+    torch.save(disturbed("unet.").unet.state_dict(), tmp_path / "unet.pt")
+    for part in ("autoencoder", "unet"):
+        words = [f"--{part}", tmp_path / f"{part}.pt", "--model-file", guided_file, "--output", tmp_path / part]
+        assert main(["assemble", *map(str, words)]) == 0
+    assert mf.load(tmp_path / "autoencoder", "cpu").sampler.guide is not None
+    assert mf.load(tmp_path / "unet", "cpu").sampler.guide is None
+    assert mf.load(tmp_path / "unet", "cpu").sampler.guidance_scale == 1.0
