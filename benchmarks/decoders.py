@@ -29,7 +29,7 @@ from common import (
 from torch import Tensor, nn
 
 import medfusion_monai as mf
-from medfusion_monai.data.datalist import read_existing
+from medfusion_monai.data.datalist import read_splits
 from medfusion_monai.evaluation.metrics.similarity import ms_ssim
 from medfusion_monai.losses.reconstruction import structural_similarity
 from medfusion_monai.model import Model, make_preprocessing
@@ -109,7 +109,7 @@ def compare_images(model: Model, arguments: argparse.Namespace) -> dict[str, Any
     small = model.load_decoder(arguments.decoder).to(model.device)
     rows = {}
     if arguments.dataset_dir is not None:
-        items = read_existing(arguments.dataset_dir, "test", model.class_names)
+        items = read_splits(arguments.dataset_dir, (), model.class_names, ["test"])["test"]
         preprocess = make_preprocessing(model)
         real = torch.stack([preprocess(dict(item))["image"] for item in items[:: -(-len(items) // arguments.count)]])
         latents = torch.cat([model.encode(part) for part in real.split(16)])

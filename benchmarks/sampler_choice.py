@@ -10,7 +10,7 @@ what a perfect sampler would reach with as many images as there are.
 The rule, set before the first result: the arms in CHOICE, which call the UNet 30 times or less, compete for the
 default. An arm replaces the first one, the default so far, if its distance is lower for every seed, its mean recall is
 not lower by more than 0.02, and its mean label AUC not lower by more than 0.03; of several, the one with the lowest
-mean distance. All other arms are shown for comparison.
+mean distance. All other arms are shown for comparison; those with a guide need its weights, --guide.
 
 Kill it at any time; the same command continues with the arms that are missing in --output.
 """
@@ -40,6 +40,7 @@ from medfusion_monai.runtime.dtype import choose_precision
 from medfusion_monai.runtime.files import file_sha256
 from medfusion_monai.runtime.memory_format import make_ready
 from medfusion_monai.runtime.seeds import derive_seed
+from medfusion_monai.weights.places import find_weights
 
 BATCH = 32
 
@@ -65,7 +66,13 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
         "unipc", 30, guidance_scale=1.5, guidance_interval=(0.3, 3.0)
     ),
     "DDIM 100, noise": ddim(100, 1.0),
+    "UniPC 30, guide 1.35": multistep("unipc", 30, guidance_scale=1.35),
+    "UniPC 30, guide 1.5": multistep("unipc", 30, guidance_scale=1.5),
+    "UniPC 30, guide 1.7": multistep("unipc", 30, guidance_scale=1.7),
+    "UniPC 30, guide 2": multistep("unipc", 30, guidance_scale=2.0),
 }
+GUIDED = tuple(name for name in ARMS if ", guide " in name)
+"""Arms that --guide is needed for."""
 CHOICE = ("DDIM 30, noise", "UniPC 30", "UniPC 20", "DDIM 30, no noise", "DPM-Solver++ 30")
 RECALL_MARGIN, AUC_MARGIN = 0.02, 0.03
 REAL = "real test images"
@@ -83,14 +90,16 @@ def main() -> None:
             "training_images": fingerprint(items["training"]),
             "test_images": fingerprint(items["test"]),
             "samples": arguments.samples,
+            **({} if arguments.guide is None else {"guide": file_sha256(find_weights(arguments.guide))}),
         }
     )
     for name in arguments.arms:
+        guide = {"guidance_model": arguments.guide} if name in GUIDED else {}
         for seed in arguments.seeds:
             if store.read(f"{name}, seed {seed}") is None:
                 judge = judge or Judge(model, items)
                 start = time.process_time()
-                images, labels = sample(model, ARMS[name], arguments.samples, seed)
+                images, labels = sample(model, {**ARMS[name], **guide}, arguments.samples, seed)
                 seconds = time.process_time() - start
                 store.write(f"{name}, seed {seed}", judge.judge(images, labels) | {"cpu_seconds": seconds})
                 print(f"{name}, seed {seed}: {store.read(f'{name}, seed {seed}')}", flush=True)
@@ -111,9 +120,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that is finished")
     parser.add_argument("--samples", type=int, default=512, help="images of each arm and seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
+    parser.add_argument("--guide", type=Path, help="weights that guide the arms with a guide")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), metavar="ARM")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.arms = arguments.arms or [name for name in ARMS if arguments.guide or name not in GUIDED]
+    guided = sorted(set(arguments.arms) & set(GUIDED))
+    if guided and arguments.guide is None:
+        parser.error(f"{', '.join(guided)} need the weights of a --guide")
+    return arguments
 
 
 class Judge:

@@ -19,7 +19,6 @@ __all__ = [
     "find_datalist",
     "missing_files",
     "read_datalist",
-    "read_existing",
     "read_splits",
 ]
 
@@ -50,7 +49,10 @@ def read_datalist(
 
 
 def read_splits(
-    dataset_dir: str | os.PathLike[str], splits: Sequence[str], class_names: Sequence[str] | None = None
+    dataset_dir: str | os.PathLike[str],
+    splits: Sequence[str],
+    class_names: Sequence[str] | None = None,
+    where_existing: Sequence[str] = (),
 ) -> dict[str, list[dict[str, Any]]]:
     """Read several splits of a prepared folder at once: the file is read and checked once.
 
@@ -58,37 +60,21 @@ def read_splits(
         dataset_dir: as for :func:`read_datalist`, like the other arguments and the errors.
         splits: names of the splits.
         class_names: class names expected by the caller.
+        where_existing: further splits, which may be missing, of which the entries whose files exist are returned.
 
     Returns:
         The items of each split by its name.
     """
     path = find_datalist(dataset_dir)
-    items = _items(path, _load(path), splits, class_names)
+    items = _items(path, _load(path), splits, class_names, where_existing)
     for split, own in items.items():
-        _refuse_missing_files(path, split, [item["image"] for item in own])
+        images = [item["image"] for item in own]
+        if split in splits:
+            _refuse_missing_files(path, split, images)
+        else:
+            missing = set(missing_files(images))
+            items[split] = [item for item in own if item["image"] not in missing]
     return items
-
-
-def read_existing(
-    dataset_dir: str | os.PathLike[str], split: str, class_names: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
-    """Read the entries of a split whose files exist; a datalist without this split has none.
-
-    Args:
-        dataset_dir: as for :func:`read_datalist`, like the other arguments.
-        split: name of the split.
-        class_names: class names expected by the caller.
-
-    Raises:
-        DataError: as :func:`read_datalist`, except for missing files and splits.
-    """
-    path = find_datalist(dataset_dir)
-    document = _load(path)
-    if not document.get(split):
-        return []
-    items = _items(path, document, [split], class_names)[split]
-    missing = set(missing_files([item["image"] for item in items]))
-    return [item for item in items if item["image"] not in missing]
 
 
 def find_datalist(dataset_dir: str | os.PathLike[str]) -> Path:
@@ -127,11 +113,16 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _items(
-    path: Path, document: dict[str, Any], wanted: Sequence[str], class_names: Sequence[str] | None
+    path: Path,
+    document: dict[str, Any],
+    required: Sequence[str],
+    class_names: Sequence[str] | None,
+    optional: Sequence[str] = (),
 ) -> dict[str, list[dict[str, Any]]]:
     names = _agreed_class_names(path, document.get("class_names"), class_names)
-    for split in wanted:
+    for split in required:
         _refuse_unfilled(path, document, split)
+    wanted = [*required, *optional]
     splits = {name: _checked_entries(path, name, document, names) for name in dict.fromkeys([*SPLITS, *wanted])}
     own = {name: splits[name] for name in SPLITS}
     _refuse_shared_patients(path, own)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from medfusion_monai.data.datalist import read_existing, read_splits
+from medfusion_monai.data.datalist import read_splits
 from medfusion_monai.data.pixels import digests_of, fingerprint, record_digests, refuse_repeats
 from medfusion_monai.data.reading.transforms import read_and_resize
 from medfusion_monai.data.training.class_shares import parse_class_shares, training_shares
@@ -77,7 +77,7 @@ class TrainingImages:
 
     @cached_property
     def _splits(self) -> dict[str, list[Item]]:
-        return read_splits(self.dataset_dir, ("training", "validation"), self.class_names)
+        return read_splits(self.dataset_dir, ("training", "validation"), self.class_names, where_existing=["test"])
 
     @property
     def shares(self) -> list[float] | None:
@@ -99,16 +99,11 @@ class TrainingImages:
         Raises:
             DataError: if images with equal pixels are in two splits, that for the test included, or have two labels.
         """
-        for items in (self.training, self.validation):
+        test = self._splits.pop("test", [])  # needed only here
+        splits = {"training": self.training, "validation": self.validation, "test": test}
+        for items in splits.values():
             record_digests(items, from_first(partial(digests_of, items, self.dicom_modalities)))
-        splits = {"training": self.training, "validation": self.validation, "test": from_first(self._identified_test)}
         refuse_repeats(splits, self.class_names)
-
-    def _identified_test(self) -> list[Item]:
-        """Return the images of the test split that exist here, with their checksums; a training needs none of them."""
-        items = read_existing(self.dataset_dir, "test", self.class_names)
-        record_digests(items, digests_of(items, self.dicom_modalities))
-        return items
 
     @property
     def reading(self) -> dict[str, Any]:

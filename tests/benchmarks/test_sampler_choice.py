@@ -71,6 +71,18 @@ def test_study_continues_with_what_is_missing_and_refuses_other_weights(place, m
         sampler_choice.main()
 
 
+def test_guided_arms_need_a_guide_and_take_it(place, monkeypatch, capsys):
+    words = ["sampler_choice.py", "--model-file", ".", "--dataset-dir", ".", "--output", "."]
+    monkeypatch.setattr(sys, "argv", [*words, "--arms", "UniPC 20", "UniPC 30, guide 1.5"])
+    with pytest.raises(SystemExit):
+        sampler_choice.parse()
+    assert "UniPC 30, guide 1.5 need the weights of a --guide" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", words)
+    assert not set(sampler_choice.parse().arms) & set(sampler_choice.GUIDED)
+    monkeypatch.setattr(sys, "argv", [*words, "--guide", "GUIDE"])
+    assert set(sampler_choice.parse().arms) == set(sampler_choice.ARMS)
+
+
 def test_samples_take_the_classes_in_turn_and_depend_on_the_seed(place):
     model = sampler_choice.load(place / "model.pt", "cpu")
     settings = sampler_choice.multistep("unipc", 3)
