@@ -3,9 +3,9 @@
     python benchmarks/few_steps.py --model-file models/starter --tuned models/few_steps --dataset-dir DATA --output DIR
 
 Every arm samples the same labels (the classes take turns) from the same image seeds: the untuned weights by the sampler
-that they name, also in fewer steps, and each of the tuned ones by its own. The figures are those of
-``sampler_choice.py``: distance, precision and recall by features of EfficientNet-Lite0 against all training images, and
-the AUC of the label by classifiers of real images.
+that they name, then in 8, 4, 2 and 1 steps of UniPC, and each of the tuned ones by its own. The figures are those of
+``sampler_choice.py``: distance, precision and recall by features of EfficientNet-Lite0, or of --features, against all
+training images, and the AUC of the label by classifiers of real images.
 
 The rule, set before the first result: an arm equals the untuned weights if the 95% interval of the ratio of its
 distance to theirs ends below 1.10, and those of the ratios of recall and of label AUC begin above 0.90. Intervals are
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sampler_choice import REAL, Judge, sample
+from sampler_choice import REAL, Judge, multistep, sample
 from scipy.stats import t as student
 from study.store import Store
 from torch import Tensor
@@ -37,7 +37,7 @@ from medfusion_monai.model import Model, load
 from medfusion_monai.runtime.files import file_sha256
 
 UNTUNED = "untuned"
-FEWER = (8, 4)
+FEWER = (8, 4, 2, 1)
 GROUPS = 10
 MARGIN = 0.10
 
@@ -49,8 +49,8 @@ def main() -> None:
     tuned = [load(path, "cpu") for path in arguments.tuned]
     items = {split: read_datalist(arguments.dataset_dir, split, untuned.class_names) for split in ("training", "test")}
     arms: dict[str, tuple[Model, dict[str, Any]]] = {UNTUNED: (untuned, {})}
-    arms |= {f"{UNTUNED}, {steps} steps": (untuned, {"num_inference_steps": steps}) for steps in FEWER}
-    arms |= {f"tuned, {model.info['sampler']['num_inference_steps']} steps": (model, {}) for model in tuned}
+    arms |= {f"{UNTUNED}, steps: {steps}": (untuned, multistep("unipc", steps)) for steps in FEWER}
+    arms |= {f"tuned, steps: {model.info['sampler']['num_inference_steps']}": (model, {}) for model in tuned}
     store = Store(arguments.output)
     store.claim(
         {
@@ -58,19 +58,20 @@ def main() -> None:
             "training_images": fingerprint(items["training"]),
             "test_images": fingerprint(items["test"]),
             "samples": arguments.samples,
+            "features": arguments.features,
         }
     )
     judge = None
     for name, (model, settings) in arms.items():
         if store.read(name) is None:
-            judge = judge or Judge(untuned, items)
+            judge = judge or Judge(untuned, items, arguments.features)
             start = time.process_time()
             images, labels = sample(model, settings, arguments.samples, arguments.seed)
             seconds = time.process_time() - start
             store.write(name, measured(judge, images, labels) | {"cpu_seconds": seconds})
             print(f"{name}: {store.read(name)}", flush=True)
     if store.read(REAL) is None:
-        store.write(REAL, (judge or Judge(untuned, items)).judge_real())
+        store.write(REAL, (judge or Judge(untuned, items, arguments.features)).judge_real())
     rows = {name: store.read(name) for name in (*arms, REAL)}
     print(table(rows))
     if arguments.json:
@@ -85,6 +86,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dataset-dir", type=Path, required=True, help="folder of medfusion prepare")
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that is finished")
     parser.add_argument("--samples", type=int, default=2000, help="images of each arm, at least 40")
+    parser.add_argument("--features", default="efficientnet-lite0", help="extractor, as evaluation takes it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser.parse_args()

@@ -137,16 +137,19 @@ class Judge:
     Args:
         model: whose images are measured; defines how real ones are read.
         items: of the splits ``training`` and ``test``.
+        features: the extractor, as ``load_extractor`` takes it.
     """
 
-    def __init__(self, model: Model, items: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def __init__(
+        self, model: Model, items: Mapping[str, Sequence[Mapping[str, Any]]], features: str = "efficientnet-lite0"
+    ) -> None:
         read: Any = make_preprocessing(model)
         self.images = {
             split: torch.stack([torch.as_tensor(read({"image": item["image"]})["image"]) for item in own])
             for split, own in items.items()
         }
         self.labels = {split: torch.tensor([item["label"] for item in own]) for split, own in items.items()}
-        self.extractor: Any = load_extractor("efficientnet-lite0")
+        self.extractor: Any = load_extractor(features)
         self.reference = self.features(self.images["training"])
         real = LabelledImages(self.images["training"], self.labels["training"])
         self.classifiers = [train_classifier(real, len(model.class_names), seed) for seed in range(3)]
