@@ -100,8 +100,15 @@ def missing_files(paths: Sequence[str]) -> list[str]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    def with_whole_path(entry: dict[str, Any]) -> dict[str, Any]:
+        """Join each path while it is read: later, the memory of very many short paths would not be used again."""
+        image = entry.get("image")
+        if image and isinstance(image, str):
+            entry["image"] = os.path.normpath(os.path.join(path.parent, image))
+        return entry
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), object_hook=with_whole_path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}. Write it again with `medfusion prepare`.") from error
     if not isinstance(document, dict):
@@ -130,9 +137,6 @@ def _items(
         refuse_repeats(own, names or {item["label"]: str(item["label"]) for items in own.values() for item in items})
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    for split in wanted:
-        for item in splits[split]:
-            item["image"] = os.path.normpath(os.path.join(path.parent, item["image"]))
     return {split: splits[split] for split in wanted}
 
 
