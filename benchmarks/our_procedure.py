@@ -18,6 +18,7 @@ from medfusion_monai.runtime.memory_format import choose_channels_last, lay_out,
 from medfusion_monai.training.diffusion_step import DiffusionStep
 from medfusion_monai.training.handlers.ema import AveragedWeights
 from medfusion_monai.training.handlers.non_finite_loss import StopOnNonFiniteLoss
+from medfusion_monai.training.learning_rate import AdamW
 from medfusion_monai.training.prepare_batch import DiffusionPrepareBatch
 
 
@@ -36,6 +37,7 @@ class OurTraining:
         precision: ``auto`` or a type.
         micro_batch: images at a time.
         averages: keep averaged weights, which the published runs did not.
+        eight_bit_moments: of AdamW.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class OurTraining:
         precision: str | None = None,
         micro_batch: int | None = None,
         averages: bool = True,
+        eight_bit_moments: bool = False,
     ) -> None:
         settings = size.settings
         dtype = choose_precision(precision or settings["precision"], device)
@@ -55,12 +58,13 @@ class OurTraining:
         schedule = NoiseSchedule(prediction_type=settings["prediction_type"]).to(device)
         self.step = DiffusionStep(self.micro_batch, dtype)
         self.average = AveragedWeights(unet) if averages else None
+        optimizer = AdamW(lr=settings["diffusion_lr"], eight_bit_moments=eight_bit_moments)
         self.trainer = SupervisedTrainer(
             device=device,
             max_epochs=1,
             train_data_loader=[],
             network=unet,
-            optimizer=torch.optim.AdamW(unet.parameters(), lr=settings["diffusion_lr"], fused=True),
+            optimizer=optimizer.build(unet.parameters(), total_steps=1)[0],
             loss_function=DiffusionLoss(schedule, settings["diffusion_loss"], settings["loss_weighting"]),
             prepare_batch=DiffusionPrepareBatch(network.autoencoder, schedule),
             iteration_update=self.step,

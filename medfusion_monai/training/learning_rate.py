@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from medfusion_monai.baselines.relativistic import check_ramp, ramp
-from medfusion_monai.runtime.values import check_counts, check_numbers
+from medfusion_monai.runtime.values import check_bool, check_counts, check_numbers
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,46 @@ class Adam:
 
     def build(self, parameters: Iterable[nn.Parameter], total_steps: int) -> tuple[Optimizer, WarmupDecay]:
         """Return the optimizer of the parameters and its learning rate schedule over ``total_steps``."""
-        optimizer = self.kind(parameters, lr=self.lr, fused=True)  # type: ignore[call-arg]
+        optimizer = self._optimizer(parameters)
         later = None if self.later_from is None or self.later_lr is None else (self.later_from, self.later_lr)
         return optimizer, warmup_decay(optimizer, self.warmup_steps, total_steps, self.decay, later=later)
 
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        return self.kind(parameters, lr=self.lr, fused=True)  # type: ignore[call-arg]
 
+
+@dataclass(frozen=True)
 class AdamW(Adam):
-    """``Adam`` with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    """``Adam`` with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Args:
+        eight_bit_moments: whether both moments are stored in 8 bits per value, in blocks with a scale each (Dettmers et
+            al. 2022), by the package bitsandbytes: 2 bytes per weight in place of 8. Tensors with fewer than 4,096
+            values keep float32.
+
+    Raises:
+        ValueError: as ``Adam``; also for moments of 8 bits without bitsandbytes.
+    """
+
+    eight_bit_moments: bool = False
 
     kind: ClassVar[type[Optimizer]] = torch.optim.AdamW
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        super().__post_init__()
+        check_bool(eight_bit_moments=self.eight_bit_moments)
+        if self.eight_bit_moments and find_spec("bitsandbytes") is None:
+            raise ValueError(
+                "eight_bit_moments: true needs the package bitsandbytes, which is not installed: "
+                "pip install 'medfusion-monai[eight-bit]', or set it to false"
+            )
+
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        if not self.eight_bit_moments:
+            return super()._optimizer(parameters)
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of parts that optimizers do not need
+        return import_module("bitsandbytes").optim.AdamW8bit(parameters, lr=self.lr)
 
 
 @dataclass(frozen=True)

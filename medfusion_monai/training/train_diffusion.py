@@ -306,6 +306,7 @@ class DiffusionTraining(SupervisedTrainer):
             "schedule": describe(self.schedule),
             "loss": describe(self._arguments["loss"]),
             "label_dropout": self.label_dropout,
+            "eight_bit_moments": self._arguments["optimizer"].eight_bit_moments,
             **self._settings_of_autoencoder(),
             # These averages begin with the training.
             **({} if self.snapshots is None else {"average_snapshots": True}),

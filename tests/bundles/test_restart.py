@@ -129,6 +129,20 @@ def test_training_that_is_signalled_within_epochs_of_both_phases_ends_with_the_s
 
 
 @pytest.mark.usefixtures("_signals_as_before")
+def test_training_with_moments_of_eight_bits_ends_with_the_same_bits_and_keeps_them(tiny, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings = tiny | {"eight_bit_moments": True}
+    assert run_with_signals([], ["train", "demo"], settings | places(whole)) == []
+    assert run_with_signals([6, 8], ["train", "demo"], settings | places(stopped)) == [75] * 2
+    assert_same_end(stopped, whole)
+    weights = load(stopped / "runs/checkpoints/diffusion_training.pt")["objects"]["optimizer"]["state"].values()
+    assert any("torch.uint8" in str(state) for state in weights)
+    with pytest.raises(RuntimeError) as refused:
+        run_with_signals([], ["train", "demo"], settings | places(stopped) | {"eight_bit_moments": False})
+    assert "eight_bit_moments" in str(refused.value.__cause__)
+
+
+@pytest.mark.usefixtures("_signals_as_before")
 def test_training_that_is_signalled_between_its_phases_ends_with_the_same_bits(tiny, whole, tmp_path, monkeypatch):
     measure = medfusion_monai.training.train_autoencoder.measure_latent_statistics
     signals = [signal.SIGUSR1]

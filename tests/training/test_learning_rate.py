@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from medfusion_monai.training.learning_rate import Adam, warmup_decay
+from medfusion_monai.training import learning_rate
+from medfusion_monai.training.learning_rate import Adam, AdamW, warmup_decay
 
 
 def rates(steps, **keywords):
@@ -88,3 +89,41 @@ def test_later_part_has_its_own_learning_rate_instead_of_the_schedule():
     assert seen == pytest.approx([0.05, 0.1, 0.1, 0.003, 0.003, 0.003])
     never, _ = Adam(lr=0.1, warmup_steps=0, later_lr=0.003).build([torch.nn.Parameter(torch.zeros(1))], 10)
     assert never.param_groups[0]["lr"] == 0.1
+
+
+def trained(eight_bit_moments, steps=60):
+    """Return a network after some steps, its optimizer, and the last loss."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.SiLU(), torch.nn.Linear(128, 64))
+    optimizer, _ = AdamW(lr=1e-3, eight_bit_moments=eight_bit_moments).build(network.parameters(), steps)
+    inputs = torch.randn(256, 64)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(network(inputs), inputs.roll(1, dims=1))
+        loss.backward()
+        optimizer.step()
+    return network, optimizer, float(loss)
+
+
+def test_eight_bit_moments_take_two_bytes_per_weight_and_train_as_well():
+    network, optimizer, loss = trained(eight_bit_moments=True)
+    exact, _, exact_loss = trained(eight_bit_moments=False)
+    for own, other in zip(network.parameters(), exact.parameters(), strict=True):
+        assert torch.allclose(own, other, atol=4e-3)  # of steps whose sum is up to 0.06
+    assert loss == pytest.approx(exact_loss, rel=0.01)
+    weights = network[0].weight
+    large = [value for value in optimizer.state[weights].values() if getattr(value, "numel", int)() == weights.numel()]
+    assert [value.element_size() for value in large] == [1, 1]
+
+
+def test_eight_bit_moments_without_their_package_are_refused_by_what_to_do(monkeypatch):
+    monkeypatch.setattr(learning_rate, "find_spec", lambda name: None)
+    AdamW()
+    with pytest.raises(ValueError, match=r"eight_bit_moments: true needs .* pip install 'medfusion-monai\[eight-bit\]'"):
+        AdamW(eight_bit_moments=True)
+
+
+@pytest.mark.parametrize("value", [8, "yes", None])
+def test_eight_bit_moments_are_true_or_false(value):
+    with pytest.raises(ValueError, match="eight_bit_moments must be true or false"):
+        AdamW(eight_bit_moments=value)
