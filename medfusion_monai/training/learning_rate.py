@@ -84,7 +84,7 @@ class AdamW(Adam):
         if self.eight_bit_moments and find_spec("bitsandbytes") is None:
             raise ValueError(
                 "eight_bit_moments: true needs the package bitsandbytes, which is not installed: "
-                "pip install 'medfusion-monai[eight-bit]', or set it to false"
+                "pip install bitsandbytes, or set it to false"
             )
 
     def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:

@@ -102,7 +102,7 @@ def trained(eight_bit_moments, steps=60):
         loss = torch.nn.functional.mse_loss(network(inputs), inputs.roll(1, dims=1))
         loss.backward()
         optimizer.step()
-    return network, optimizer, float(loss)
+    return network, optimizer, loss.item()
 
 
 def test_eight_bit_moments_take_two_bytes_per_weight_and_train_as_well():
@@ -119,7 +119,7 @@ def test_eight_bit_moments_take_two_bytes_per_weight_and_train_as_well():
 def test_eight_bit_moments_without_their_package_are_refused_by_what_to_do(monkeypatch):
     monkeypatch.setattr(learning_rate, "find_spec", lambda name: None)
     AdamW()
-    with pytest.raises(ValueError, match=r"eight_bit_moments: true needs .* pip install 'medfusion-monai\[eight-bit\]'"):
+    with pytest.raises(ValueError, match=r"eight_bit_moments: true needs .* pip install bitsandbytes"):
         AdamW(eight_bit_moments=True)
 
 
