@@ -15,7 +15,8 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import UNet
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
-from medfusion_monai.weights.model_info import model_info_path, write_model_info
+from medfusion_monai.weights.assembled import write_assembled
+from medfusion_monai.weights.model_info import model_info_path, read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
 
 
@@ -113,9 +114,11 @@ def test_other_latents_are_refused(model_file, guide_file):
         make_sampler(Model(model_file), guidance_model=guide_file)
 
 
-def test_model_itself_is_refused_as_its_guide(model_file):
-    with pytest.raises(WeightsError, match="is the model itself"):
-        make_sampler(Model(model_file), guidance_model=model_file.parent)
+def test_model_itself_is_refused_as_its_guide(model_file, tmp_path):
+    shutil.copytree(model_file.parent, tmp_path / "copy")
+    for folder in (model_file.parent, tmp_path / "copy"):
+        with pytest.raises(WeightsError, match="is the model itself"):
+            make_sampler(Model(model_file), guidance_model=folder)
 
 
 @pytest.mark.parametrize("path", ["missing.pt", "missing"])
@@ -142,7 +145,7 @@ def test_damaged_guide_is_refused(model_file, guide_file):
 
 
 def test_guide_without_a_description_is_refused(model_file, tmp_path):
-    save_weights(tiny(), tmp_path / "bare.pt")
+    save_weights(disturbed("unet."), tmp_path / "bare.pt")
     with pytest.raises(WeightsError, match="have no description"):
         make_sampler(Model(model_file), guidance_model=tmp_path / "bare.pt")
 
@@ -232,10 +235,16 @@ def test_damaged_guide_of_shared_weights_is_refused(guided_file, tmp_path):
         mf.load(tmp_path / "shared", "cpu").sample(1)
 
 
-def test_missing_guide_of_its_own_is_named(guided_file):
+def test_missing_guide_of_its_own_is_named(guided_file, tmp_path):
     guided_file.with_name("guide.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"guided/guide\.safetensors does not exist"):
-        mf.load(guided_file, "cpu").sample(1)
+    save_weights(tiny().autoencoder, tmp_path / "autoencoder.pt")
+    for use in (
+        lambda: mf.load(guided_file, "cpu").sample(1),
+        lambda: export_weights(guided_file, tmp_path / "shared"),
+        lambda: write_assembled(tmp_path / "autoencoder.pt", guided_file, tmp_path / "new"),
+    ):
+        with pytest.raises(WeightsError, match=r"guided/guide\.safetensors does not exist.*copy it from where"):
+            use()
     assert mf.load(guided_file, "cpu").sample(1, guidance_scale=1.0).isfinite().all()
 
 
@@ -267,6 +276,32 @@ def test_unusable_guidance_is_refused(options, words, model_file, guide_file, tm
     assert guided(model_file, guide_file, tmp_path / "new", *options) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_weights_for_few_steps_take_no_guide(model_file, guide_file, tmp_path, capsys):
+    change(model_file, sampler={"sampler": "distilled", "num_inference_steps": 2, "guidance_scale": 2.0})
+    assert guided(model_file, guide_file, tmp_path / "new", "--guidance-scale", "2") == 2
+    assert "tuned for few steps" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_guide_brings_no_guide_of_its_own(model_file, guided_file, tmp_path):
+    better = save(disturbed("unet."), tmp_path / "better" / "model.pt")
+    assert guided(better, guided_file, tmp_path / "new", "--guidance-scale", "2") == 0
+    info = read_model_info(tmp_path / "new" / "guide.safetensors")
+    assert "guidance_model" not in info["sampler"]
+    assert info["networks"] == read_model_info(guided_file)["networks"]
+
+
+def test_audit_learns_what_a_guide_was_trained_on(model_file, guide_file, tmp_path):
+    change(guide_file, training={"images": "ab" * 16, "image_count": 5, "source": "/ward7"})
+    assert guided(model_file, guide_file, tmp_path / "new", "--guidance-scale", "2") == 0
+    model = mf.load(tmp_path / "new", "cpu")
+    known = {"weights_sha256": file_sha256(guide_file), "images": "ab" * 16, "image_count": 5}
+    assert model.info["training"]["guide"] == known
+    assert model.earlier_trained_on == ["ab" * 16]
+    export_weights(tmp_path / "new", tmp_path / "shared")
+    assert "The guide (SHA-256" in (tmp_path / "shared" / "README.md").read_text()
 
 
 def test_scale_without_a_guide_is_refused(model_file, tmp_path, capsys):
