@@ -79,7 +79,7 @@ def anomaly_map(
         ValueError: as in ``variations``, and for a negative smoothing.
     """
     check_numbers(smoothing=smoothing)
-    choices |= {"guidance_scale": guidance_scale, SETTING: NO_GUIDE}  # by the label, whatever guides the model
+    choices = {SETTING: NO_GUIDE, **choices, "guidance_scale": guidance_scale}  # by the label
     shown = variations(model, images, healthy, strength, n, seed, batch_size, **choices).unflatten(0, (-1, n))
     plain = torch.cat([model.reconstruct(images[at]).cpu() for at in batches(len(images), batch_size)])
     return smoothed((shown - plain[:, None]).abs().mean((1, 2))[:, None], smoothing)

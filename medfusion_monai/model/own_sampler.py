@@ -35,8 +35,8 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
         network: to sample; None for the model's.
         choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
             one class per label; weights with a guide of their own then need a ``guidance_scale`` too.
-            ``guidance_model``, the path of other weights, is read as the ``guide``; ``none`` guides by the
-            unconditional prediction whatever the weights say, with a ``guidance_scale`` that is chosen too.
+            ``guidance_model``, the path of other weights, is read as the ``guide``; ``none`` guides by the label
+            whatever guides the weights, with a ``guidance_scale`` that is chosen too.
             ``decoder`` is ``full`` (the autoencoder's own), ``small`` (see ``Model.load_decoder``) or a file.
 
     Returns:

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from medfusion_monai.diffusion.guidance import checked_interval
+from medfusion_monai.diffusion.guidance import check_guide_scale, checked_interval
 from medfusion_monai.networks.autoencoder import decoder_names
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
-from medfusion_monai.runtime.values import is_number
 from medfusion_monai.weights.guidance_model import (
     NAME,
     SETTING,
@@ -141,10 +140,7 @@ def write_guided(
             tuned for few steps.
         ValueError: for a scale that is not a number above 1, or an interval that is not two noise levels.
     """
-    if not is_number(guidance_scale) or guidance_scale <= 1.0:
-        raise ValueError(
-            f"guidance_scale must be a number above 1, at which a guide counts, received {guidance_scale!r}"
-        )
+    check_guide_scale(guidance_scale)
     interval = checked_interval(guidance_interval)
     place = _free_place(output)
     file, guide_file = weights_at(model_file), weights_at(guide_file)

@@ -8,6 +8,7 @@ from tiny_models import copy_of_chest_bundle, info_of, save, tiny
 
 import medfusion_monai as mf
 from medfusion_monai.cli import main
+from medfusion_monai.editing.anomaly import anomaly_map
 from medfusion_monai.export import export_pipeline, export_weights
 from medfusion_monai.export.bundle import bundle_files, parts_of
 from medfusion_monai.model import Model, make_sampler
@@ -191,6 +192,18 @@ def test_other_guidance_takes_the_place_of_the_own_guide(choices, model_file, gu
     plain = {name: value for name, value in choices.items() if name != "guidance_model"}
     assert make_sampler(Model(guided_file), **choices).guide is None
     assert torch.equal(mf.load(guided_file, "cpu").sample(1, **choices), mf.load(model_file, "cpu").sample(1, **plain))
+
+
+def test_anomaly_maps_are_guided_by_the_label_unless_a_guide_is_chosen(model_file, guide_file, guided_file):
+    images = torch.rand(1, 1, 16, 24, generator=torch.Generator().manual_seed(0))
+
+    def shown(file, **choices):
+        return anomaly_map(mf.load(file, "cpu"), images, 0, n=1, **choices)
+
+    assert torch.equal(shown(guided_file), shown(model_file))
+    chosen = {"guidance_model": guide_file}
+    assert torch.equal(shown(guided_file, **chosen), shown(model_file, **chosen))
+    assert not torch.equal(shown(model_file, **chosen), shown(model_file))
 
 
 def test_own_scale_is_not_that_of_other_guidance(guided_file):
