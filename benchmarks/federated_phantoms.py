@@ -38,6 +38,7 @@ from medfusion_monai.data.pixels import fingerprint
 from medfusion_monai.data.preparing.splits import SPLITS
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.model import load
+from medfusion_monai.sites.site_file import write_site
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "medfusion_cxr"
@@ -120,7 +121,6 @@ def federated_command(arguments: argparse.Namespace) -> list[str]:
     """Write data lists and files of the sites, and return the command that trains over them."""
     folder = models_of(FEDERATED, arguments.output).parent
     files = folder / "sites"
-    files.mkdir(parents=True, exist_ok=True)
     everything = json.loads((arguments.output / "data" / "datalist.json").read_text())
     for name, own in zip(SITES, shared_out(everything, list(SITES.values())), strict=True):
         place = folder / "site_folders" / name
@@ -128,10 +128,9 @@ def federated_command(arguments: argparse.Namespace) -> list[str]:
         for entry in (entry for split in SPLITS for entry in own[split]):
             entry["image"] = os.path.relpath(arguments.output / "data" / entry["image"], place)
         (place / "datalist.json").write_text(json.dumps(own))
-        places = {"dataset_dir": place, "model_dir": place / "models", "output_dir": place / "runs"}
-        settings = {**KEYS, **{key: str(value.resolve()) for key, value in places.items()}}
-        site = {"bundle": str(BUNDLE), "overlays": OVERLAYS, "settings": settings}
-        (files / f"{name}.yaml").write_text(yaml.safe_dump(site))
+        own = place.resolve()
+        places = {"dataset_dir": own, "model_dir": own / "models", "output_dir": own / "runs"}
+        write_site(files, name, BUNDLE, OVERLAYS, KEYS, **places)
     options = {
         "bundle": BUNDLE,
         "site-files": files,

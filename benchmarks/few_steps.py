@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sampler_choice import REAL, Judge, multistep, sample
+from sampler_choice import REAL, Judge, sample
 from scipy.stats import t as student
 from study.store import Store
 from torch import Tensor
@@ -38,6 +38,7 @@ from medfusion_monai.runtime.files import file_sha256
 
 UNTUNED = "untuned"
 FEWER = (8, 4, 2, 1)
+FEWER_BY = {"sampler": "unipc", "spacing": "logsnr", "eta": 0.0}
 GROUPS = 10
 MARGIN = 0.10
 
@@ -49,7 +50,7 @@ def main() -> None:
     tuned = [load(path, "cpu") for path in arguments.tuned]
     items = {split: read_datalist(arguments.dataset_dir, split, untuned.class_names) for split in ("training", "test")}
     arms: dict[str, tuple[Model, dict[str, Any]]] = {UNTUNED: (untuned, {})}
-    arms |= {f"{UNTUNED}, steps: {steps}": (untuned, multistep("unipc", steps)) for steps in FEWER}
+    arms |= {f"{UNTUNED}, steps: {steps}": (untuned, {**FEWER_BY, "num_inference_steps": steps}) for steps in FEWER}
     arms |= {f"tuned, steps: {model.info['sampler']['num_inference_steps']}": (model, {}) for model in tuned}
     store = Store(arguments.output)
     store.claim(

@@ -45,34 +45,26 @@ from medfusion_monai.weights.places import find_weights
 BATCH = 32
 
 
-def ddim(steps: int, eta: float, **more: Any) -> dict[str, Any]:
-    """Return settings of DDIM, even in log-SNR."""
-    return {"sampler": "ddim", "num_inference_steps": steps, "spacing": "logsnr", "eta": eta, **more}
+def arm(sampler: str, steps: int, eta: float = 0.0, **guidance: Any) -> dict[str, Any]:
+    """Return settings of a sampler, even in log-SNR; by default without guidance, whatever the weights say."""
+    plain = {"sampler": sampler, "num_inference_steps": steps, "spacing": "logsnr", "eta": eta, "guidance_scale": 1.0}
+    return plain | guidance
 
 
-def multistep(name: str, steps: int, **more: Any) -> dict[str, Any]:
-    """Return settings of a second-order sampler, even in log-SNR."""
-    return {"sampler": name, "num_inference_steps": steps, "spacing": "logsnr", "eta": 0.0, **more}
-
-
-ARMS: Mapping[str, Mapping[str, Any]] = {
-    "DDIM 30, noise": ddim(30, 1.0),
-    "UniPC 30": multistep("unipc", 30),
-    "UniPC 20": multistep("unipc", 20),
-    "DDIM 30, no noise": ddim(30, 0.0),
-    "DPM-Solver++ 30": multistep("dpm_solver", 30),
-    "UniPC 30, guidance 1.5": multistep("unipc", 30, guidance_scale=1.5),
-    "UniPC 30, guidance 1.5 for sigma 0.3 to 3": multistep(
-        "unipc", 30, guidance_scale=1.5, guidance_interval=(0.3, 3.0)
-    ),
-    "DDIM 100, noise": ddim(100, 1.0),
-    "UniPC 30, guide 1.35": multistep("unipc", 30, guidance_scale=1.35),
-    "UniPC 30, guide 1.5": multistep("unipc", 30, guidance_scale=1.5),
-    "UniPC 30, guide 1.7": multistep("unipc", 30, guidance_scale=1.7),
-    "UniPC 30, guide 2": multistep("unipc", 30, guidance_scale=2.0),
-}
-GUIDED = tuple(name for name in ARMS if ", guide " in name)
+BY_LABEL = {"guidance_scale": 1.5, "guidance_model": "none"}
+GUIDED = {f"UniPC 30, guide {scale:g}": arm("unipc", 30, guidance_scale=scale) for scale in (1.35, 1.5, 1.7, 2.0)}
 """Arms that --guide is needed for."""
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "DDIM 30, noise": arm("ddim", 30, 1.0),
+    "UniPC 30": arm("unipc", 30),
+    "UniPC 20": arm("unipc", 20),
+    "DDIM 30, no noise": arm("ddim", 30, 0.0),
+    "DPM-Solver++ 30": arm("dpm_solver", 30),
+    "UniPC 30, guidance 1.5": arm("unipc", 30, **BY_LABEL),
+    "UniPC 30, guidance 1.5 for sigma 0.3 to 3": arm("unipc", 30, **BY_LABEL, guidance_interval=(0.3, 3.0)),
+    "DDIM 100, noise": arm("ddim", 100, 1.0),
+    **GUIDED,
+}
 CHOICE = ("DDIM 30, noise", "UniPC 30", "UniPC 20", "DDIM 30, no noise", "DPM-Solver++ 30")
 RECALL_MARGIN, AUC_MARGIN = 0.02, 0.03
 REAL = "real test images"
@@ -125,7 +117,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     arguments.arms = arguments.arms or [name for name in ARMS if arguments.guide or name not in GUIDED]
-    guided = sorted(set(arguments.arms) & set(GUIDED))
+    guided = sorted(GUIDED.keys() & set(arguments.arms))
     if guided and arguments.guide is None:
         parser.error(f"{', '.join(guided)} need the weights of a --guide")
     return arguments

@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hospitals.protocol import FEDERATED, SHARED, Protocol, data_of, seed_of
 from hospitals.sites import CLASSES, SITES
+from medfusion_monai.sites.site_file import write_site
 
 FEDERATED_TRAINING = Path(__file__).resolve().parents[2] / "examples" / "federated" / "train.py"
 
@@ -128,13 +127,11 @@ class Commands:
         return words
 
     def _write_sites(self, folder: Path) -> None:
-        (folder / "sites").mkdir(parents=True, exist_ok=True)
         for name in SITES:
             own = folder / "at_sites" / name
-            settings = {**self.protocol.keys, "dataset_dir": str(self.data[name]), "seed": seed_of(name)}
-            settings |= {"model_dir": str(own / "models"), "output_dir": str(own / "run")}
-            site = {"bundle": str(self.configs.parent), "overlays": list(self.protocol.overlays), "settings": settings}
-            (folder / "sites" / f"{name}.yaml").write_text(yaml.safe_dump(site))
+            settings = {**self.protocol.keys, "seed": seed_of(name)}
+            places = {"dataset_dir": self.data[name], "model_dir": own / "models", "output_dir": own / "run"}
+            write_site(folder / "sites", name, self.configs.parent, self.protocol.overlays, settings, **places)
 
     def _bundle(self, run_id: str, files: Sequence[str], settings: Mapping[str, object]) -> list[object]:
         config = str([str(self.configs / name) for name in files])

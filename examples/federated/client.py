@@ -6,14 +6,13 @@ variable MEDFUSION_SITES names on this machine, and never leave it.
 
 import argparse
 import os
-import threading
-import time
 
 import nvflare.client as flare
 import torch
 from nvflare.apis.fl_constant import SystemConfigs
 from nvflare.fuel.utils.config_service import ConfigService
 
+from medfusion_monai.runtime.distributed import when_parent_ends
 from medfusion_monai.sites.federation import FederationError, Plan
 from medfusion_monai.sites.site_file import read_site
 from medfusion_monai.sites.site_training import SiteTraining
@@ -29,16 +28,9 @@ def refuse_to_send_logs():
         )
 
 
-def end_with(parent):
-    """End this process when FLARE's client, which started it, is gone: it would keep the site's folders locked."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
 def main():
     """Take part in every round that the server announces."""
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    when_parent_ends(lambda: os._exit(1))  # FLARE's client; this process would keep the site's folders locked
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", required=True, help="of the server, as one word")
     plan = Plan.decoded(parser.parse_args().plan)

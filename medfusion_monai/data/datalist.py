@@ -66,14 +66,24 @@ def read_splits(
         The items of each split by its name.
     """
     path = find_datalist(dataset_dir)
-    items = _items(path, _load(path), splits, class_names, where_existing)
+    document = _load(path)
+    names = _agreed_class_names(path, document.get("class_names"), class_names)
+    for split in splits:
+        _refuse_unfilled(path, document, split)
+    wanted = [*splits, *where_existing]
+    items = {split: _checked_entries(path, split, document, names) for split in dict.fromkeys([*SPLITS, *wanted])}
+    _refuse_overlaps(path, {split: items[split] for split in SPLITS}, names)
+    items = {split: items[split] for split in wanted}  # the others need not stay in memory
     for split, own in items.items():
-        images = [item["image"] for item in own]
-        if split in splits:
-            _refuse_missing_files(path, split, images)
-        else:
-            missing = set(missing_files(images))
-            items[split] = [item for item in own if item["image"] not in missing]
+        missing = missing_files([item["image"] for item in own])
+        if missing and split in splits:
+            raise DataError(
+                f"{path}: {len(missing)} of {len(own)} {split} images do not exist, first {missing[:3]}. "
+                "Restore them, or run `medfusion prepare` again with their new location."
+            )
+        if missing:
+            lost = set(missing)
+            items[split] = [item for item in own if item["image"] not in lost]
     return items
 
 
@@ -117,27 +127,6 @@ def _load(path: Path) -> dict[str, Any]:
             "Write it again with `medfusion prepare`."
         )
     return document
-
-
-def _items(
-    path: Path,
-    document: dict[str, Any],
-    required: Sequence[str],
-    class_names: Sequence[str] | None,
-    optional: Sequence[str] = (),
-) -> dict[str, list[dict[str, Any]]]:
-    names = _agreed_class_names(path, document.get("class_names"), class_names)
-    for split in required:
-        _refuse_unfilled(path, document, split)
-    wanted = [*required, *optional]
-    splits = {name: _checked_entries(path, name, document, names) for name in dict.fromkeys([*SPLITS, *wanted])}
-    own = {name: splits[name] for name in SPLITS}
-    _refuse_shared_patients(path, own)
-    try:
-        refuse_repeats(own, names or {item["label"]: str(item["label"]) for items in own.values() for item in items})
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    return {split: splits[split] for split in wanted}
 
 
 def _refuse_unfilled(path: Path, document: Mapping[str, Any], split: str) -> None:
@@ -225,10 +214,12 @@ def _refuse_shared_patients(path: Path, splits: Mapping[str, Sequence[Mapping[st
         )
 
 
-def _refuse_missing_files(path: Path, split: str, images: Sequence[str]) -> None:
-    missing = missing_files(images)
-    if missing:
-        raise DataError(
-            f"{path}: {len(missing)} of {len(images)} {split} images do not exist, first {missing[:3]}. "
-            "Restore them, or run `medfusion prepare` again with their new location."
-        )
+def _refuse_overlaps(
+    path: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str] | None
+) -> None:
+    _refuse_shared_patients(path, splits)
+    labels = names or {item["label"]: str(item["label"]) for items in splits.values() for item in items}
+    try:
+        refuse_repeats(splits, labels)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

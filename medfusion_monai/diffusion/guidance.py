@@ -94,6 +94,12 @@ class Guide(nn.Module):
         return self.unet
 
 
+def check_guide_scale(guidance_scale: Any) -> None:
+    """Raise a ValueError for a scale at which a guide has no effect, or pulls samples towards what it predicts."""
+    if not is_number(guidance_scale) or guidance_scale <= 1.0:
+        raise ValueError(f"guidance_scale must be a number above 1 with a guide, received {guidance_scale!r}")
+
+
 def autoguided_denoiser(
     unet: Callable[..., Tensor], worse: Callable[..., Tensor], class_labels: Tensor, guidance_scale: float
 ) -> Denoiser:

@@ -14,6 +14,7 @@ from medfusion_monai.diffusion.denoiser import Denoiser
 from medfusion_monai.diffusion.guidance import (
     Guide,
     autoguided_denoiser,
+    check_guide_scale,
     checked_interval,
     guided_denoiser,
     within_interval,
@@ -77,7 +78,7 @@ class LatentDiffusionSampler(Inferer):
 
     Raises:
         ValueError: for a setting out of range, an eta that the sampler does not support, a negative label, an interval
-            or a guide without guidance, or both a negative label and a guide.
+            or a guide without guidance, a guide with a scale below 1, or both a negative label and a guide.
     """
 
     def __init__(
@@ -237,8 +238,11 @@ def _check_guidance(scale: Any, **options: Any) -> None:
     for name, value in options.items():
         if value is not None and scale == 1.0:
             raise ValueError(f"{name} has no effect at guidance_scale 1: raise guidance_scale or drop {name}")
-    if options["guidance_model"] is not None and options["negative_label"] is not None:
+    if options["guidance_model"] is None:
+        return
+    if options["negative_label"] is not None:
         raise ValueError("negative_label and guidance_model are two ways of guidance: drop one of them")
+    check_guide_scale(scale)
 
 
 def _refuse_images(inputs: Tensor) -> None:

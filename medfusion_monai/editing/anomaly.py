@@ -15,7 +15,7 @@ from medfusion_monai.editing.edit_inputs import Labels, batches
 from medfusion_monai.editing.variation import variations
 from medfusion_monai.model import Model
 from medfusion_monai.runtime.values import check_numbers, is_number
-from medfusion_monai.weights.guidance_model import SETTING, UNCONDITIONAL
+from medfusion_monai.weights.guidance_model import NO_GUIDE, SETTING
 
 ANOMALY_STRENGTH, DRAWS, SMOOTHING = 0.4, 4, 2.0
 
@@ -79,7 +79,7 @@ def anomaly_map(
         ValueError: as in ``variations``, and for a negative smoothing.
     """
     check_numbers(smoothing=smoothing)
-    choices |= {"guidance_scale": guidance_scale, SETTING: UNCONDITIONAL}  # by the label, whatever guides the model
+    choices = {SETTING: NO_GUIDE, **choices, "guidance_scale": guidance_scale}  # by the label
     shown = variations(model, images, healthy, strength, n, seed, batch_size, **choices).unflatten(0, (-1, n))
     plain = torch.cat([model.reconstruct(images[at]).cpu() for at in batches(len(images), batch_size)])
     return smoothed((shown - plain[:, None]).abs().mean((1, 2))[:, None], smoothing)

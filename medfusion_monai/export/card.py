@@ -164,7 +164,8 @@ def training_data(info: Mapping[str, Any], images: str, to_complete: str) -> lis
     columns = [Column("Label"), Column("Class"), Column("Share of the training images", kind="number")]
     count = (info.get("training") or {}).get("image_count")
     trained_on = "Number of training images: " + ("unknown." if count is None else f"{count:,}.")
-    for name, words in (("started_from", "The training started from other weights"), ("decoder", "The decoder")):
+    parts = {"started_from": "The training started from other weights", "decoder": "The decoder", "guide": "The guide"}
+    for name, words in parts.items():
         earlier = (info.get("training") or {}).get(name)
         if earlier:
             number = earlier.get("image_count")

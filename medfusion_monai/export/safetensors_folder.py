@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from medfusion_monai.weights.assembled import save_guide
 from medfusion_monai.weights.checksums import CHECKSUMS, checksums_text
 from medfusion_monai.weights.guidance_model import NAME as GUIDE
 from medfusion_monai.weights.guidance_model import guide_beside
-from medfusion_monai.weights.model_info import METADATA_KEY, model_info_path, write_model_info
+from medfusion_monai.weights.model_info import info_header, model_info_path, write_model_info
 from medfusion_monai.weights.state_dict import save_safetensors
 
 WEIGHTS = "model.safetensors"
@@ -107,7 +106,7 @@ def _metadata(weights: Path, bundle: str | Path | None) -> dict[str, Any] | None
 def _header(info: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, str]:
     bundle = {"bundle": metadata.get("name"), "bundle_version": metadata.get("version")}
     return {
-        METADATA_KEY: json.dumps(info, ensure_ascii=False),
+        **info_header(info),
         **{key: str(value) for key, value in bundle.items() if value},
         "medfusion_monai": medfusion_monai.__version__,
     }

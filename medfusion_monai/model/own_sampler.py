@@ -11,7 +11,7 @@ from medfusion_monai.diffusion.inferer import FULL_DECODER, LatentDiffusionSampl
 from medfusion_monai.diffusion.samplers import SAMPLERS
 from medfusion_monai.runtime.values import check_image_size
 from medfusion_monai.sampling.plan import parse_negative_label
-from medfusion_monai.weights.guidance_model import SETTING, UNCONDITIONAL
+from medfusion_monai.weights.guidance_model import NO_GUIDE, SETTING
 from medfusion_monai.weights.model_info import found_at, is_tuned, model_info_path
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def make_sampler(model: Model, network: Any = None, **choices: Any) -> Any:
         network: to sample; None for the model's.
         choices: arguments of ``LatentDiffusionSampler``; ``negative_label`` may be the name of a class, or a list with
             one class per label; weights with a guide of their own then need a ``guidance_scale`` too.
-            ``guidance_model``, the path of other weights, is read as the ``guide``; ``none`` guides by the
-            unconditional prediction whatever the weights say, with a ``guidance_scale`` that is chosen too.
+            ``guidance_model``, the path of other weights, is read as the ``guide``; ``none`` guides by the label
+            whatever guides the weights, with a ``guidance_scale`` that is chosen too.
             ``decoder`` is ``full`` (the autoencoder's own), ``small`` (see ``Model.load_decoder``) or a file.
 
     Returns:
@@ -76,11 +76,11 @@ def _choose_guide(model: Model, chosen: dict[str, Any], known: dict[str, Any]) -
     """Put the guide of a sampler into the chosen settings, and take from the known ones what does not go with it."""
     given = chosen.pop(SETTING, None)
     has_own = known.pop(SETTING, None) is not None
-    by_label = given == UNCONDITIONAL or "negative_label" in chosen
+    by_label = given == NO_GUIDE or "negative_label" in chosen
     if chosen.get("guidance_scale") == 1.0 or (has_own and by_label):  # the own scale is meant for the own guide
         for name in GUIDANCE:
             known.pop(name, None)
-    if given not in (None, UNCONDITIONAL):
+    if given not in (None, NO_GUIDE):
         chosen["guide"] = model.load_guide(given)
         known.pop("negative_label", None)
     elif has_own and not by_label and chosen.get("guidance_scale") != 1.0:

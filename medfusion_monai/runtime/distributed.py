@@ -66,7 +66,7 @@ def start(device: torch.device | str) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))  # the agent could no longer end this process
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     if "LOCAL_RANK" in os.environ:  # in a SLURM job ignite reads SLURM's rank, which is the same for all processes
         os.environ["SLURM_LOCALID"] = os.environ["LOCAL_RANK"]
@@ -75,11 +75,16 @@ def start(device: torch.device | str) -> None:
         logging.disable(logging.INFO)
 
 
-def _end_with(parent: int, interval: float = 1.0) -> None:
-    """Send this process SIGTERM once torchrun's agent is gone, which could no longer end it."""
-    while os.getppid() == parent:
-        time.sleep(interval)
-    os.kill(os.getpid(), signal.SIGTERM)
+def when_parent_ends(act: Callable[[], Any], interval: float = 1.0) -> None:
+    """Call a function, in a thread of its own, once the process that started this one is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def finish() -> None:

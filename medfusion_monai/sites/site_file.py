@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from medfusion_monai.bundle.keys import read_content
 from medfusion_monai.sites.federation import FederationError
@@ -40,6 +43,25 @@ def read_site(name: str) -> Site:
     if lost:
         raise FederationError(f"{path}: there is no file {', '.join(lost)}. Correct bundle or overlays")
     return Site(files, content["settings"])
+
+
+def write_site(
+    folder: Path, name: str, bundle: Path, overlays: Sequence[str], settings: Mapping[str, Any], **places: Path
+) -> None:
+    """Write ``NAME.yaml`` of a site into the folder of such files.
+
+    Args:
+        folder: is made.
+        name: of the site.
+        bundle: its folder.
+        overlays: config files that are merged after ``train.yaml``.
+        settings: of the site.
+        places: folders among its settings, as ``dataset_dir``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {**settings, **{key: str(place) for key, place in places.items()}}
+    content = {"bundle": str(bundle), "overlays": list(overlays), "settings": own}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def _content(path: Path) -> dict[str, Any]:

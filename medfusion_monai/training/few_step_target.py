@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medfusion_monai.diffusion.denoiser import Denoiser
 from medfusion_monai.diffusion.few_steps import few_step_timesteps
-from medfusion_monai.diffusion.guidance import autoguided_denoiser, guided_denoiser
+from medfusion_monai.diffusion.guidance import Guide, autoguided_denoiser, check_guide_scale, guided_denoiser
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.diffusion.spacing import LEAST_SIGNAL, Spacing
 from medfusion_monai.runtime.dtype import autocast
@@ -32,7 +32,7 @@ class FewStepTarget(nn.Module):
         guidance_scale: of the teacher; becomes part of the tuned network.
         spacing: of the tuned network's steps, see ``few_step_timesteps``.
         dtype: of the teacher's arithmetic.
-        guide: a worse version of the teacher, in place of its prediction without a label; frozen.
+        guide: in place of the teacher's prediction without a label; frozen.
     """
 
     paths: (
@@ -52,9 +52,11 @@ class FewStepTarget(nn.Module):
         guidance_scale: float = 1.0,
         spacing: Spacing = "logsnr",
         dtype: torch.dtype = torch.float32,
-        guide: nn.Module | None = None,
+        guide: Guide | None = None,
     ) -> None:
         super().__init__()
+        if guide is not None:
+            check_guide_scale(guidance_scale)
         self.teacher = teacher.eval().requires_grad_(False)
         self.guide = None if guide is None else guide.eval().requires_grad_(False)
         self.schedule, self.guidance_scale, self.dtype = schedule, guidance_scale, dtype
@@ -105,7 +107,7 @@ class FewStepTarget(nn.Module):
     def _guided(self, labels: Tensor) -> Denoiser:
         if self.guide is None:
             return guided_denoiser(self.teacher, labels, self.guidance_scale)
-        return autoguided_denoiser(self.teacher, self.guide, labels, self.guidance_scale)
+        return autoguided_denoiser(self.teacher, self.guide.unet, labels, self.guidance_scale)
 
     def _ddim(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factors of noisy and of clean latents in a step of DDIM between timesteps (B,)."""

@@ -68,8 +68,21 @@ class PretrainedStart:
 
     @property
     def guidance_scale(self) -> float:
-        """The guidance scale that they are sampled with by default."""
-        return float(require_model_info(self._file())["sampler"].get("guidance_scale", 1.0))
+        """The guidance scale that they are sampled with by default.
+
+        Raises:
+            ValueError: if it counts only between noise levels, or away from a class: tuning for few steps learns
+                guidance at all levels, away from no label or from a guide.
+        """
+        sampler = require_model_info(self._file())["sampler"]
+        names = ("guidance_interval", "negative_label")
+        found = [f"{name} {sampler[name]}" for name in names if sampler.get(name) is not None]
+        if found:
+            raise ValueError(
+                f"pretrained_model {self.path} is guided with {', '.join(found)}, "
+                "which few steps do not learn: set guidance_scale to learn guidance without it, 1 for none"
+            )
+        return float(sampler.get("guidance_scale", 1.0))
 
     def load_guide(self, autoencoder: LatentAutoencoder) -> Guide | None:
         """Load the UNet that guides them by default; None if they name none.

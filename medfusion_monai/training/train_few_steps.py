@@ -47,8 +47,6 @@ class FewStepTraining(DiffusionTraining):
         if not SAMPLERS[inferer.sampler].tuned:
             raise ValueError(f"sampler {inferer.sampler}: train_few_steps tunes for distilled; leave sampler out")
         run.pretrained.fill(network, schedule)  # in place of the run list, so that every caller gets trained weights
-        guide = run.pretrained.load_guide(network.autoencoder)
-        self._guide_sha256 = None if guide is None else guide.sha256
         self.target = FewStepTarget(
             copy.deepcopy(network.unet),
             schedule,
@@ -57,7 +55,7 @@ class FewStepTraining(DiffusionTraining):
             inferer.guidance_scale,
             inferer.spacing,
             run.dtype,
-            None if guide is None else guide.unet,
+            None if inferer.guidance_scale == 1.0 else run.pretrained.load_guide(network.autoencoder),
         )
         super().__init__(label_dropout=0.0, **arguments)
         del self._arguments["label_dropout"]
@@ -70,7 +68,7 @@ class FewStepTraining(DiffusionTraining):
             run = self.training_run
             self.target.teacher = compile_network(self.target.teacher, run.compile, run.device)
             if self.target.guide is not None:
-                self.target.guide = compile_network(self.target.guide, run.compile, run.device)
+                self.target.guide.unet = compile_network(self.target.guide.unet, run.compile, run.device)
 
     def files(self) -> dict[Path, int]:
         """Return the bytes that the training writes, by file: checkpoints and weights."""
@@ -98,5 +96,5 @@ class FewStepTraining(DiffusionTraining):
 
     def _settings(self) -> dict[str, Any]:
         own = {name: getattr(self.image_inferer, name) for name in ("num_inference_steps", "spacing", "guidance_scale")}
-        own["guide"] = self._guide_sha256
+        own["guide"] = None if self.target.guide is None else self.target.guide.sha256
         return {**super()._settings(), **own, "teacher_steps": self._arguments["teacher_steps"]}

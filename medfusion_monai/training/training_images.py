@@ -99,11 +99,11 @@ class TrainingImages:
         Raises:
             DataError: if images with equal pixels are in two splits, that for the test included, or have two labels.
         """
-        test = self._splits.pop("test", [])  # needed only here
-        splits = {"training": self.training, "validation": self.validation, "test": test}
+        splits = {"training": self.training, "validation": self.validation, "test": self._splits.get("test", [])}
         for items in splits.values():
             record_digests(items, from_first(partial(digests_of, items, self.dicom_modalities)))
         refuse_repeats(splits, self.class_names)
+        self._splits.pop("test", None)  # needed only here
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -10,29 +10,29 @@ from typing import Any
 
 import torch
 
-from medfusion_monai.diffusion.guidance import checked_interval
+from medfusion_monai.diffusion.guidance import check_guide_scale, checked_interval
 from medfusion_monai.networks.autoencoder import decoder_names
 from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
-from medfusion_monai.runtime.values import is_number
 from medfusion_monai.weights.guidance_model import (
     NAME,
     SETTING,
     guide_beside,
     load_described,
-    load_guide,
+    read_guide,
     without_guide,
 )
 from medfusion_monai.weights.model_info import (
-    METADATA_KEY,
     earlier_trainings,
+    info_header,
     model_info_path,
+    require_denoiser,
     require_model_info,
     write_model_info,
 )
 from medfusion_monai.weights.places import NAMES, weights_at
-from medfusion_monai.weights.state_dict import load_weights, save_safetensors, save_weights
+from medfusion_monai.weights.state_dict import check_listed, load_weights, save_safetensors, save_weights
 
 
 def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output: str | Path) -> Path:
@@ -70,15 +70,13 @@ def write_assembled(autoencoder_file: str | Path, model_file: str | Path, output
             f"of encoder and statistics differ ({', '.join(changed[:3])}). Take an autoencoder that was trained from "
             "these weights with --frozen encoder"
         )
-    decoder = {**_training_of(decoder_file), "weights_sha256": file_sha256(decoder_file)}
-    started = info.get("training") or {}
-    info["training"] = started | earlier_trainings({**started, "decoder": decoder})
+    _add_training(info, "decoder", _training_of(decoder_file), decoder_file)
     guide = guide_beside(file, info)
     if guide is not None:
-        load_guide(guide, file, info, before)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(guide, place.parent / NAME)
+        check_listed(guide)
     save_weights(network, place)
+    if guide is not None:
+        shutil.copyfile(guide, place.parent / NAME)
     write_model_info(place, info)
     return place
 
@@ -138,22 +136,22 @@ def write_guided(
         The place of the weights.
 
     Raises:
-        WeightsError: if a file is missing or damaged, ``output`` has a model, or the guide does not fit.
+        WeightsError: if a file is missing or damaged, ``output`` has a model, the guide does not fit, or the model is
+            tuned for few steps.
         ValueError: for a scale that is not a number above 1, or an interval that is not two noise levels.
     """
-    if not is_number(guidance_scale) or guidance_scale <= 1.0:
-        raise ValueError(
-            f"guidance_scale must be a number above 1, at which a guide counts, received {guidance_scale!r}"
-        )
+    check_guide_scale(guidance_scale)
     interval = checked_interval(guidance_interval)
     place = _free_place(output)
-    file, guide = weights_at(model_file), weights_at(guide_file)
+    file, guide_file = weights_at(model_file), weights_at(guide_file)
     info = require_model_info(file)
+    require_denoiser(file, info)
     network = load_described(file, info)
-    load_guide(guide, file, info, network.autoencoder.state_dict())
+    guide, guide_info = read_guide(guide_file, file, info, network.autoencoder.state_dict())
     chosen = {"guidance_scale": float(guidance_scale), "guidance_interval": interval, "negative_label": None}
     info["sampler"] = {**info["sampler"], **chosen, SETTING: NAME}
-    save_guide(load_described(guide, require_model_info(guide)), require_model_info(guide), place.parent)
+    _add_training(info, "guide", guide_info.get("training"), guide_file)
+    save_guide(guide, guide_info, place.parent)
     save_weights(network, place)
     write_model_info(place, info)
     return place
@@ -161,8 +159,16 @@ def write_guided(
 
 def save_guide(network: Medfusion, info: Mapping[str, Any], folder: Path, half: bool = False) -> Path:
     """Write the networks of a guide, with their description in the header, into the folder of a model's weights."""
-    save_safetensors(network, folder / NAME, {METADATA_KEY: json.dumps(info, ensure_ascii=False)}, half)
+    own = {**info, "sampler": without_guide(info["sampler"])}  # a guide of the guide stays where it is
+    save_safetensors(network, folder / NAME, info_header(own), half)
     return folder / NAME
+
+
+def _add_training(info: dict[str, Any], name: str, training: Any, file: Path) -> None:
+    """Add what is known of another training, whose weights are now part of a model, to the model's description."""
+    started = info.get("training") or {}
+    other = {**(training or {}), "weights_sha256": file_sha256(file)}
+    info["training"] = started | earlier_trainings({**started, name: other})
 
 
 def _free_place(output: str | Path) -> Path:

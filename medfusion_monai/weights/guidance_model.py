@@ -28,18 +28,27 @@ NAME = "guide.safetensors"
 """Of the file beside a model's weights that guides them by default, where their description says so."""
 SETTING = "guidance_model"
 """Key of the sampler's settings in a description that says so, by the name of that file."""
-UNCONDITIONAL = "none"
-"""In place of a path: guidance by the prediction without a label, whatever the weights say."""
+NO_GUIDE = "none"
+"""In place of a path: guidance by the label, whatever guides the weights."""
 CHOOSE = "Choose weights of the same training, or of one that continued from the same autoencoder.pt with the same keys"
 
 
 def load_guide(
     path: str | Path, model_file: str | Path, info: Mapping[str, Any], autoencoder: Mapping[str, Tensor]
 ) -> Guide:
-    """Load the UNet that guides a model.
+    """Load the UNet that guides a model; the arguments are those of ``read_guide``."""
+    file = find_weights(path)
+    network, _ = read_guide(file, model_file, info, autoencoder)
+    return Guide(network.unet, file_sha256(file)).eval()
+
+
+def read_guide(
+    file: Path, model_file: str | Path, info: Mapping[str, Any], autoencoder: Mapping[str, Tensor]
+) -> tuple[Medfusion, dict[str, Any]]:
+    """Return the networks of a guide and their description.
 
     Args:
-        path: its weights, or a folder or bundle that contains them. Its decoder does not matter.
+        file: its weights. Their decoder does not matter.
         model_file: the weights of the model.
         info: their description.
         autoencoder: the weights of the model's autoencoder.
@@ -48,10 +57,10 @@ def load_guide(
         WeightsError: if they are missing, damaged or those of the model itself; or if they were trained on other
             latents, classes or image sizes, or with another noise schedule.
     """
-    file, model_file = find_weights(path), Path(model_file)
+    model_file = Path(model_file)
     if not file.is_file():
         raise WeightsError(f"guidance_model {file} does not exist. {CHOOSE}")
-    if model_file.is_file() and file.samefile(model_file):
+    if model_file.is_file() and file_sha256(file) == file_sha256(model_file):
         raise WeightsError(f"guidance_model {file} is the model itself, which cannot guide itself. {CHOOSE}")
     own = require_model_info(file)
     require_denoiser(file, own)
@@ -63,7 +72,7 @@ def load_guide(
     network = load_described(file, own)
     if latents_sha256(network.autoencoder) != latents_sha256(network.autoencoder, autoencoder):
         raise WeightsError(f"guidance_model {file} was trained on other latents than {model_file}. {CHOOSE}")
-    return Guide(network.unet, file_sha256(file)).eval()
+    return network, own
 
 
 def guide_beside(model_file: str | Path, info: Mapping[str, Any]) -> Path | None:
@@ -74,14 +83,22 @@ def guide_beside(model_file: str | Path, info: Mapping[str, Any]) -> Path | None
         info: their description.
 
     Raises:
-        WeightsError: if it names anything but ``NAME``, which lies beside the weights.
+        WeightsError: if it names anything but ``NAME``, or this does not lie beside the weights.
     """
     named = (info.get("sampler") or {}).get(SETTING)
     if named not in (None, NAME):
         raise WeightsError(
             f"{model_info_path(model_file)} names {SETTING} {named!r}: only {NAME} beside it can be named"
         )
-    return None if named is None else Path(model_file).parent / NAME
+    if named is None:
+        return None
+    file = Path(model_file).parent / NAME
+    if not file.is_file():
+        raise WeightsError(
+            f"{file} does not exist, which guides {Path(model_file).name}: copy it from where these weights come from, "
+            "or sample with guidance_scale 1"
+        )
+    return file
 
 
 def without_guide(sampler: Mapping[str, Any]) -> dict[str, Any]:

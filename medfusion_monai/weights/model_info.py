@@ -88,8 +88,8 @@ def describe_model(
     }
 
 
-EARLIER = ("started_from", "decoder")
-"""Trainings that a description names beside its own: of the weights it started from, and of another decoder."""
+EARLIER = ("started_from", "decoder", "guide")
+"""Trainings that a description names beside its own: of the weights it started from, of another decoder, of a guide."""
 
 
 def earlier_trainings(training: Any) -> dict[str, Any]:
@@ -128,6 +128,11 @@ def mark_finished(path: str | Path) -> None:
 def model_info_text(info: Mapping[str, Any]) -> str:
     """Return a description as the text of ``model.json``."""
     return json.dumps(dict(info), indent=1, ensure_ascii=False) + "\n"
+
+
+def info_header(info: Mapping[str, Any]) -> dict[str, str]:
+    """Return a description as the texts of a safetensors file's header."""
+    return {METADATA_KEY: json.dumps(dict(info), ensure_ascii=False)}
 
 
 def read_model_info(path: str | Path) -> dict[str, Any] | None:

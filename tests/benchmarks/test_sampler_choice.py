@@ -7,6 +7,7 @@ import torch
 from tiny_models import save, tiny
 
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
+from medfusion_monai.weights.assembled import write_guided
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 sampler_choice = import_module("sampler_choice")
@@ -78,14 +79,25 @@ def test_guided_arms_need_a_guide_and_take_it(place, monkeypatch, capsys):
         sampler_choice.parse()
     assert "UniPC 30, guide 1.5 need the weights of a --guide" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", words)
-    assert not set(sampler_choice.parse().arms) & set(sampler_choice.GUIDED)
+    assert not sampler_choice.GUIDED.keys() & set(sampler_choice.parse().arms)
     monkeypatch.setattr(sys, "argv", [*words, "--guide", "GUIDE"])
     assert set(sampler_choice.parse().arms) == set(sampler_choice.ARMS)
 
 
+def test_arms_without_a_guide_leave_out_that_of_the_weights(place):
+    worse = tiny(["no_cardiomegaly", "cardiomegaly"], image_size=(32, 32))
+    for weight in worse.unet.parameters():
+        weight.data *= 0.9
+    guided = write_guided(save(worse, place / "worse" / "model.pt"), place / "model.pt", place / "guided", 3.0)
+    model = sampler_choice.load(guided, "cpu")
+    for name in sampler_choice.ARMS.keys() - sampler_choice.GUIDED.keys():
+        sampler = sampler_choice.make_sampler(model, **sampler_choice.ARMS[name])
+        assert (sampler.guide, sampler.guidance_scale > 1) == (None, "guidance" in name)
+
+
 def test_samples_take_the_classes_in_turn_and_depend_on_the_seed(place):
     model = sampler_choice.load(place / "model.pt", "cpu")
-    settings = sampler_choice.multistep("unipc", 3)
+    settings = sampler_choice.arm("unipc", 3)
     images, labels = sampler_choice.sample(model, settings, 4, 0)
     assert labels.tolist() == [0, 1, 0, 1]
     assert torch.equal(images, sampler_choice.sample(model, settings, 4, 0)[0])

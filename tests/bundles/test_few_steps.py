@@ -18,6 +18,7 @@ from medfusion_monai.demo.phantoms.families import prepare_phantoms
 from medfusion_monai.editing import classify, interpolate, variations
 from medfusion_monai.runtime.errors import first_cause
 from medfusion_monai.runtime.files import file_sha256
+from medfusion_monai.training import few_step_target
 from medfusion_monai.weights.assembled import write_guided
 from medfusion_monai.weights.model_info import read_model_info, write_model_info
 
@@ -101,8 +102,12 @@ def test_latents_of_phase_two_are_read_and_not_encoded_again(train, trained, tmp
 
 
 @pytest.mark.parametrize(("modality", "scale"), [("cxr", 2.0), ("fundus", 3.0), ("histo", 2.0)])
-def test_bundle_learns_the_guidance_of_its_weights(modality, scale, bundle, tmp_path):
+def test_bundle_learns_the_guidance_of_its_weights(modality, scale, bundle, tmp_path, monkeypatch):
     """The fundus weights bring a guide of their own."""
+    guided, denoiser = [], few_step_target.autoguided_denoiser
+    monkeypatch.setattr(
+        few_step_target, "autoguided_denoiser", lambda *words: guided.append(words[-1]) or denoiser(*words)
+    )
     prepare_phantoms(tmp_path / "data", num_images=20, size=32, modality=modality)
     configs = CONFIGS.parents[1] / f"medfusion_{modality}" / "configs"
     parsed = yaml.safe_load((configs / "train.yaml").read_text())
@@ -116,6 +121,7 @@ def test_bundle_learns_the_guidance_of_its_weights(modality, scale, bundle, tmp_
     data = {"dataset_dir": str(tmp_path / "data"), **places(tmp_path)}
     bundle("train_few_steps", overlays=OVERLAYS, configs=configs, **(TINY | own | data))
     assert read_model_info(tmp_path / "models/model.pt")["sampler"]["guidance_scale"] == scale
+    assert set(guided) == ({scale} if modality == "fundus" else set())
     samples = tmp_path / "samples"
     sampling = {"num_inference_steps": None, "num_samples": 1, "output_dir": str(samples)}
     bundle("inference", "inference.yaml", configs=configs, model_dir=str(tmp_path / "models"), **sampling)

@@ -283,6 +283,12 @@ def test_guide_and_negative_label_exclude_each_other(worse):
         sampler(guide=worse)
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.0, -2.0])
+def test_guide_is_not_followed(scale, worse):
+    with pytest.raises(ValueError, match=f"guidance_scale must be a number above 1 with a guide, received {scale}"):
+        sampler(guidance_scale=scale, guide=worse)
+
+
 def test_without_seeds_the_global_random_state_decides(network):
     torch.manual_seed(3)
     first, second = sampler()(LABELS, network), sampler()(LABELS, network)

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import torch
-import yaml
 from tiny_training import TINY_NETWORKS
 
 from medfusion_monai.demo.phantoms.families import prepare_phantoms
+from medfusion_monai.sites.site_file import write_site
 
 ROOT = Path(__file__).parents[2]
 PLANTED = "Musterfrau-Erika-1964"
@@ -39,17 +39,11 @@ def prepare_sites(folder):
 
 def write_sites(folder, files, **changes):
     """Write the files of the sites, with changes of the last."""
-    (folder / files).mkdir()
     for name in SITES:
-        own = changes if name == SITES[-1] else {}
-        places = {
-            "dataset_dir": str(folder / PLANTED / name),
-            "output_dir": str(folder / PLANTED / files / name / "runs"),
-        }
-        places["model_dir"] = str(folder / PLANTED / files / name / "models")
-        site = {"bundle": str(ROOT / "bundles" / "medfusion_cxr"), "overlays": ["demo.yaml"]}
-        site["settings"] = TINY | places | {"trial_step": False, "device": "cpu"} | own
-        (folder / files / f"{name}.yaml").write_text(yaml.safe_dump(site))
+        settings = TINY | {"trial_step": False, "device": "cpu"} | (changes if name == SITES[-1] else {})
+        place = folder / PLANTED / files / name
+        places = {"dataset_dir": folder / PLANTED / name, "output_dir": place / "runs", "model_dir": place / "models"}
+        write_site(folder / files, name, ROOT / "bundles" / "medfusion_cxr", ["demo.yaml"], settings, **places)
     return folder / files
 
 

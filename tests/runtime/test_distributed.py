@@ -177,7 +177,7 @@ def test_process_ends_when_torchruns_agent_is_killed():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             if os.fork() == 0:
-                distributed._end_with(os.getppid(), interval=0.05)
+                distributed.when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM), interval=0.05)
                 time.sleep(60)  # SIGTERM comes before
             time.sleep(0.5)  # the agent, which is gone then
         finally:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from medfusion_monai.sites.federation import FederationError
-from medfusion_monai.sites.site_file import FOLDER, read_site
+from medfusion_monai.sites.site_file import FOLDER, read_site, write_site
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "medfusion_cxr"
 WHOLE = {"bundle": str(BUNDLE), "settings": {"dataset_dir": "/data"}}
@@ -24,6 +24,14 @@ def test_config_files_and_settings_of_a_site_are_read(write):
     site = read_site("north")
     assert site.files == [BUNDLE / "configs" / "train.yaml", BUNDLE / "configs" / "demo.yaml"]
     assert site.settings == {"dataset_dir": "/data"}
+
+
+def test_what_is_written_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER, str(tmp_path / "sites"))
+    write_site(tmp_path / "sites", "west", BUNDLE, ("demo.yaml",), {"seed": 3}, dataset_dir=Path("/data"))
+    site = read_site("west")
+    assert site.files == [BUNDLE / "configs" / "train.yaml", BUNDLE / "configs" / "demo.yaml"]
+    assert site.settings == {"seed": 3, "dataset_dir": "/data"}
 
 
 def test_site_without_a_file_is_refused(write, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from medfusion_monai.diffusion.few_steps import distilled_sample
+from medfusion_monai.diffusion.guidance import Guide
 from medfusion_monai.diffusion.schedule import NoiseSchedule
 from medfusion_monai.losses.distillation import DistillationLoss
 from medfusion_monai.training.few_step_target import FewStepTarget
@@ -86,7 +87,7 @@ def test_guide_takes_the_place_of_the_prediction_without_a_label():
     teacher, guide = (
         Linear(schedule, torch.stack([torch.full((1000,), own), torch.full((1000,), 0.2)])) for own in (0.7, 0.4)
     )
-    target = FewStepTarget(teacher, schedule, 4, teacher_steps=1, guidance_scale=3.0, guide=guide)
+    target = FewStepTarget(teacher, schedule, 4, teacher_steps=1, guidance_scale=3.0, guide=Guide(guide, ""))
     assert not any(weight.requires_grad for weight in target.parameters())
     timesteps = torch.tensor(target.starts)
     noisy = noisy_at(schedule, timesteps)

@@ -47,6 +47,18 @@ def test_without_a_path_nothing_changes():
     assert (start.settings, start.origin) == ({}, {})
 
 
+@pytest.mark.parametrize(("name", "value"), [("guidance_interval", [0.3, 3.0]), ("negative_label", 0)])
+def test_guidance_that_few_steps_do_not_learn_is_no_default(name, value, weights):
+    info = json.loads(weights.with_suffix(".json").read_text())
+    info["sampler"] |= {"guidance_scale": 2.0}
+    weights.with_suffix(".json").write_text(json.dumps(info))
+    assert PretrainedStart(weights).guidance_scale == 2.0
+    info["sampler"][name] = value
+    weights.with_suffix(".json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=f"is guided with {name} .* set guidance_scale"):
+        assert PretrainedStart(weights).guidance_scale
+
+
 def test_checkpoints_note_the_checksum(weights):
     assert PretrainedStart(weights, "encoder").settings == {
         "pretrained_model": file_sha256(weights),

@@ -8,6 +8,7 @@ from tiny_models import copy_of_chest_bundle, info_of, save, tiny
 
 import medfusion_monai as mf
 from medfusion_monai.cli import main
+from medfusion_monai.editing.anomaly import anomaly_map
 from medfusion_monai.export import export_pipeline, export_weights
 from medfusion_monai.export.bundle import bundle_files, parts_of
 from medfusion_monai.model import Model, make_sampler
@@ -15,7 +16,8 @@ from medfusion_monai.networks.medfusion import Medfusion
 from medfusion_monai.networks.unet import UNet
 from medfusion_monai.runtime.errors import WeightsError
 from medfusion_monai.runtime.files import file_sha256
-from medfusion_monai.weights.model_info import model_info_path, write_model_info
+from medfusion_monai.weights.assembled import write_assembled
+from medfusion_monai.weights.model_info import model_info_path, read_model_info, write_model_info
 from medfusion_monai.weights.state_dict import save_weights
 
 
@@ -113,9 +115,11 @@ def test_other_latents_are_refused(model_file, guide_file):
         make_sampler(Model(model_file), guidance_model=guide_file)
 
 
-def test_model_itself_is_refused_as_its_guide(model_file):
-    with pytest.raises(WeightsError, match="is the model itself"):
-        make_sampler(Model(model_file), guidance_model=model_file.parent)
+def test_model_itself_is_refused_as_its_guide(model_file, tmp_path):
+    shutil.copytree(model_file.parent, tmp_path / "copy")
+    for folder in (model_file.parent, tmp_path / "copy"):
+        with pytest.raises(WeightsError, match="is the model itself"):
+            make_sampler(Model(model_file), guidance_model=folder)
 
 
 @pytest.mark.parametrize("path", ["missing.pt", "missing"])
@@ -142,7 +146,7 @@ def test_damaged_guide_is_refused(model_file, guide_file):
 
 
 def test_guide_without_a_description_is_refused(model_file, tmp_path):
-    save_weights(tiny(), tmp_path / "bare.pt")
+    save_weights(disturbed("unet."), tmp_path / "bare.pt")
     with pytest.raises(WeightsError, match="have no description"):
         make_sampler(Model(model_file), guidance_model=tmp_path / "bare.pt")
 
@@ -190,6 +194,18 @@ def test_other_guidance_takes_the_place_of_the_own_guide(choices, model_file, gu
     assert torch.equal(mf.load(guided_file, "cpu").sample(1, **choices), mf.load(model_file, "cpu").sample(1, **plain))
 
 
+def test_anomaly_maps_are_guided_by_the_label_unless_a_guide_is_chosen(model_file, guide_file, guided_file):
+    images = torch.rand(1, 1, 16, 24, generator=torch.Generator().manual_seed(0))
+
+    def shown(file, **choices):
+        return anomaly_map(mf.load(file, "cpu"), images, 0, n=1, **choices)
+
+    assert torch.equal(shown(guided_file), shown(model_file))
+    chosen = {"guidance_model": guide_file}
+    assert torch.equal(shown(guided_file, **chosen), shown(model_file, **chosen))
+    assert not torch.equal(shown(model_file, **chosen), shown(model_file))
+
+
 def test_own_scale_is_not_that_of_other_guidance(guided_file):
     assert make_sampler(Model(guided_file), guidance_model="none").guidance_scale == 1.0
     with pytest.raises(ValueError, match="negative_label"):
@@ -232,10 +248,16 @@ def test_damaged_guide_of_shared_weights_is_refused(guided_file, tmp_path):
         mf.load(tmp_path / "shared", "cpu").sample(1)
 
 
-def test_missing_guide_of_its_own_is_named(guided_file):
+def test_missing_guide_of_its_own_is_named(guided_file, tmp_path):
     guided_file.with_name("guide.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"guided/guide\.safetensors does not exist"):
-        mf.load(guided_file, "cpu").sample(1)
+    save_weights(tiny().autoencoder, tmp_path / "autoencoder.pt")
+    for use in (
+        lambda: mf.load(guided_file, "cpu").sample(1),
+        lambda: export_weights(guided_file, tmp_path / "shared"),
+        lambda: write_assembled(tmp_path / "autoencoder.pt", guided_file, tmp_path / "new"),
+    ):
+        with pytest.raises(WeightsError, match=r"guided/guide\.safetensors does not exist.*copy it from where"):
+            use()
     assert mf.load(guided_file, "cpu").sample(1, guidance_scale=1.0).isfinite().all()
 
 
@@ -267,6 +289,32 @@ def test_unusable_guidance_is_refused(options, words, model_file, guide_file, tm
     assert guided(model_file, guide_file, tmp_path / "new", *options) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_weights_for_few_steps_take_no_guide(model_file, guide_file, tmp_path, capsys):
+    change(model_file, sampler={"sampler": "distilled", "num_inference_steps": 2, "guidance_scale": 2.0})
+    assert guided(model_file, guide_file, tmp_path / "new", "--guidance-scale", "2") == 2
+    assert "tuned for few steps" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_guide_brings_no_guide_of_its_own(model_file, guided_file, tmp_path):
+    better = save(disturbed("unet."), tmp_path / "better" / "model.pt")
+    assert guided(better, guided_file, tmp_path / "new", "--guidance-scale", "2") == 0
+    info = read_model_info(tmp_path / "new" / "guide.safetensors")
+    assert "guidance_model" not in info["sampler"]
+    assert info["networks"] == read_model_info(guided_file)["networks"]
+
+
+def test_audit_learns_what_a_guide_was_trained_on(model_file, guide_file, tmp_path):
+    change(guide_file, training={"images": "ab" * 16, "image_count": 5, "source": "/ward7"})
+    assert guided(model_file, guide_file, tmp_path / "new", "--guidance-scale", "2") == 0
+    model = mf.load(tmp_path / "new", "cpu")
+    known = {"weights_sha256": file_sha256(guide_file), "images": "ab" * 16, "image_count": 5}
+    assert model.info["training"]["guide"] == known
+    assert model.earlier_trained_on == ["ab" * 16]
+    export_weights(tmp_path / "new", tmp_path / "shared")
+    assert "The guide (SHA-256" in (tmp_path / "shared" / "README.md").read_text()
 
 
 def test_scale_without_a_guide_is_refused(model_file, tmp_path, capsys):
