@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 from hospitals.costs import travelling
-from hospitals.measuring import Measuring, take, test_images
+from hospitals.measuring import Measuring, test_images
 from hospitals.picture import EACH, save_picture
 from hospitals.protocol import ARMS, CENTRAL, FEDERATED, MODELS, SHARED, Protocol
 from hospitals.sites import ALL, SITES, describe, divide, prepare_sites, read_table
@@ -172,11 +172,9 @@ def share(commands: Commands) -> dict[str, Any]:
 
 
 def first_samples(store: Store, measuring: Measuring) -> dict[str, torch.Tensor]:
-    """Return the first samples of each arm that is measured, and as many real training images."""
-    arms = [name for name in ARMS if store.read(f"arm {name}")]
-    real = take([read_datalist(measuring.data[ALL], "training")], [EACH, EACH], [1.0], seed=0)
-    return {"real": measuring.open(real)[0]} | {
-        name: measuring.open(measuring.samples(name, [EACH, EACH]))[0] for name in arms
+    """Return the first samples of each arm that is measured; no real images, so that the picture can be published."""
+    return {
+        name: measuring.open(measuring.samples(name, [EACH, EACH]))[0] for name in ARMS if store.read(f"arm {name}")
     }
 
 
