@@ -46,9 +46,15 @@ def precision_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def autocast(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Autocast to a half precision; without effect for float32."""
-    return torch.autocast(torch.device(device).type, dtype) if dtype in HALF else nullcontext()
+def autocast(device: torch.device | str, dtype: torch.dtype, cached: bool = True) -> AbstractContextManager[Any]:
+    """Autocast to a half precision; without effect for float32.
+
+    Args:
+        device: device of the networks.
+        dtype: type of the computation.
+        cached: whether weights that were cast are kept until the end, for a network that uses them more than once.
+    """
+    return torch.autocast(torch.device(device).type, dtype, cache_enabled=cached) if dtype in HALF else nullcontext()
 
 
 def full_precision(values: Tensor) -> Tensor:

@@ -62,11 +62,13 @@ def lay_out_autoencoder(network: nn.Module, device: torch.device | str, dtype: t
 
 
 def lay_out_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Convert the optimizer's averages to the memory format of their weights.
+    """Convert the averages of a fused optimizer of torch to the memory format of their weights.
 
     A restart loads averages in the format in which they were saved. Fused optimizers read memory linearly, and would
-    silently use the average of one weight for another.
+    silently use the average of one weight for another. Averages of other optimizers stay as they are.
     """
+    if not optimizer.defaults.get("fused"):
+        return
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():

@@ -115,7 +115,7 @@ class DiffusionStep:
     def _forward(self, engine: Any, batch: Batch) -> tuple[Tensor, Output]:
         prepared = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
         inputs, target, arguments, keywords = prepared if len(prepared) == 4 else (*prepared, (), {})
-        with autocast(engine.state.device, self.dtype):
+        with autocast(engine.state.device, self.dtype, cached=False):  # a UNet uses each weight once
             prediction = engine.inferer(inputs, engine.network, *arguments, **keywords)
         prediction = full_precision(prediction)
         if isinstance(engine.loss_function, DiffusionLoss | DistillationLoss):

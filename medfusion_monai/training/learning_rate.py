@@ -91,7 +91,7 @@ class AdamW(Adam):
         if not self.eight_bit_moments:
             return super()._optimizer(parameters)
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of parts that optimizers do not need
-        return import_module("bitsandbytes").optim.AdamW8bit(parameters, lr=self.lr)
+        return import_module("medfusion_monai.training.eight_bit_adamw").EightBitAdamW(parameters, lr=self.lr)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def test_training_that_is_signalled_within_epochs_of_both_phases_ends_with_the_s
 @pytest.mark.usefixtures("_signals_as_before")
 def test_training_with_moments_of_eight_bits_ends_with_the_same_bits_and_keeps_them(tiny, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    settings = tiny | {"eight_bit_moments": True}
+    settings = tiny | {"eight_bit_moments": True, "channels_last": True, "micro_batch_size": 1}
     assert run_with_signals([], ["train", "demo"], settings | places(whole)) == []
     assert run_with_signals([6, 8], ["train", "demo"], settings | places(stopped)) == [75] * 2
     assert_same_end(stopped, whole)

@@ -108,6 +108,12 @@ def test_products_are_cast_inside_the_context_only(dtype):
     assert layer.weight.dtype is torch.float32
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_casts_of_weights_are_kept_for_networks_that_use_them_again(cached):
+    with autocast("cpu", torch.bfloat16, cached):
+        assert torch.is_autocast_cache_enabled() is cached
+
+
 def test_types_above_the_half_ones_stay():
     kinds = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
     expected = [torch.float64, torch.float32, torch.float32, torch.float32]
