@@ -286,6 +286,9 @@ def test_state_of_the_published_network_is_sixteen_bytes_a_weight_and_four_more_
     for name, averages, a_weight in (("published", True, 16), ("ours", True, 20), ("ours", False, 16)):
         row = module.measure(name, **case, averages=averages)
         assert row["state_gib"] * module.GIBIBYTE == pytest.approx(a_weight * weights)
+    row = module.measure("ours", **case, eight_bit_moments=True)
+    assert row["state_gib"] * module.GIBIBYTE == pytest.approx(14 * weights)
+    assert "moments of 8 bits" in row["variant"]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from medfusion_monai.losses.feature_discriminator import FeatureDiscriminator
 from medfusion_monai.losses.reconstruction import ReconstructionLoss
 from medfusion_monai.networks.discriminator import PatchDiscriminator
 from medfusion_monai.training import train_diffusion
+from medfusion_monai.training.eight_bit_adamw import EightBitAdamW
 from medfusion_monai.training.few_step_target import FewStepPrepareBatch, FewStepTarget
 from medfusion_monai.training.handlers import progress
 from medfusion_monai.training.prepare_batch import AutoencoderPrepareBatch, DiffusionPrepareBatch
@@ -203,6 +204,17 @@ def test_step_of_phase_one_is_computed_on_cuda_and_uploads_the_window_of_ssim_on
         assert {"perceptual", "perceptual_low"} <= terms.keys()
         assert {value.device for value in terms.values()} == {CUDA}
     assert watch.uploads == {window: 2}  # one per resolution
+
+
+def test_steps_with_moments_of_eight_bits_read_nothing_and_upload_twice_in_all():
+    parameters = [nn.Parameter(torch.zeros(128, 64, device="meta")) for _ in "ab"]
+    optimizer = EightBitAdamW(parameters)
+    with Watch({}, {"a test": "what the 8 bits of a moment stand for, with and without sign"}) as watch:
+        for parameter in parameters * STEPS:
+            parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+    assert not watch.reads
+    assert watch.uploads == {"a test": 2}
 
 
 def test_run_on_cuda_pins_its_batches_and_does_not_wait_for_copies(tmp_path):
