@@ -58,7 +58,7 @@ class OurTraining:
         schedule = NoiseSchedule(prediction_type=settings["prediction_type"]).to(device)
         self.step = DiffusionStep(self.micro_batch, dtype)
         self.average = AveragedWeights(unet) if averages else None
-        optimizer = AdamW(lr=settings["diffusion_lr"], eight_bit_moments=eight_bit_moments)
+        optimizer = AdamW(lr=settings["diffusion_lr"], warmup_steps=0, eight_bit_moments=eight_bit_moments)
         self.trainer = SupervisedTrainer(
             device=device,
             max_epochs=1,

@@ -1,10 +1,10 @@
 """Measure the peak memory of phase two at batch 32, ours beside the published procedure, each in its own process.
 
 Published: the encoder in the step, float32, the whole batch at once, AdamW, no averaged weights. Ours: latents from
-their store, the device's own precision, fused AdamW and averaged weights, in micro-batches of the same batch; the
-first micro-batch once more without averaged weights, as the published runs had none, and all once more with AdamW's
-moments in 8 bits where --eight-bit-moments asks for them. Beside each peak stands what the
-weights, gradients, moments and averages take, which no step can do without.
+their store, the device's own precision, fused AdamW and averaged weights, in micro-batches of the same batch; all
+once more with gradient checkpointing and with AdamW's moments in 8 bits where the options ask for them; the first
+once more without averaged weights, as the published runs had none. Beside each peak stands what the weights,
+gradients, moments and averages take, which no step can do without.
 """
 
 from __future__ import annotations
