@@ -6,6 +6,7 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
+from states import assert_same
 from torch import nn
 
 from medfusion_monai.diffusion.schedule import NoiseSchedule
@@ -13,7 +14,9 @@ from medfusion_monai.losses.denoising import DiffusionLoss
 from medfusion_monai.networks.autoencoder import Autoencoder
 from medfusion_monai.networks.unet import UNet
 from medfusion_monai.runtime.distributed import data_parallel
+from medfusion_monai.runtime.dtype import autocast
 from medfusion_monai.runtime.out_of_memory import BatchTooLargeError
+from medfusion_monai.training import diffusion_step
 from medfusion_monai.training.diffusion_step import DiffusionStep
 from medfusion_monai.training.handlers.ema import AveragedWeights
 from medfusion_monai.training.handlers.non_finite_loss import NonFiniteLossError, StopOnNonFiniteLoss
@@ -173,6 +176,21 @@ def test_network_runs_in_the_lower_precision_and_everything_else_in_float32():
     tensors = list(network.parameters()) + [p.grad for p in network.parameters()]
     tensors += [value for state in trainer.optimizer.state.values() for value in state.values()]
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_step_keeps_no_casts_of_weights_and_has_the_same_gradients(monkeypatch, gradient_checkpointing):
+    def results(cached):
+        network, seen = make_unet(), []
+        network.gradient_checkpointing = gradient_checkpointing
+        network.conv_in.register_forward_hook(lambda *_: seen.append(torch.is_autocast_cache_enabled()))
+        found, _ = gradients(DiffusionStep(4, torch.bfloat16), network=network)
+        assert set(seen) == {cached}
+        return found
+
+    own = results(cached=False)
+    monkeypatch.setattr(diffusion_step, "autocast", lambda device, dtype, cached: autocast(device, dtype))
+    assert_same(own, results(cached=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
