@@ -318,6 +318,7 @@ class DiffusionTraining(SupervisedTrainer):
 
     def _changeable(self) -> dict[str, Any]:
         changeable = self.training_run.changeable(self._arguments["optimizer"], self._arguments["steps"])
+        del changeable["eight_bit_moments"]  # moments of one kind cannot continue as the other
         return changeable | {"micro_batch_size": self._arguments["micro_batch_size"]}
 
     def _log(self, out: Sequence[dict[Any, Any]]) -> dict[str, Any]:
