@@ -123,13 +123,12 @@ def federated_command(arguments: argparse.Namespace) -> list[str]:
     files = folder / "sites"
     everything = json.loads((arguments.output / "data" / "datalist.json").read_text())
     for name, own in zip(SITES, shared_out(everything, list(SITES.values())), strict=True):
-        place = folder / "site_folders" / name
+        place = (folder / "site_folders" / name).resolve()
         place.mkdir(parents=True, exist_ok=True)
         for entry in (entry for split in SPLITS for entry in own[split]):
             entry["image"] = os.path.relpath(arguments.output / "data" / entry["image"], place)
         (place / "datalist.json").write_text(json.dumps(own))
-        own = place.resolve()
-        places = {"dataset_dir": own, "model_dir": own / "models", "output_dir": own / "runs"}
+        places = {"dataset_dir": place, "model_dir": place / "models", "output_dir": place / "runs"}
         write_site(files, name, BUNDLE, OVERLAYS, KEYS, **places)
     options = {
         "bundle": BUNDLE,

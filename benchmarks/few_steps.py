@@ -50,8 +50,8 @@ def main() -> None:
     tuned = [load(path, "cpu") for path in arguments.tuned]
     items = {split: read_datalist(arguments.dataset_dir, split, untuned.class_names) for split in ("training", "test")}
     arms: dict[str, tuple[Model, dict[str, Any]]] = {UNTUNED: (untuned, {})}
-    arms |= {f"{UNTUNED}, steps: {steps}": (untuned, {**FEWER_BY, "num_inference_steps": steps}) for steps in FEWER}
-    arms |= {f"tuned, steps: {model.info['sampler']['num_inference_steps']}": (model, {}) for model in tuned}
+    arms |= {f"{UNTUNED}, {steps} steps": (untuned, {**FEWER_BY, "num_inference_steps": steps}) for steps in FEWER}
+    arms |= {f"tuned, {model.info['sampler']['num_inference_steps']} steps": (model, {}) for model in tuned}
     store = Store(arguments.output)
     store.claim(
         {

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import resource
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,10 @@ def main() -> None:
     batch = arguments.batch or size.settings["diffusion_batch_size"]
     print(f"phase two, {size.name} size on {device}, batches of {batch}, {STEPS} steps", flush=True)
     plan: list[dict[str, Any]] = [{"name": "published"}]
-    for eight_bit in [False, True][: 1 + arguments.eight_bit_moments]:
-        for checkpointing in [False, True][: 1 + arguments.checkpointing]:
-            for micro_batch in arguments.micro_batches:
-                ours = {"micro_batch": micro_batch, "checkpointing": checkpointing, "eight_bit_moments": eight_bit}
-                plan.append({"name": "ours", **ours})
+    switches = [[False, True][: 1 + wanted] for wanted in (arguments.eight_bit_moments, arguments.checkpointing)]
+    for eight_bit, checkpointing, micro_batch in product(*switches, arguments.micro_batches):
+        ours = {"micro_batch": micro_batch, "checkpointing": checkpointing, "eight_bit_moments": eight_bit}
+        plan.append({"name": "ours", **ours})
     plan.append({**plan[1], "averages": False})
     rows: list[dict[str, Any]] = []
     for case in plan:
